@@ -1,0 +1,174 @@
+"""What a person sees of a run: a progress line for each stage while it works, and a table of accuracies at its end.
+
+Beside the records of `metrics`, fed by the same loop with the same numbers; nothing here is kept. Process 0 shows, the
+others are silent.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich import progress
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+
+def _tokens_per_second(value: float) -> str:
+    for limit, scale, unit in ((999.5, 1, ""), (999_950, 1e3, "k")):
+        if value < limit:
+            return f"{value / scale:.{1 if unit else 0}f}{unit} tok/s"
+    return f"{value / 1e6:.1f}M tok/s"
+
+
+SHOWN: Mapping[str, Callable[[float], str]] = {
+    "pretrain/loss": "loss {:.3f}".format,
+    "sft/loss": "loss {:.3f}".format,
+    "reward/mean": "reward {:.3f}".format,
+    "reward/correct": "right {:.1%}".format,
+    "eval/accuracy": "dev {:.1%}".format,
+    "throughput/train_tokens_per_s": _tokens_per_second,
+    "throughput/rollout_tokens_per_s": _tokens_per_second,
+    "ppo/sequence_kl": "kl {:.2f}".format,
+}
+"""The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
+
+_MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "reft": "ReFT"}
+
+
+class Progress:
+    """The progress of a run: a live line per stage on a terminal, else a plain line every few seconds.
+
+    A context manager: a terminal is given back as it was, whatever happens inside.
+
+    Args:
+        show: whether this process shows anything (process 0 does).
+        interval: seconds between plain lines, at least; the last step of a stage always gets one.
+        console: where to print; None takes the standard output.
+        clock: seconds, from anywhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        show: bool = True,
+        interval: float = 5.0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = (console or Console()) if show else Console(quiet=True)
+        self._interval = interval
+        self._clock = clock
+        self._live = _live_line(self._console) if show and self._console.is_interactive else None
+        self._last_line = -float("inf")
+
+    def stage(self, name: str, total_steps: int, done: int = 0) -> None:
+        """Begins a stage of `total_steps` steps, of which earlier processes did `done`."""
+        self._name = name
+        self._total = total_steps
+        self._fields: dict[str, float] = {}
+        self._first: tuple[int, float] | None = None
+        if self._live is not None:
+            self._task = self._live.add_task(name, total=total_steps, completed=done, eta="--:--", fields="")
+
+    def advance(self, step: int, fields: Mapping[str, float]) -> None:
+        """Says that `step` steps of the stage are done, those of earlier processes included.
+
+        Args:
+            step: steps done, 1 after the first.
+            fields: metrics by name; those in `SHOWN` are shown, and stay until the stage gives a newer value.
+        """
+        self._fields.update(fields)
+        now = self._clock()
+        self._first = self._first or (step, now)
+        eta = _time_left(self._total, self._first, (step, now))
+        shown = "  ".join(form(self._fields[name]) for name, form in SHOWN.items() if name in self._fields)
+        if self._live is not None:
+            self._live.update(self._task, completed=step, eta=eta, fields=shown)
+        elif step == self._total or now - self._last_line >= self._interval:
+            self._last_line = now
+            self.message(f"{self._name} {step}/{self._total}  ETA {eta}  {shown}".rstrip())
+
+    def message(self, text: str) -> None:
+        """Prints a line as it is, above the progress line where there is one."""
+        # As Text, for a string would be searched for markup; soft_wrap, for a log's lines are not to be broken.
+        self._console.print(Text(text), soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+def _time_left(total: int, first: tuple[int, float], latest: tuple[int, float]) -> str:
+    """Time to step `total` at the pace between two (step, clock) pairs, such as `0:07`, `12:30` or `2:05:00`.
+
+    The first is taken when this process ended its first step: what that took, most of it compilation, does not count.
+    """
+    steps = latest[0] - first[0]
+    left = total - latest[0]
+    if left and not steps:
+        return "--:--"
+    seconds = left * (latest[1] - first[1]) / steps if left else 0.0
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def closing_table(summary: Mapping[str, Any]) -> Table:
+    """The accuracies of a finished run, one row for each model that it made.
+
+    Args:
+        summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `reft`, those present, `accuracy` (share of
+            test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`.
+
+    Raises:
+        KeyError: a model lacks one of these.
+    """
+    table = Table(title="Accuracy on test")
+    table.add_column("model")
+    for heading in ("accuracy %", "95 % interval", "examples trained on", "seconds"):
+        table.add_column(heading, justify="right")
+    for key, label in _MODELS.items():
+        if key in summary:
+            model = summary[key]
+            low, high = model["interval"]
+            table.add_row(
+                label,
+                f"{100 * model['accuracy']:.1f}",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{model['examples']:,}",
+                f"{model['seconds']:,.0f}",
+            )
+    return table
+
+
+def print_closing_table(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints `closing_table`; None prints to the standard output."""
+    (console or Console()).print(closing_table(summary))
+
+
+def _live_line(console: Console) -> progress.Progress:
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=8),
+        progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        progress.TextColumn("ETA {task.fields[eta]}"),
+        _FieldsColumn(),
+        console=console,
+        refresh_per_second=4,
+    )
+
+
+class _FieldsColumn(progress.ProgressColumn):
+    """The metrics, on one line: the column that gives way where the terminal is narrow."""
+
+    def render(self, task: progress.Task) -> Text:
+        return Text(task.fields["fields"], no_wrap=True, overflow="ellipsis")

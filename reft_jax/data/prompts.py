@@ -1,0 +1,44 @@
+"""Problems as text: what a model reads, and what it should write.
+
+Second station of the data flow: `Problem` -> strings, before any token. Pure string functions over the templates of
+the config, whose defaults are those of the reference implementation (github.com/lqtrung1998/mwp_ReFT) byte for byte.
+As there, question, chain of thought and answer are stripped before they are put in. `{question}` is replaced as
+text, never formatted, since questions may hold braces.
+"""
+
+from reft_jax.config import CotKind, TemplateConfig
+from reft_jax.problem import Problem
+
+
+def prompt_text(problem: Problem, templates: TemplateConfig) -> str:
+    """instruction + question + cot_trigger: the prompt of supervised training."""
+    return templates.instruction + problem.question.strip() + templates.cot_trigger
+
+
+def program_header(problem: Problem, templates: TemplateConfig) -> str:
+    """The first lines that a generated program is made to begin with: `solution()` and its docstring, the question.
+
+    The question is not escaped: one that ends in `"` makes a header that is no Python, as in the reference.
+    """
+    return templates.program_header.replace("{question}", problem.question.strip())
+
+
+def generation_prompt(problem: Problem, templates: TemplateConfig, cot: CotKind) -> str:
+    """The prompt of sampling: `prompt_text`, and for programs the `program_header` that they continue."""
+    return prompt_text(problem, templates) + (program_header(problem, templates) if cot == "program" else "")
+
+
+def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> str:
+    """What supervised training teaches: the program, or prose + answer_trigger + the gold answer as published.
+
+    Raises:
+        ValueError: the problem has no chain of thought.
+    """
+    if problem.cot is None:
+        raise ValueError(
+            f"problem `{problem.id}` has no chain of thought to train on; give a source that has one for every row, "
+            "or name the field that holds it (`cot_field`)"
+        )
+    if cot == "program":
+        return problem.cot.strip()
+    return problem.cot.strip() + templates.answer_trigger + problem.answer.strip()

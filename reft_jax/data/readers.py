@@ -1,0 +1,230 @@
+"""Problems from files, from the hub or generated, checked row by row; and how they are split.
+
+First station of the data flow: `SourceConfig` -> `list[Problem]`. What passes here is sound: ids are unique,
+questions are not empty and every gold answer can be compared. Nothing is tokenised yet.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from reft_jax.config import SourceConfig
+from reft_jax.problem import AnswerKind, Problem
+from reft_jax.reward.answers import parse_gold
+
+_ANSWER_KINDS: dict[str, AnswerKind] = {
+    "gsm8k": "number",
+    "svamp": "number",
+    "mathqa": "choice",
+    "mathqa-numeric": "number",
+}
+_GSM8K_MARKER = "#### "
+_GSM8K_NOTE = re.compile(r"<<.*?>>")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One row as published, its 0-based index, and its place as errors name it."""
+
+    fields: Mapping[str, object]
+    index: int
+    place: str
+
+
+def read_problems(source: SourceConfig) -> list[Problem]:
+    """Reads and checks all problems of a source, in their published order.
+
+    - `reft`: the reference's JSON list of `item_id, question, answer_value[, answer_cot]`. The data set is the first
+      id before its first `_`; it decides how answers are compared.
+    - `gsm8k`: JSONL of `question, answer`, the answer being the reasoning, then `#### N`. `<<...>>` notes and the
+      commas of N are removed, and line n (from 0) becomes `gsm8k_n`: what the reference's own files hold.
+    - `jsonl`, `hub`: the fields that `source` names. `question_field` may list several (`Body,Question`), joined by a
+      blank. An answer that holds `#### N` is taken apart as GSM8K's.
+    - `generated`: the embedded problems of the split `source.path`.
+
+    Gold answers keep their published text, since it stands in N-CoT targets; they are compared in a normal form that
+    `parse_gold` makes. Numbers in a file are accepted as answers and keep all their digits.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: names file, row (from 1; the line in JSONL) and field of whatever is missing, of a wrong type,
+            empty, a duplicate or cannot be parsed.
+    """
+    if source.kind == "none":
+        raise ValueError("the source's `kind` is `none`: there is nothing to read")
+    if source.kind == "generated":
+        return _generated(source)
+
+    source = _with_published_fields(source)
+    rows = list(itertools.islice(_rows(source), source.limit or None))
+    if not rows:
+        raise ValueError(f"{source.path}: holds no rows")
+    answer_kind = _answer_kind(source, rows[0])
+    problems: dict[str, Problem] = {}
+    for row in rows:
+        problem = _problem(source, row, answer_kind)
+        if problem.id in problems:
+            raise ValueError(f"{row.place}: field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
+        problems[problem.id] = problem
+    return list(problems.values())
+
+
+def question_key(question: str) -> str:
+    """The question reduced to lower-case letters and digits: equal for questions that differ in layout only."""
+    return "".join(character for character in question.lower() if character.isalnum())
+
+
+def split_dev(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:
+    """Splits problems into (train, dev), each in its old order.
+
+    A problem is in dev where the sha256 of its `question_key`, read as a fraction of 2^256, is below `fraction`. So
+    equal questions stay on one side, and more data moves no question that was there before.
+    """
+    limit = fraction * 2.0**256
+    in_dev = [
+        int.from_bytes(hashlib.sha256(question_key(problem.question).encode()).digest(), "big") < limit
+        for problem in problems
+    ]
+    train = [problem for problem, dev in zip(problems, in_dev) if not dev]
+    return train, [problem for problem, dev in zip(problems, in_dev) if dev]
+
+
+def shared_questions(a: Sequence[Problem], b: Sequence[Problem]) -> list[str]:
+    """Ids of the problems in `a` whose question, by `question_key`, is asked in `b` too."""
+    keys = {question_key(problem.question) for problem in b}
+    return [problem.id for problem in a if question_key(problem.question) in keys]
+
+
+def _generated(source: SourceConfig) -> list[Problem]:
+    from reft_jax.data.generated import generate_problems
+
+    match source.path:
+        case "train" | "test" | "pretrain" as split:
+            return generate_problems(split)[: source.limit or None]
+        case other:
+            raise ValueError(f"a source of kind `generated` has `path` train, test or pretrain, not `{other}`")
+
+
+def _with_published_fields(source: SourceConfig) -> SourceConfig:
+    """`source` with the field names that its layout fixes."""
+    if source.kind == "reft":
+        return dataclasses.replace(
+            source,
+            id_field="item_id",
+            question_field="question",
+            answer_field="answer_value",
+            cot_field="answer_cot",
+        )
+    if source.kind == "gsm8k":
+        return dataclasses.replace(source, id_field="", question_field="question", answer_field="answer", cot_field="")
+    return source
+
+
+def _rows(source: SourceConfig) -> Iterator[_Row]:
+    if source.kind == "hub":
+        return _hub_rows(source)
+    if not Path(source.path).is_file():
+        raise FileNotFoundError(f"no file `{source.path}`: a source of kind `{source.kind}` is a file on this machine")
+    return _json_rows(source.path) if source.kind == "reft" else _jsonl_rows(source.path)
+
+
+def _json_rows(path: str) -> Iterator[_Row]:
+    text = Path(path).read_bytes()
+    rows = _decode(text, path) if text.strip() else []
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: should be a JSON list of objects, is a {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        yield _checked_row(row, index, f"{path}: row {index + 1}")
+
+
+def _jsonl_rows(path: str) -> Iterator[_Row]:
+    with Path(path).open("rb") as file:
+        for index, line in enumerate(file):
+            if line.strip():
+                place = f"{path}: line {index + 1}"
+                yield _checked_row(_decode(line, place), index, place)
+
+
+def _hub_rows(source: SourceConfig) -> Iterator[_Row]:
+    import datasets
+
+    place = f"{source.path} ({source.split})"
+    try:
+        dataset = datasets.load_dataset(
+            source.path, source.name or None, split=source.split, revision=source.revision or None
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"{place}: cannot load this hub data set: {error}\nCheck `path`, `name`, `split` and `revision`; without "
+            "network it must be in the cache already (load it once with network) or `path` be a folder of data files"
+        ) from error
+    for index, row in enumerate(dataset):
+        yield _checked_row(row, index, f"{place}: row {index + 1}")
+
+
+def _decode(text: bytes, place: str) -> object:
+    """JSON with every digit of its numbers kept."""
+    try:
+        return json.loads(text.decode("utf-8-sig"), parse_float=Decimal)
+    except ValueError as error:
+        raise ValueError(f"{place}: not JSON in UTF-8: {error}") from error
+
+
+def _checked_row(row: object, index: int, place: str) -> _Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: should be a JSON object, is a {type(row).__name__}")
+    return _Row(row, index, place)
+
+
+def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
+    """Configured, or known by the data set's name, or a choice where the first answer is one letter."""
+    if source.answer_kind != "auto":
+        return source.answer_kind
+    name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft" else ""
+    if name in _ANSWER_KINDS:
+        return _ANSWER_KINDS[name]
+    answer = _text(first, source.answer_field, numbers=True).strip(" \n'\"")
+    return "choice" if len(answer) == 1 and answer.isalpha() else "number"
+
+
+def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Problem:
+    question = " ".join(_text(row, field.strip()).strip() for field in source.question_field.split(",")).strip()
+    if not question:
+        raise ValueError(f"{row.place}: field `{source.question_field}`: the question is empty")
+
+    cot = _text(row, source.cot_field) if row.fields.get(source.cot_field) is not None else ""
+    answer = _text(row, source.answer_field, numbers=True)
+    reasoning, marker, final = answer.rpartition(_GSM8K_MARKER)
+    if marker:
+        cot, answer = cot or _GSM8K_NOTE.sub("", reasoning), final.replace(",", "")
+    elif source.kind == "gsm8k":
+        raise ValueError(f"{row.place}: field `{source.answer_field}`: no `{_GSM8K_MARKER}N` at its end")
+    try:
+        parse_gold(answer, answer_kind)
+    except ValueError as error:
+        raise ValueError(f"{row.place}: field `{source.answer_field}`: {error}") from error
+    return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None)
+
+
+def _id(source: SourceConfig, row: _Row) -> str:
+    """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
+    if source.kind == "reft" or row.fields.get(source.id_field) is not None:
+        return _text(row, source.id_field, numbers=True)
+    return f"{'gsm8k' if source.kind == 'gsm8k' else Path(source.path).stem}_{row.index}"
+
+
+def _text(row: _Row, field: str, *, numbers: bool = False) -> str:
+    """The text of a field that must be there; `numbers` are taken too and written out."""
+    value = row.fields.get(field)
+    if value is None:
+        raise ValueError(f"{row.place}: field `{field}` is missing; there are {', '.join(map(str, row.fields))}")
+    if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{row.place}: field `{field}` should be text, is {type(value).__name__} {value!r}")
+    return value

@@ -1,0 +1,87 @@
+"""Accuracy on a set of problems: greedy unless told otherwise, in batches of similar length."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from reft_jax.compilation import Programs
+from reft_jax.completion import Completion, summarise
+from reft_jax.config import Config
+from reft_jax.data.batches import Prompt, evaluation_batches
+from reft_jax.models.policy import Params
+from reft_jax.rollout import Rollout
+from reft_jax.sharding import batch_shardings, to_global, to_host
+from reft_jax.statistics import wilson_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One reading of a problem set: a completion for each problem that was asked, of `total` problems."""
+
+    completions: list[Completion]
+    total: int
+
+    @property
+    def correct(self) -> int:
+        """Problems answered right; those whose prompt was dropped are not."""
+        return sum(completion.verdict.outcome == "correct" for completion in self.completions)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all problems answered right."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        return wilson_interval(self.correct, self.total)
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """The reading's metrics, named `<split>/...`."""
+        low, high = self.interval
+        shares = summarise(self.completions)
+        del shares["length_mean"]
+        own = {"accuracy": self.accuracy, "interval_low": low, "interval_high": high}
+        return {f"{split}/{name}": value for name, value in {**own, **shares}.items()}
+
+    def records(self, step: int, **labels: Any) -> list[dict[str, Any]]:
+        """One JSON object a completion."""
+        return [{"step": step, **labels, **completion.record()} for completion in self.completions]
+
+
+def evaluate(
+    programs: Programs,
+    params: Params,
+    prompts: Sequence[Prompt],
+    *,
+    config: Config,
+    mesh: Mesh,
+    pad: int,
+    total: int,
+    judge: Callable[[Rollout, np.ndarray], list[Completion]],
+) -> Evaluation:
+    """Asks every prompt once.
+
+    Args:
+        programs: compiled `rollout.build_generate` by prompt bucket.
+        params: {"decoder"}.
+        prompts: made by `encode_prompts`.
+        config: seed, batch size, buckets.
+        mesh: where the programs run.
+        pad: id that fills rows.
+        total: number of problems, those whose prompt was dropped included.
+        judge: (rollout on the host, the problem of each row) -> completions.
+    """
+    seed, step = np.int32(config.seed), np.int32(-1)  # an iteration's random numbers are never used here
+    size, buckets = config.evaluation.batch_size, config.generation.prompt_buckets
+    pending = []  # all batches are dispatched before the first is read
+    for batch in evaluation_batches(prompts, batch_size=size, prompt_buckets=buckets, pad_id=pad):
+        program = programs[(batch.tokens.shape[1],)]
+        pending.append((batch.problem, program(params, to_global(batch, batch_shardings(batch, mesh)), seed, step)))
+    completions: list[Completion] = []
+    for rows, rollout in pending:
+        completions += judge(to_host(rollout), rows)
+    return Evaluation(completions=completions, total=total)

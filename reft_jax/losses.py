@@ -1,0 +1,321 @@
+"""Losses and everything they are made of: log-probs, KL, rewards per token, advantages, PPO and SFT losses.
+
+Layer 1: arrays and scalars in, arrays out; no model, no config, no state, so everything here can be jitted,
+differentiated and sharded by its caller. In the flow of one batch these functions turn what the models say about a
+rollout into an experience (`kl_penalised_rewards`, `gae`, `whiten`), and the experience into the quantities that an
+update minimises (`ppo_policy_loss`, `ppo_value_loss`; `sft_loss` in the warm-up).
+
+Conventions (B batch, R response, V vocabulary; log-probs, KL and entropy in nats):
+
+- Arrays [B, R] are response-aligned: index t is the action that emits response token t. Its log-prob and value belong
+  to the state before that token; the state after the last action is terminal and worth 0.
+- `mask` [B, R], bool, is True on the first `length` actions of each row, the end token's included (`t < length`). A row
+  with length 0 is filler: it yields 0 everywhere. What the mask hides never matters, not even if it is nan.
+- Results have the dtype of the inputs, but float32 at least: bfloat16 and integers are raised, float64 stays.
+- An array of the wrong shape, rank or mask dtype raises `AssertionError` when the function is traced.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def _float(x: jax.Array) -> jax.Array:
+    """`x` in float32, or in float64 if it is float64."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _visible(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """`x` with 0 where the mask hides it; done before any arithmetic, because the gradient of 0 * nan is nan."""
+    return jnp.where(mask, _float(x), 0)
+
+
+def _assert_response_arrays(mask: jax.Array, *arrays: jax.Array) -> None:
+    chex.assert_rank(mask, 2)
+    chex.assert_type(mask, bool)
+    chex.assert_equal_shape([mask, *arrays])
+
+
+def token_log_probs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Log-probability of each token: `logits[token] - logsumexp(logits)`.
+
+    A gather, not a one-hot product: nothing of the size of `logits` is made beyond the upcast.
+
+    Args:
+        logits: [..., V], already divided by the temperature; -inf on columns that can never be predicted.
+        tokens: [...], integer ids in [0, V); an id of V or more gives nan.
+
+    Returns:
+        [...], nats.
+    """
+    chex.assert_equal_shape_prefix([logits, tokens], tokens.ndim)
+    chex.assert_rank(logits, tokens.ndim + 1)
+    logits = _float(logits)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """Entropy of each distribution: `-sum_v p_v log p_v`.
+
+    Args:
+        logits: [..., V]; -inf on columns that can never be predicted.
+
+    Returns:
+        [...], nats, between 0 and log V.
+    """
+    log_p = jax.nn.log_softmax(_float(logits), axis=-1)
+    p = jnp.exp(log_p)
+    return -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)  # 0 log 0 = 0, in the gradient too
+
+
+def masked_mean(x: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """Mean of the entries that the mask shows, and 0 where it shows none.
+
+    Args:
+        x: any shape.
+        mask: bool, the shape of `x`.
+        axis: averaged over; None is all.
+
+    Returns:
+        `x` without the averaged axes.
+    """
+    chex.assert_type(mask, bool)
+    chex.assert_equal_shape([x, mask])
+    x = _visible(x, mask)
+    return jnp.sum(x, axis=axis) / jnp.maximum(jnp.sum(mask, axis=axis, dtype=x.dtype), 1)
+
+
+def _centred(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """`x` minus its mean over the mask; 0 where the mask hides it."""
+    return jnp.where(mask, _visible(x, mask) - masked_mean(x, mask), 0)
+
+
+def whiten(x: jax.Array, mask: jax.Array, *, eps: float = 1e-8) -> jax.Array:
+    """Shift and scale to mean 0 and variance 1 over all visible entries: `(x - mean) * rsqrt(var + eps)`.
+
+    The variance is the unbiased one (n - 1), as in TRL 0.7.2 `masked_whiten`, which the ReFT implementation applies to
+    the advantages of all devices together. Call it on the whole batch, never on a micro-batch.
+
+    Args:
+        x: [B, R], such as advantages.
+        mask: [B, R], bool.
+        eps: added to the variance.
+
+    Returns:
+        [B, R]; 0 where the mask hides, and everywhere if fewer than two entries are visible.
+    """
+    _assert_response_arrays(mask, x)
+    centred = _centred(x, mask)
+    variance = jnp.sum(centred**2) / jnp.maximum(jnp.sum(mask, dtype=centred.dtype) - 1, 1)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+def kl_k1(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
+    """Estimator k1 of KL(policy || reference) per sampled token: `log p - log q`.
+
+    Unbiased for tokens sampled from the policy; single values, and means of few, may be negative.
+    Source: Schulman, "Approximating KL Divergence", 2020 (http://joschu.net/blog/kl-approx.html).
+
+    Args:
+        log_probs: any shape; of the sampled tokens under the policy.
+        reference_log_probs: the same shape; of the same tokens under the reference.
+
+    Returns:
+        The same shape, nats.
+    """
+    chex.assert_equal_shape([log_probs, reference_log_probs])
+    return _float(log_probs) - _float(reference_log_probs)
+
+
+def kl_k3(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
+    """Estimator k3 of KL(policy || reference) per sampled token: `q / p - 1 - log(q / p)`.
+
+    Unbiased like k1, of lower variance where the two are close, and never negative (beyond rounding).
+    Source, arguments and result as for `kl_k1`.
+    """
+    log_ratio = -kl_k1(log_probs, reference_log_probs)
+    return jnp.expm1(log_ratio) - log_ratio
+
+
+def place_score(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """Each row's score on its last action, 0 elsewhere.
+
+    The last action emits the end token, or is the last one that fitted where the response was cut short (ReFT gives
+    cut responses their score as well).
+
+    Args:
+        scores: [B]; one per response.
+        mask: [B, R], bool.
+
+    Returns:
+        [B, R], never an integer type.
+    """
+    _assert_response_arrays(mask)
+    chex.assert_shape(scores, mask.shape[:1])
+    last = jnp.sum(mask, axis=-1, keepdims=True) - 1  # [B, 1]; -1 in a filler row, which is no position
+    return _visible(scores[:, None], jnp.arange(mask.shape[1])[None, :] == last)
+
+
+def kl_penalised_rewards(
+    scores: jax.Array, log_probs: jax.Array, reference_log_probs: jax.Array, mask: jax.Array, *, kl_coef: float
+) -> jax.Array:
+    """Reward of each action: its share of the score minus `kl_coef * k1`.
+
+    Source: ReFT (arXiv 2401.08967), `r_total = r - beta KL`; per token, unclipped, with the estimator k1 of the
+    reference implementation.
+
+    Args:
+        scores: [B]; one per response.
+        log_probs: [B, R]; of the policy that sampled.
+        reference_log_probs: [B, R].
+        mask: [B, R], bool.
+        kl_coef: reward lost per nat.
+
+    Returns:
+        [B, R].
+    """
+    _assert_response_arrays(mask, log_probs, reference_log_probs)
+    return place_score(scores, mask) - kl_coef * _visible(kl_k1(log_probs, reference_log_probs), mask)
+
+
+def gae(
+    rewards: jax.Array, values: jax.Array, mask: jax.Array, *, discount: float, gae_lambda: float
+) -> tuple[jax.Array, jax.Array]:
+    """Generalised advantage estimation, by a reverse scan over the response.
+
+    `delta_t = r_t + discount V_{t+1} - V_t` and `A_t = delta_t + discount gae_lambda A_{t+1}`, where V and A are 0
+    after the last action; `returns = A + V`. Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16. (The ReFT
+    paper swaps the two symbols: its lambda is the discount.)
+
+    Args:
+        rewards: [B, R].
+        values: [B, R]; of the state in which each action is chosen.
+        mask: [B, R], bool.
+        discount: of rewards, per token.
+        gae_lambda: 0 takes the one-step error, 1 the whole discounted sum of rewards.
+
+    Returns:
+        (advantages, returns), each [B, R], not whitened; 0 where the mask hides.
+    """
+    _assert_response_arrays(mask, rewards, values)
+    rewards, values = _visible(rewards, mask), _visible(values, mask)
+    next_values = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+    deltas = rewards + discount * next_values - values  # [B, R]
+
+    def step(advantage: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        advantage = delta + discount * gae_lambda * advantage
+        return advantage, advantage
+
+    _, advantages = jax.lax.scan(step, jnp.zeros_like(deltas[:, 0]), deltas.T, reverse=True)
+    advantages = advantages.T
+    return advantages, advantages + values
+
+
+def _ratio(log_probs: jax.Array, old_log_probs: jax.Array, mask: jax.Array) -> jax.Array:
+    """Policy over old policy per action, 1 where the mask hides it."""
+    return jnp.exp(_visible(log_probs, mask) - _visible(old_log_probs, mask))
+
+
+def ppo_policy_loss(
+    log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, mask: jax.Array, *, clip_range: float
+) -> jax.Array:
+    """Clipped surrogate: mean over each response of `max(-A ratio, -A clip(ratio, 1 - clip_range, 1 + clip_range))`.
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7, with the sign turned. The mean over the batch is the
+    caller's: sum the rows and divide by the global number of sequences, so that micro-batches add up to the whole.
+
+    Args:
+        log_probs: [B, R]; of the policy that is updated.
+        old_log_probs: [B, R]; of the policy that sampled.
+        advantages: [B, R]; constants: the gradient is wanted in `log_probs` only.
+        mask: [B, R], bool.
+        clip_range: half width of the trusted ratios around 1.
+
+    Returns:
+        [B]; 0 for filler.
+    """
+    _assert_response_arrays(mask, log_probs, old_log_probs, advantages)
+    ratio = _ratio(log_probs, old_log_probs, mask)
+    advantages = _visible(advantages, mask)
+    clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
+    return masked_mean(jnp.maximum(-advantages * ratio, -advantages * clipped), mask, axis=-1)
+
+
+def ppo_value_loss(
+    values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, *, clip_range: float
+) -> jax.Array:
+    """Clipped value loss: mean over each response of
+    `0.5 max((v - R)^2, (clip(v, v_old - clip_range, v_old + clip_range) - R)^2)`.
+
+    Source: the form of OpenAI Baselines `ppo2`, TRL and the ReFT implementation (the ReFT paper's formula reads
+    differently). Rows are summed by the caller as for `ppo_policy_loss`.
+
+    Args:
+        values: [B, R]; of the model that is updated.
+        old_values: [B, R]; of the model that sampled.
+        returns: [B, R]; targets, from `gae`.
+        mask: [B, R], bool.
+        clip_range: half width of the trusted interval around the old value, in units of the reward.
+
+    Returns:
+        [B], in squared units of the reward; 0 for filler.
+    """
+    _assert_response_arrays(mask, values, old_values, returns)
+    values, old_values, returns = (_visible(x, mask) for x in (values, old_values, returns))
+    clipped = jnp.clip(values, old_values - clip_range, old_values + clip_range)
+    return masked_mean(0.5 * jnp.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask, axis=-1)
+
+
+def clip_fraction(log_probs: jax.Array, old_log_probs: jax.Array, mask: jax.Array, *, clip_range: float) -> jax.Array:
+    """Share of each response's actions whose ratio is outside `1 +- clip_range`, on whichever side.
+
+    Arguments as for `ppo_policy_loss`.
+
+    Returns:
+        [B], 0 to 1, to be averaged over sequences like the losses; 0 for filler.
+    """
+    _assert_response_arrays(mask, log_probs, old_log_probs)
+    ratio = _ratio(log_probs, old_log_probs, mask)
+    return masked_mean((jnp.abs(ratio - 1) > clip_range).astype(ratio.dtype), mask, axis=-1)
+
+
+def explained_variance(values: jax.Array, returns: jax.Array, mask: jax.Array) -> jax.Array:
+    """How much of the returns the values explain: `1 - var(returns - values) / var(returns)`.
+
+    1 is perfect, 0 no better than a constant, negative worse.
+
+    Args:
+        values: [B, R].
+        returns: [B, R].
+        mask: [B, R], bool.
+
+    Returns:
+        A scalar; 0 where the returns do not vary.
+    """
+    _assert_response_arrays(mask, values, returns)
+    values, returns = _visible(values, mask), _visible(returns, mask)
+    total = jnp.sum(_centred(returns, mask) ** 2)
+    residual = jnp.sum(_centred(returns - values, mask) ** 2)
+    # Equal returns leave a total of rounding errors, not 0: compare the extremes.
+    highest = jnp.max(returns, where=mask, initial=-jnp.inf)
+    varies = (highest > jnp.min(returns, where=mask, initial=jnp.inf)) & (total > 0)
+    return jnp.where(varies, 1 - residual / jnp.where(varies, total, 1), 0)
+
+
+def sft_loss(log_probs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood of the target tokens, as a sum and a count.
+
+    The mean is the caller's: sum of sums over sum of counts, over all micro-batches and devices.
+
+    Args:
+        log_probs: [B, R] or any shape; of the target tokens.
+        mask: bool, the same shape; True on target tokens, the end token included.
+
+    Returns:
+        (sum of `-log p`, nats; number of tokens, integer), two scalars.
+    """
+    chex.assert_type(mask, bool)
+    chex.assert_equal_shape([log_probs, mask])
+    return -jnp.sum(_visible(log_probs, mask)), jnp.sum(mask)

@@ -1,0 +1,273 @@
+"""One configurable decoder-only transformer: Llama, Mistral, Qwen, GPT-2, OPT, Galactica and CodeGen are data to it.
+
+Tokens go in, final hidden states come out; `logits` is a call of its own, so that nobody makes [B, T, V] unasked.
+Rows are contiguous: the token in slot s of a row has position s, in the batch as in the KV cache, so that a causal
+mask is all the masking there is, and what pads a row on the right is never seen.
+
+Shapes: B batch, T tokens in, S cache slots, D embed, H heads, K kv heads, G = H / K, h head_dim, V vocab, L layers.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+
+from reft_jax.config import DecoderConfig, ModelConfig
+from reft_jax.sharding import constrain
+
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of every layer; slot s of a row holds its token at position s."""
+
+    k: jax.Array  # [L, B, S, K, h]
+    v: jax.Array  # [L, B, S, K, h]
+
+    @classmethod
+    def empty(cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None) -> "KVCache":
+        """An empty cache in the compute type, batch and heads split over the mesh."""
+        d = config.decoder
+        zeros = jnp.zeros((d.num_layers, batch, slots, d.num_kv_heads, d.head_dim), config.dtype)
+        zeros = constrain(zeros, mesh, "layers", "batch", None, "activation_kv_heads", None)
+        return cls(k=zeros, v=zeros)
+
+
+def rope_frequencies(config: DecoderConfig) -> jax.Array:
+    """Radians per position of each rotated pair [rotary_dim / 2] (Su et al. 2021; Llama 3 scaling where configured).
+
+    Llama 3 divides the frequency by `rope_scaling_factor` where the wavelength is above original / low, leaves it
+    where it is below original / high, and interpolates between the two.
+    """
+    frequency = config.rope_theta ** (-jnp.arange(0, config.rotary_dim, 2, dtype=jnp.float32) / config.rotary_dim)
+    if config.rope_scaling_factor == 1.0:
+        return frequency
+    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+    turns = config.rope_original_positions * frequency / (2 * math.pi)
+    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequency * (keep + (1 - keep) / config.rope_scaling_factor)
+
+
+def rotate(x: jax.Array, sin: jax.Array, cos: jax.Array, config: DecoderConfig) -> jax.Array:
+    """Rotates the first `rotary_dim` features of x [B, T, n, h] by sin, cos [B, T, 1, rotary_dim / 2]."""
+    rotated, rest = x[..., : config.rotary_dim], x[..., config.rotary_dim :]
+    if config.rope_interleaved:
+        a, b = rotated[..., 0::2], rotated[..., 1::2]
+        rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(rotated.shape)
+    else:
+        a, b = jnp.split(rotated, 2, axis=-1)
+        rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([rotated, rest], axis=-1)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: jax.Array | float) -> jax.Array:
+    """Softmax attention with grouped heads, in float32 where it counts.
+
+    Args:
+        q: [B, T, H, h].
+        k, v: [B, S, K, h]; query head n reads key head n // (H / K).
+        visible: [B or 1, T, S] bool, True where a query may look.
+        scale: multiplies the scores.
+
+    Returns:
+        [B, T, H, h] in q's type.
+    """
+    batch, length, heads, head_dim = q.shape
+    grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], head_dim)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide) * scale
+    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+
+def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...], *, bias: bool, std: float, name: str):
+    """A linear map whose kernel and bias carry their logical axis names; it contracts all axes but the features'."""
+    contracted = len(axes) - len(features)
+    return nn.DenseGeneral(
+        features,
+        axis=tuple(range(-contracted, 0)),
+        use_bias=bias,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(std), axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[contracted:]),
+        name=name,
+    )
+
+
+def _norm(config: ModelConfig, axis: str, name: str) -> nn.Module:
+    """The configured norm over the last dimension, statistics in float32."""
+    d = config.decoder
+    scale_init = nn.with_logical_partitioning(nn.initializers.ones, (axis,))
+    common = {
+        "epsilon": d.norm_eps,
+        "dtype": config.dtype,
+        "param_dtype": config.param_dtype,
+        "use_scale": d.norm_affine,
+    }
+    if d.norm == "rms":
+        return nn.RMSNorm(scale_init=scale_init, name=name, **common)
+    bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
+    return nn.LayerNorm(use_bias=d.norm_affine, scale_init=scale_init, bias_init=bias_init, name=name, **common)
+
+
+def _update(cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array) -> jax.Array:
+    """Writes new [B, T, K, h] into the slots `positions` of one layer of cache [L, B, S, K, h], in place."""
+    if new.shape[1] > 1:  # a prefill: rows start at slot 0, and one block is written instead of B * T rows
+        return jax.lax.dynamic_update_slice(cache, new[None], (layer, 0, 0, 0, 0))
+    return cache.at[layer, jnp.arange(new.shape[0]), positions[:, 0]].set(new[:, 0])
+
+
+class Attention(nn.Module):
+    """Causal self-attention, over the given tokens or over the cache."""
+
+    config: ModelConfig
+    mesh: Mesh | None
+
+    @nn.compact
+    def __call__(self, x, cache, layer, positions, rotary):
+        d = self.config.decoder
+        project = functools.partial(_dense, self.config, bias=d.qkv_bias, std=d.initializer_range)
+        q = project((d.num_heads, d.head_dim), ("embed", "heads", "head_dim"), name="q")(x)
+        k = project((d.num_kv_heads, d.head_dim), ("embed", "kv_heads", "head_dim"), name="k")(x)
+        v = project((d.num_kv_heads, d.head_dim), ("embed", "kv_heads", "head_dim"), name="v")(x)
+        if d.qk_norm:
+            q, k = _norm(self.config, "head_dim", "q_norm")(q), _norm(self.config, "head_dim", "k_norm")(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary, d), rotate(k, *rotary, d)
+        q = constrain(q, self.mesh, "batch", "length", "activation_heads", None)
+        if cache is not None:
+            cache = KVCache(k=_update(cache.k, k, layer, positions), v=_update(cache.v, v, layer, positions))
+            if x.shape[1] == 1:  # a prefill sees only its own tokens
+                k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (cache.k, cache.v))
+        visible = jnp.arange(k.shape[1])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
+        scale = d.head_dim**-0.5 if d.scale_attention else 1.0
+        if d.scale_attention_by_layer:
+            scale = scale / (layer + 1)
+        out = attend(q, k, v, visible, scale)
+        std = d.initializer_range / math.sqrt(2 * d.num_layers)
+        axes = ("heads", "head_dim", "embed")
+        return _dense(self.config, (d.embed_dim,), axes, bias=d.attention_out_bias, std=std, name="o")(out), cache
+
+
+class Mlp(nn.Module):
+    """The feed-forward half of a block, gated or not."""
+
+    config: ModelConfig
+    mesh: Mesh | None
+
+    @nn.compact
+    def __call__(self, x):
+        d = self.config.decoder
+        project = functools.partial(_dense, self.config, bias=d.mlp_bias)
+        up = functools.partial(project, (d.mlp_dim,), ("embed", "mlp"), std=d.initializer_range)
+        y = ACTIVATIONS[d.activation](up(name="gate" if d.gated_mlp else "up")(x))
+        if d.gated_mlp:
+            y = y * up(name="up")(x)
+        y = constrain(y, self.mesh, "batch", "length", "activation_mlp")
+        return project(
+            (d.embed_dim,), ("mlp", "embed"), std=d.initializer_range / math.sqrt(2 * d.num_layers), name="down"
+        )(y)
+
+
+class Block(nn.Module):
+    """One transformer layer; the carry is (hidden states, cache) so that the cache is updated in place."""
+
+    config: ModelConfig
+    mesh: Mesh | None
+
+    @nn.compact
+    def __call__(self, carry, layer, positions, rotary):
+        x, cache = carry
+        y = _norm(self.config, "norm", "attn_norm")(x)
+        attention, cache = Attention(self.config, self.mesh, name="attn")(y, cache, layer, positions, rotary)
+        if not self.config.decoder.parallel_block:
+            x = x + attention
+            attention = 0
+            y = _norm(self.config, "norm", "mlp_norm")(x)
+        x = x + attention + Mlp(self.config, self.mesh, name="mlp")(y)
+        return (constrain(x, self.mesh, "batch", "length", "activation_embed"), cache), None
+
+
+class Decoder(nn.Module):
+    """Tokens to final hidden states; `logits` applies the output projection."""
+
+    config: ModelConfig
+    mesh: Mesh | None = None
+
+    def setup(self):
+        d = self.config.decoder
+        init = nn.initializers.normal(d.initializer_range)
+        rows = math.ceil(d.vocab_size / d.vocab_multiple) * d.vocab_multiple
+        table = nn.with_logical_partitioning(init, ("table_rows", "table_embed"))
+        dtype = self.config.param_dtype
+        self.embed = self.param("embed", table, (rows, d.embed_dim), dtype)
+        if not d.rotary_dim:
+            positions = nn.with_logical_partitioning(init, ("position_rows", "embed"))
+            size = (d.max_positions + d.position_offset, d.embed_dim)
+            self.position_embed = self.param("position_embed", positions, size, dtype)
+        if not d.tie_embeddings:
+            self.lm_head = self.param("lm_head", table, (rows, d.embed_dim), dtype)
+        if d.lm_head_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("table_rows",))
+            self.lm_head_bias = self.param("lm_head_bias", zeros, (rows,), dtype)
+        block: Any = nn.remat(Block, prevent_cse=not self.config.scan_layers) if self.config.remat else Block
+        self.blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=d.num_layers,
+            unroll=1 if self.config.scan_layers else d.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(self.config, self.mesh)
+        self.final_norm = _norm(self.config, "norm", None)
+
+    def __call__(self, tokens: jax.Array, positions: jax.Array, cache: KVCache | None = None):
+        """Runs all layers.
+
+        Args:
+            tokens: [B, T] int32.
+            positions: [B or 1, T] int32, the position of each token in its row.
+            cache: with T > 1 it must be empty and `positions` count from 0; with T = 1 the token's keys and
+                values are written to its slot, and it sees the slots up to there.
+
+        Returns:
+            (final hidden states [B, T, D], the cache with the tokens in it).
+        """
+        d = self.config.decoder
+        x = jnp.take(self.embed.astype(self.config.dtype), tokens, axis=0)
+        rotary = None
+        if d.rotary_dim:
+            angle = jnp.einsum("bt,f->btf", positions.astype(jnp.float32), rope_frequencies(d))[:, :, None]
+            rotary = (jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype))
+        else:
+            x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
+        x = constrain(x, self.mesh, "batch", "length", "activation_embed")
+        (x, cache), _ = self.blocks((x, cache), jnp.arange(d.num_layers), positions, rotary)
+        return self.final_norm(x), cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Scores of every token, [..., D] -> [..., V] in float32; rows that only pad the table are cut off."""
+        d = self.config.decoder
+        table = self.embed if d.tie_embeddings else self.lm_head
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=wide)
+        if d.lm_head_bias:
+            logits = logits + jnp.expand_dims(self.lm_head_bias.astype(wide), tuple(range(logits.ndim - 1)))
+        if logits.shape[-1] > d.vocab_size:
+            column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+            logits = jnp.where(column < d.vocab_size, logits, jnp.finfo(wide).min)
+        return constrain(logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab")

@@ -1,0 +1,104 @@
+"""The policy: a decoder with a value head on the same body, and the scoring of responses.
+
+SFT and the reference use the same module without ever touching the value head: their parameters are
+`{"decoder": ...}`, the policy's `{"decoder": ..., "value_head": ...}`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+
+from reft_jax.config import ModelConfig
+from reft_jax.data.batches import Sequences
+from reft_jax.losses import entropy, token_log_probs
+from reft_jax.models.decoder import Decoder, KVCache
+
+Params = Any  # a dict of arrays
+
+
+class Policy(nn.Module):
+    """Decoder and value head; every method is reached through `policy.apply({"params": params}, ..., method=...)`."""
+
+    config: ModelConfig
+    mesh: Mesh | None = None
+
+    def setup(self):
+        self.decoder = Decoder(self.config, self.mesh)
+        wide = jnp.promote_types(self.config.param_dtype, jnp.float32)
+        self.value_head = nn.Dense(
+            1,
+            dtype=wide,
+            param_dtype=self.config.param_dtype,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed", "value")),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("value",)),
+        )
+
+    def hidden(self, tokens: jax.Array) -> jax.Array:
+        """Final hidden states [B, T, D] of contiguous rows of tokens [B, T]."""
+        return self.decoder(tokens, jnp.arange(tokens.shape[1])[None])[0]
+
+    def step(self, tokens: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """As `Decoder.__call__` with a cache: a prefill, or one more token a row."""
+        return self.decoder(tokens, positions, cache)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> [..., V], float32."""
+        return self.decoder.logits(hidden)
+
+    def values(self, hidden: jax.Array) -> jax.Array:
+        """Expected return of each state, [..., D] -> [...], float32."""
+        return self.value_head(hidden)[..., 0]
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Touches every parameter; for `init`."""
+        return self.values(self.hidden(tokens)[:, 0])
+
+
+@struct.dataclass
+class Scores:
+    """What a forward pass over given responses says of them."""
+
+    log_probs: jax.Array  # [B, R] of the response tokens, nats
+    entropy: jax.Array  # [B, R] of the distribution each was drawn from, nats
+    hidden: jax.Array  # [B, R, D] the states in which they were chosen
+
+
+def response_hidden(policy: Policy, params: Params, sequences: Sequences) -> jax.Array:
+    """Hidden states from which the response tokens are predicted, [B, R, D]: those one position before them."""
+    hidden = policy.apply({"params": params}, sequences.tokens, method="hidden")  # [B, T, D]
+    before = sequences.prompt_lengths[:, None] - 1 + jnp.arange(sequences.responses.shape[1])[None]
+    before = jnp.minimum(before, hidden.shape[1] - 1)  # beyond the row's end there is only padding, masked later
+    return jnp.take_along_axis(hidden, before[:, :, None], axis=1)
+
+
+def score_responses(policy: Policy, params: Params, sequences: Sequences, temperature: float = 1.0) -> Scores:
+    """Log-probs and entropies of the responses under softmax(logits / temperature).
+
+    Logits are made for response positions only, and for at most `logits_chunk` of them at a time; the backward
+    pass makes them again, so that no [B, T, V] array is ever kept.
+    """
+    hidden = response_hidden(policy, params, sequences)
+    batch, length, _ = hidden.shape
+
+    def head(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        states, tokens = piece
+        logits = policy.apply({"params": params}, states, method="logits") / temperature
+        return token_log_probs(logits, tokens), entropy(logits)
+
+    chunk = policy.config.logits_chunk
+    width = max(1, chunk // batch) if chunk else length  # positions of all rows at once
+    if width >= length:
+        log_probs, entropies = head((hidden, sequences.responses))
+        return Scores(log_probs=log_probs, entropy=entropies, hidden=hidden)
+    pieces = math.ceil(length / width)
+    fill = ((0, 0), (0, pieces * width - length))
+    split = lambda x: x.reshape(batch, pieces, width, *x.shape[2:]).swapaxes(0, 1)
+    states, tokens = split(jnp.pad(hidden, (*fill, (0, 0)))), split(jnp.pad(sequences.responses, fill))
+    outputs = jax.lax.map(jax.checkpoint(head), (states, tokens))
+    log_probs, entropies = (x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in outputs)
+    return Scores(log_probs=log_probs, entropy=entropies, hidden=hidden)

@@ -1,0 +1,275 @@
+"""Proximal policy optimisation on verified answers: a rollout and its rewards become experience, experience an update.
+
+All arrays are aligned to the response: index t is the action that emits response token t, the end token included.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+
+from reft_jax import losses
+from reft_jax.config import ModelConfig, PpoConfig
+from reft_jax.data.batches import Sequences
+from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.rollout import Rollout
+from reft_jax.sharding import abstract_rows, batch_shardings, replicated
+from reft_jax.train_state import (
+    TrainState,
+    abstract_params,
+    abstract_sequences,
+    abstract_state,
+    accumulate,
+    apply_gradients,
+    make_optimizer,
+    make_schedule,
+    microbatches,
+)
+
+
+@struct.dataclass
+class Experience:
+    """One iteration's completions with all that the update needs; constant during the update."""
+
+    sequences: Sequences
+    log_probs: jax.Array  # [B, R] of the policy that sampled, scored by the training forward
+    values: jax.Array  # [B, R] of the state in which each token was chosen
+    advantages: jax.Array  # [B, R]
+    returns: jax.Array  # [B, R]
+
+
+def make_experience(
+    policy: Policy,
+    config: PpoConfig,
+    temperature: float,
+    params: Params,
+    reference: Params,
+    rollout: Rollout,
+    rewards: jax.Array,
+) -> tuple[Experience, dict[str, jax.Array]]:
+    """Scores a rollout with policy and reference, and estimates advantages (ReFT, section 3.2; GAE).
+
+    Args:
+        policy: the model of both.
+        config: KL coefficient, discount, lambda, whitening, micro-batch size.
+        temperature: of the rollout; divides the logits of policy and reference alike.
+        params: the policy's, as they sampled.
+        reference: the frozen starting parameters {"decoder"}.
+        rollout: [B, T].
+        rewards: [B] float, the verdict on each completion.
+
+    Returns:
+        (experience, metrics). `ppo/sampler_gap` is the largest |sampler's log-prob - scored log-prob|, nats.
+    """
+    sequences, mask = rollout.sequences, rollout.sequences.response_mask
+
+    def score(rows: Sequences) -> dict[str, jax.Array]:
+        scores = score_responses(policy, params, rows, temperature)
+        return {
+            "log_probs": scores.log_probs,
+            "entropy": scores.entropy,
+            "values": policy.apply({"params": params}, scores.hidden, method="values"),
+            "reference": score_responses(policy, reference, rows, temperature).log_probs,
+        }
+
+    count = mask.shape[0] // config.microbatch_size
+    if count == 1:
+        scored = score(sequences)
+    else:
+        stacked = jax.lax.map(score, microbatches(sequences, count, policy.mesh))
+        scored = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), stacked)
+    log_probs, values = scored["log_probs"], scored["values"]
+    per_token = losses.kl_penalised_rewards(rewards, log_probs, scored["reference"], mask, kl_coef=config.kl_coef)
+    advantages, returns = losses.gae(per_token, values, mask, discount=config.discount, gae_lambda=config.gae_lambda)
+    kl_k1 = losses.kl_k1(log_probs, scored["reference"])
+    gap = jnp.abs(rollout.log_probs - log_probs)
+    metrics = {
+        "ppo/kl_k1": losses.masked_mean(kl_k1, mask),
+        "ppo/kl_k3": losses.masked_mean(losses.kl_k3(log_probs, scored["reference"]), mask),
+        "ppo/sequence_kl": jnp.sum(jnp.where(mask, kl_k1, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
+        "ppo/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl_k1), 0)),
+        "ppo/entropy": losses.masked_mean(scored["entropy"], mask),
+        "ppo/explained_variance": losses.explained_variance(values, returns, mask),
+        "ppo/advantage_mean": losses.masked_mean(advantages, mask),
+        "ppo/value_mean": losses.masked_mean(values, mask),
+        "ppo/return_mean": losses.masked_mean(returns, mask),
+        "ppo/sampler_gap": jnp.max(jnp.where(mask, gap, 0)),
+    }
+    if config.whiten_advantages:
+        advantages = losses.whiten(advantages, mask)
+    experience = Experience(
+        sequences=sequences, log_probs=log_probs, values=values, advantages=advantages, returns=returns
+    )
+    return experience, metrics
+
+
+def update(
+    policy: Policy,
+    config: PpoConfig,
+    temperature: float,
+    total_steps: int,
+    state: TrainState,
+    experience: Experience,
+    rows: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step on `policy_loss + vf_coef * value_loss` over a minibatch (Schulman et al. 2017).
+
+    Both losses are means over each response, then over the minibatch's responses.
+
+    Args:
+        policy, config, temperature: as for `make_experience`.
+        total_steps: length of the learning-rate schedule, in optimizer steps.
+        state: parameters {"decoder", "value_head"} and optimizer.
+        experience: [B, R].
+        rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
+    """
+    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), experience)
+    responses = jnp.maximum(jnp.sum(batch.sequences.response_lengths > 0), 1)
+
+    def loss(params: Params, part: Experience) -> tuple[jax.Array, dict[str, jax.Array]]:
+        mask = part.sequences.response_mask
+        scores = score_responses(policy, params, part.sequences, temperature)
+        values = policy.apply({"params": params}, scores.hidden, method="values")
+        policy_loss = losses.ppo_policy_loss(
+            scores.log_probs, part.log_probs, part.advantages, mask, clip_range=config.clip_range
+        )
+        value_loss = losses.ppo_value_loss(values, part.values, part.returns, mask, clip_range=config.value_clip_range)
+        clipped = losses.clip_fraction(scores.log_probs, part.log_probs, mask, clip_range=config.clip_range)
+        log_ratio = jnp.where(mask, scores.log_probs - part.log_probs, 0)
+        total = (jnp.sum(policy_loss) + config.vf_coef * jnp.sum(value_loss)) / responses
+        sums = {
+            "ppo/policy_loss": jnp.sum(policy_loss) / responses,
+            "ppo/value_loss": jnp.sum(value_loss) / responses,
+            "ppo/total_loss": total,
+            "ppo/clip_fraction": jnp.sum(clipped) / responses,
+            "ppo/ratio_mean": jnp.sum(losses.masked_mean(jnp.exp(log_ratio), mask, axis=1)) / responses,
+        }
+        return total, {"sums": sums, "ppo/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
+
+    count = config.minibatch_size // config.microbatch_size
+    gradients, aux = accumulate(loss, state.params, batch, count, policy.mesh)
+    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
+    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
+    metrics |= jax.tree.map(jnp.sum, aux["sums"])
+    metrics |= {"ppo/log_ratio_max": jnp.max(aux["ppo/log_ratio_max"]), "optimizer/learning_rate": learning_rate}
+    return state, metrics
+
+
+def with_other_padding(rollout: Rollout) -> Rollout:
+    """The same rollout with other tokens in its padding, which no number may depend on."""
+    sequences = rollout.sequences
+    ends = sequences.prompt_lengths + sequences.response_lengths
+    beyond = jnp.arange(sequences.tokens.shape[1])[None] >= ends[:, None]
+    tokens = jnp.where(beyond, (sequences.tokens + 1) % 2, sequences.tokens)
+    return rollout.replace(sequences=sequences.replace(tokens=tokens))
+
+
+def check_experience(
+    experience: Experience,
+    metrics: dict[str, jax.Array],
+    other_padding: Experience,
+    *,
+    from_reference: bool,
+    tolerance: float,
+) -> None:
+    """Stops a run whose first experience cannot be right.
+
+    Args:
+        experience, metrics: of the first iteration.
+        other_padding: the experience of the same rollout `with_other_padding`.
+        from_reference: whether the policy still is the reference, so that the KL must be 0.
+        tolerance: largest difference of log-probs allowed, nats.
+
+    Raises:
+        RuntimeError: saying which check failed, by how much, and the usual causes.
+    """
+    mask = experience.sequences.response_mask
+    difference = lambda a, b: float(jnp.max(jnp.where(mask, jnp.abs(a - b), 0)))
+    padding = max(
+        difference(experience.log_probs, other_padding.log_probs), difference(experience.values, other_padding.values)
+    )
+    checks = {
+        "log-probs or values change with what pads the rows (a mask leaks)": padding,
+        "the sampler's log-probs differ from the trainer's (temperature, cache positions, or the compute type)": float(
+            metrics["ppo/sampler_gap"]
+        ),
+    }
+    if from_reference:
+        checks["the policy equals its reference and yet their KL is not 0"] = float(metrics["ppo/kl_max"])
+    _raise_beyond(checks, tolerance)
+
+
+def check_first_update(metrics: dict[str, jax.Array], *, tolerance: float) -> None:
+    """Stops a run whose very first ratio of new to old policy, taken before any step, is not 1.
+
+    Raises:
+        RuntimeError: naming the largest |log ratio|.
+    """
+    cause = "the ratio is not 1 before the first update (dropout, or old log-probs made by another program)"
+    _raise_beyond({cause: float(metrics["ppo/log_ratio_max"])}, tolerance)
+
+
+def _raise_beyond(checks: dict[str, float], tolerance: float) -> None:
+    for cause, value in checks.items():
+        if not value <= tolerance:  # nan fails too
+            raise RuntimeError(
+                f"self-check: {cause}: {value:.3g} nats, more than ppo.check_tolerance ({tolerance:.3g})"
+            )
+
+
+def _abstract_rollout(batch: int, prompt: int, response: int, dtype: Any, mesh: Mesh) -> Rollout:
+    return Rollout(
+        sequences=abstract_sequences(mesh, batch, prompt, response),
+        log_probs=abstract_rows(jax.ShapeDtypeStruct((batch, response), dtype), mesh),
+        ended=abstract_rows(jax.ShapeDtypeStruct((batch,), jnp.bool_), mesh),
+    )
+
+
+def build_experience(
+    model: ModelConfig, config: PpoConfig, mesh: Mesh, *, temperature: float, prompt: int, response: int
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted `(params, reference, rollout, rewards) -> (Experience, metrics)` for one bucket, and its arguments."""
+    policy = Policy(model, mesh)
+    wide = jnp.promote_types(model.dtype, jnp.float32)
+    batch = config.rollout_batch_size * config.samples_per_question
+    params = abstract_params(policy, mesh, value_head=True)
+    args = (
+        params,
+        {"decoder": params["decoder"]},
+        _abstract_rollout(batch, prompt, response, wide, mesh),
+        abstract_rows(jax.ShapeDtypeStruct((batch,), wide), mesh),
+    )
+
+    def step(params: Params, reference: Params, rollout: Rollout, rewards: jax.Array):
+        return make_experience(policy, config, temperature, params, reference, rollout, rewards)
+
+    experience, _ = jax.eval_shape(step, *args)
+    return jax.jit(step, out_shardings=(batch_shardings(experience, mesh), replicated(mesh))), args
+
+
+def build_update(
+    model: ModelConfig,
+    config: PpoConfig,
+    mesh: Mesh,
+    *,
+    temperature: float,
+    total_steps: int,
+    prompt: int,
+    response: int,
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted `(state, experience, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state."""
+    policy = Policy(model, mesh)
+    make, args = build_experience(model, config, mesh, temperature=temperature, prompt=prompt, response=response)
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    state = abstract_state(abstract_params(policy, mesh, value_head=True), optimizer, mesh)
+    experience = abstract_rows(jax.eval_shape(make, *args)[0], mesh)
+    rows = jax.ShapeDtypeStruct((config.minibatch_size,), jnp.int32, sharding=replicated(mesh))
+
+    def step(state: TrainState, experience: Experience, rows: jax.Array):
+        return update(policy, config, temperature, total_steps, state, experience, rows)
+
+    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, experience, rows)

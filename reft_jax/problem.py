@@ -1,0 +1,25 @@
+"""The record that every part of the package is about: one question with its gold answer."""
+
+import dataclasses
+from typing import Literal
+
+AnswerKind = Literal["number", "choice"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One math word problem.
+
+    Attributes:
+        id: unique within its source, such as `svamp_12`.
+        question: the text as published, options included where it is multiple choice.
+        answer: the gold answer; a numeral (`"18"`, `"14.0"`) or a lower-case letter.
+        answer_kind: how `answer` is compared: as a number, or as a letter of a choice.
+        cot: the annotated chain of thought, prose or a Python program, where there is one.
+    """
+
+    id: str
+    question: str
+    answer: str
+    answer_kind: AnswerKind = "number"
+    cot: str | None = None

@@ -1,0 +1,96 @@
+"""Problems and completions in, one verdict each out: the reward of ReFT (arXiv 2401.08967, section 3.2).
+
+Between rollout (decoded text) and `ppo` (the rewards); evaluation counts the same verdicts. Pure Python on the host.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from reft_jax.config import CotKind, RewardConfig
+from reft_jax.problem import Problem
+from reft_jax.reward.answers import extract_answer, is_correct, normalise_result, parse_gold
+from reft_jax.reward.programs import ProgramRunner
+
+Outcome = Literal["correct", "wrong", "no_answer", "error", "timeout", "memory"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The judgement of one completion.
+
+    Attributes:
+        reward: what it earns, before any KL penalty.
+        outcome: why; a program that fails keeps its cause, `error`, `timeout` or `memory`.
+        value: the answer that was read, None where there was none.
+    """
+
+    reward: float
+    outcome: Outcome
+    value: str | float | None
+
+
+def score(
+    problems: Sequence[Problem],
+    completions: Sequence[str],
+    *,
+    cot: CotKind,
+    answer_trigger: str,
+    config: RewardConfig,
+    runner: ProgramRunner | None,
+) -> list[Verdict]:
+    """Judge completions: `config.correct` for the gold answer, `config.wrong` for another, `config.no_answer` for none.
+
+    Args:
+        problems: one per completion.
+        completions: whole programs, forced header included (`cot` "program"), or chains of thought ("text").
+        cot: what the completions are.
+        answer_trigger: the template's string before the answer of a chain of thought in prose.
+        config: rewards, tolerance and rules.
+        runner: runs the programs; not needed for prose.
+
+    Raises:
+        ValueError: the lengths differ, programs come without a runner, or a gold answer is unparsable (the message
+            names its problem).
+        RuntimeError: the runner's workers do not start.
+    """
+    if len(problems) != len(completions):
+        raise ValueError(f"{len(problems)} problems but {len(completions)} completions")
+    golds = [_gold(problem) for problem in problems]
+    values: list[str | float | None]
+    failures: list[Outcome]
+    if cot == "program":
+        if runner is None:
+            raise ValueError("scoring programs needs a ProgramRunner")
+        results = runner.run(completions, config.rules)
+        values = [normalise_result(r.value, p.answer_kind, config.rules) for p, r in zip(problems, results)]
+        failures = ["no_answer" if result.outcome == "ok" else result.outcome for result in results]
+    else:
+        pairs = zip(problems, completions)
+        values = [extract_answer(text, p.answer_kind, answer_trigger, config.rules) for p, text in pairs]
+        failures = ["no_answer"] * len(values)
+    return [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
+
+
+def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many verdicts have each outcome; every outcome is there, with 0 where it did not occur."""
+    counts = collections.Counter(verdict.outcome for verdict in verdicts)
+    return {outcome: counts[outcome] for outcome in get_args(Outcome)}
+
+
+def _gold(problem: Problem) -> float | str:
+    try:
+        return parse_gold(problem.answer, problem.answer_kind)
+    except ValueError as error:
+        raise ValueError(f"problem {problem.id}: {error}") from None
+
+
+def _verdict(value: str | float | None, gold: str | float, failure: Outcome, config: RewardConfig) -> Verdict:
+    """The verdict on `value`; `failure` is the outcome where there is none, or where its program failed."""
+    if value is None:
+        return Verdict(config.no_answer, failure, None)
+    if is_correct(value, gold, config.tolerance):
+        return Verdict(config.correct, "correct", value)
+    # The reference reads a failed multiple-choice program as "none": rewarded as a wrong answer, counted as what it is.
+    return Verdict(config.wrong, "wrong" if failure == "no_answer" else failure, value)

@@ -1,0 +1,202 @@
+"""What all stages of a run share: data, mesh, compiled programs, records, checkpoints, and how far it has come."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from reft_jax.checkpoint import Checkpoints, restore_params
+from reft_jax.compilation import Programs
+from reft_jax.completion import Completion, Score, judge
+from reft_jax.config import Config
+from reft_jax.console import Progress
+from reft_jax.data.batches import Example, Prompt
+from reft_jax.data.tokenizers import SpecialIds
+from reft_jax.evaluate import Evaluation, evaluate
+from reft_jax.metrics import MetricsWriter
+from reft_jax.models import hf
+from reft_jax.models.policy import Params, Policy
+from reft_jax.problem import Problem
+from reft_jax.rollout import Rollout, Sampling, build_generate
+from reft_jax.train_state import abstract_params, init_params
+
+SEEDS = ("pretrain", "sft", "ppo", "minibatches")
+"""What draws an order of its own from the run's seed."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """How far a run has come and what it spent; saved with every resume point.
+
+    `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
+    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), ppo.
+    """
+
+    stage: str = "pretrain"
+    stage_step: int = 0  # optimizer steps of `pretrain` and `sft`, iterations of `ppo`
+    examples: dict[str, int] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    best: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+    def spend(self, part: str, examples: int, seconds: float) -> None:
+        """Adds a step's costs."""
+        self.examples[part] = self.examples.get(part, 0) + examples
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def spent(self, *parts: str) -> dict[str, float]:
+        """What the parts cost together."""
+        return {
+            "examples": sum(self.examples.get(part, 0) for part in parts),
+            "seconds": sum(self.seconds.get(part, 0.0) for part in parts),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run at work; made by `startup.open_run`.
+
+    `problems` and `prompts` are by split (train, dev, test), `examples` by stage (pretrain, sft).
+    """
+
+    config: Config
+    mesh: Mesh
+    tokenizer: Any
+    ids: SpecialIds
+    problems: Mapping[str, list[Problem]]
+    prompts: Mapping[str, list[Prompt]]
+    examples: Mapping[str, list[Example]]
+    score: Score
+    writer: MetricsWriter
+    console: Progress
+    checkpoints: Checkpoints
+    tally: Tally
+    resumed_step: int | None
+    programs: dict[str, Programs] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The model, for building steps and parameters."""
+        return Policy(self.config.model, self.mesh)
+
+    def seed(self, purpose: str) -> int:
+        """The seed of an order, different for each of `SEEDS`."""
+        return self.config.seed * len(SEEDS) + SEEDS.index(purpose)
+
+    def add_programs(self, name: str, build: Callable[..., Any], limit: int) -> Programs:
+        """The compiled programs of a step, at most `limit`, made once for the run."""
+        return self.programs.setdefault(name, Programs(build, limit))
+
+    def compilations(self) -> int:
+        """Step programs compiled so far."""
+        return sum(len(programs) for programs in self.programs.values())
+
+    def start_params(self) -> Params:
+        """Parameters {"decoder"} that the first stage starts from: the checkpoint's, or fresh ones."""
+        model = self.config.model
+        if not model.path:
+            return init_params(self.policy, self.mesh, jax.random.key(self.config.seed), value_head=False)
+        abstract = abstract_params(self.policy, self.mesh, value_head=False)["decoder"]
+        directory = hf.resolve(model.path, model.revision)
+        return {"decoder": hf.load_decoder_params(directory, model, jax.tree.map(lambda x: x.sharding, abstract))}
+
+    def saved_params(self, name: str) -> Params:
+        """Parameters {"decoder"} that an earlier stage saved under `name`."""
+        return self.checkpoints.restore_params(name, abstract_params(self.policy, self.mesh, value_head=False))
+
+    def foreign_params(self, directory: str) -> Params:
+        """Parameters {"decoder"} from another run's checkpoint."""
+        return restore_params(Path(directory), abstract_params(self.policy, self.mesh, value_head=False))
+
+    def judge(self, rollout: Rollout, problems: list[Problem], rows: Any) -> list[Completion]:
+        """Reads and scores a rollout on the host; see `completion.judge`."""
+        return judge(rollout, problems, rows, tokenizer=self.tokenizer, data=self.config.data, score=self.score)
+
+    def generate(self, name: str, batch: int, sampling: Sampling) -> Programs:
+        """Sampling programs by prompt bucket, kept under `name`."""
+        generation = self.config.generation
+
+        def build(prompt: int) -> Any:
+            return build_generate(
+                self.config.model,
+                self.mesh,
+                batch=batch,
+                prompt=prompt,
+                max_response=generation.max_response,
+                sampling=sampling,
+                eos=self.ids.eos,
+                pad=self.ids.pad,
+                scan_layers=generation.scan_layers,
+            )
+
+        return self.add_programs(name, build, len(generation.prompt_buckets))
+
+    def evaluate(self, params: Params, split: str) -> Evaluation:
+        """Accuracy of `params` ({"decoder"}; a value head is ignored) on a split."""
+        settings = self.config.evaluation
+        sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+        return evaluate(
+            self.generate("evaluate", settings.batch_size, sampling),
+            {"decoder": params["decoder"]},
+            self.prompts[split],
+            config=self.config,
+            mesh=self.mesh,
+            pad=self.ids.pad,
+            total=len(self.problems[split]),
+            judge=lambda rollout, rows: self.judge(rollout, self.problems[split], rows),
+        )
+
+    def evaluate_dev(self, params: Params, step: int, *, best: str, parts: tuple[str, ...]) -> None:
+        """Reads dev, records it, and keeps `params` as `best` if they are the best of their kind so far.
+
+        Args:
+            params: {"decoder"}, with or without a value head.
+            step: the run's step.
+            best: name of the checkpoint.
+            parts: of the tally, what the model has cost.
+        """
+        started = time.monotonic()
+        reading = self.evaluate(params, "dev")
+        stage = self.tally.stage
+        self.writer.append("evaluations", reading.records(step, split="dev", model=stage))
+        metrics = reading.metrics("eval") | {"time/evaluation_s": time.monotonic() - started}
+        self.writer.write(step, stage, metrics)
+        self.console.advance(self.tally.stage_step, metrics)
+        if best not in self.tally.best or reading.accuracy > self.tally.best[best]["accuracy"]:
+            self.tally.best[best] = {"accuracy": reading.accuracy, "step": step, **self.tally.spent(*parts)}
+            self.checkpoints.save_params(best, {"decoder": params["decoder"]})
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes and shows a training step's metrics.
+
+        Raises:
+            FloatingPointError: a loss or the gradient is not finite; names the step and the last good checkpoint.
+        """
+        stage = self.tally.stage
+        self.writer.write(step, stage, metrics)
+        self.console.advance(self.tally.stage_step, metrics)
+        for name, value in metrics.items():
+            if ("loss" in name or name == "optimizer/gradient_norm") and not math.isfinite(value):
+                latest = self.checkpoints.latest()
+                where = "none was written yet" if latest is None else f"step {latest[0]}"
+                raise FloatingPointError(
+                    f"{name} is {value} at step {step} ({stage}, step {self.tally.stage_step}); last good checkpoint in "
+                    f"{self.config.run_dir}: {where}; a lower {stage}.optimizer.learning_rate may help"
+                )
+
+    def save(self, step: int, state: Any) -> None:
+        """A resume point at the run's `step`: records first, so that none before it can be missing."""
+        self.writer.flush()
+        self.checkpoints.save(step, state, dataclasses.asdict(self.tally))
+
+    def resume(self, stage: str, abstract_state: Any) -> Any | None:
+        """The state to continue `stage` from; None where the stage begins, and the tally enters it."""
+        if self.resumed_step is not None and self.tally.stage == stage:
+            return self.checkpoints.restore(self.resumed_step, abstract_state)
+        self.tally.stage, self.tally.stage_step = stage, 0
+        return None

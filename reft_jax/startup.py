@@ -1,0 +1,222 @@
+"""From a config to a `Run`: everything that can be wrong with files, settings and devices is found here, early."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+
+from reft_jax.checkpoint import Checkpoints
+from reft_jax.config import Config, ModelConfig, SupervisedConfig, to_dict
+from reft_jax.console import Progress
+from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
+from reft_jax.data.readers import read_problems, shared_questions, split_dev
+from reft_jax.data.tokenizers import load_tokenizer, special_ids
+from reft_jax.metrics import MetricsWriter, run_info
+from reft_jax.models import hf
+from reft_jax.problem import Problem
+from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.score import score
+from reft_jax.run import Run, Tally
+from reft_jax.sharding import make_mesh, shard_count
+from reft_jax.validation import missing_files
+
+FREE_KEYS = ("run_dir", "mesh", "logging")
+"""Settings that may change between the parts of one run: they do not change what it computes."""
+
+Say = Callable[[str], None]
+
+
+def prepare(config: Config) -> tuple[Config, Any]:
+    """The config with the model's shape filled in, and the tokenizer; claims the run's folder.
+
+    Raises:
+        FileNotFoundError: naming the key, when a file of the config is missing.
+        ValueError: the folder holds a run of other settings, or the model does not suit the tokenizer.
+    """
+    for message in missing_files(config):
+        raise FileNotFoundError(message)
+    if config.mesh.fake_cpu_devices:
+        jax.config.update("jax_num_cpu_devices", config.mesh.fake_cpu_devices)
+    if config.logging.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.logging.compilation_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if "float64" in (config.model.dtype, config.model.param_dtype):
+        jax.config.update("jax_enable_x64", True)
+    tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
+    config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
+    claim_directory(config, tokenizer)
+    return config, tokenizer
+
+
+def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
+    """The model's config with its decoder's shape filled in from the checkpoint or the tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has ids that the embedding lacks.
+    """
+    if config.path:
+        own = hf.decoder_config(hf.resolve(config.path, config.revision))
+        decoder = dataclasses.replace(own, vocab_multiple=config.decoder.vocab_multiple)
+    else:
+        decoder = dataclasses.replace(config.decoder, vocab_size=config.decoder.vocab_size or tokenizer_size)
+    if decoder.vocab_size < tokenizer_size:
+        raise ValueError(f"the tokenizer has {tokenizer_size} tokens, the model's embedding only {decoder.vocab_size}")
+    return dataclasses.replace(config, decoder=decoder)
+
+
+def claim_directory(config: Config, tokenizer: Any) -> None:
+    """Writes config, versions and tokenizer into a new run's folder; a folder in use must hold the same settings.
+
+    Raises:
+        ValueError: naming the keys that differ.
+    """
+    directory, settings = Path(config.run_dir), to_dict(config)
+    path = directory / "config.yaml"
+    if path.exists():
+        old = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changed = [key for key in differences(old, settings) if key.split(".")[0] not in FREE_KEYS]
+        if changed:
+            raise ValueError(
+                f"{directory} holds a run with other settings ({', '.join(changed)}): name a fresh run_dir"
+            )
+    elif jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
+        tokenizer.save_pretrained(directory / "tokenizer")
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ between two nested dictionaries."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix
+
+
+@contextlib.contextmanager
+def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
+    """Reads all problems, starts the workers, takes up the last resume point, and closes everything at the end.
+
+    Raises:
+        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+    """
+    mesh = make_mesh(config.mesh, jax.devices())
+    check_batches(config, shard_count(mesh, "batch"))
+    directory, first = Path(config.run_dir), jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        console = stack.enter_context(Progress(show=first))
+        problems = read_problem_sets(config, console.message)
+        prompts = {
+            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message)
+            for split in ("train", "dev", "test")
+        }
+        examples = {
+            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, console.message)
+            for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
+        }
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints"))
+        step, tally = None, Tally()
+        if (latest := checkpoints.latest()) is not None:
+            step, tally = latest[0], Tally(**latest[1])
+            console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
+        board = config.logging.tensorboard
+        writer = stack.enter_context(MetricsWriter(directory, write=first, tensorboard=board, resume_step=step))
+        reward, data, runner = config.reward, config.data, None
+        if data.cot == "program":
+            runner = stack.enter_context(ProgramRunner(reward.workers, reward.program_timeout, reward.program_memory))
+        yield Run(
+            config=config,
+            mesh=mesh,
+            tokenizer=tokenizer,
+            ids=special_ids(tokenizer),
+            problems=problems,
+            prompts=prompts,
+            examples=examples,
+            score=functools.partial(
+                score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
+            ),
+            writer=writer,
+            console=console,
+            checkpoints=checkpoints,
+            tally=tally,
+            resumed_step=step,
+        )
+
+
+def check_batches(config: Config, shards: int) -> None:
+    """Refuses batches that the mesh cannot split evenly.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    sizes = {"evaluation.batch_size": config.evaluation.batch_size}
+    if config.pretrain.epochs:
+        sizes["pretrain.microbatch_size"] = config.pretrain.microbatch_size
+    if config.sft.schedule_epochs:
+        sizes["sft.microbatch_size"] = config.sft.microbatch_size
+    if config.ppo.epochs:
+        sizes["ppo.microbatch_size"] = config.ppo.microbatch_size
+    for key, size in sizes.items():
+        if size % shards:
+            raise ValueError(f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})")
+
+
+def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
+    """Problems by split; questions that stand in both train and test are reported, not removed."""
+    data = config.data
+    train, dev = split_dev(read_problems(data.train) if data.train.kind != "none" else [], data.dev_fraction)
+    test = read_problems(data.test) if data.test.kind != "none" else []
+    pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
+    dev = dev[: config.evaluation.limit or None]
+    if (config.sft.schedule_epochs or config.ppo.epochs) and not (train and dev):
+        raise ValueError(
+            f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
+            f"data.dev_fraction ({data.dev_fraction})"
+        )
+    say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
+    if shared := shared_questions(train + dev, test):
+        say(f"warning: {len(shared)} questions of data.train are in data.test too, such as {', '.join(shared[:5])}")
+    return {"train": train, "dev": dev, "test": test, "pretrain": pretrain}
+
+
+def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say) -> list[Prompt]:
+    """Prompts of a split, forced header included."""
+    data, longest = config.data, max(config.generation.prompt_buckets)
+    prompts, count = encode_prompts(
+        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong
+    )
+    _report(count, f"{split} prompts", say)
+    return prompts
+
+
+def encode_for_training(
+    problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Say
+) -> list[Example]:
+    """Rows of a supervised stage; none where it is switched off."""
+    if not (config.pretrain.epochs if stage == "pretrain" else config.sft.schedule_epochs):
+        return []
+    examples, count = encode_examples(
+        problems,
+        tokenizer,
+        config.data.templates,
+        config.data.cot,
+        max_prompt=max(settings.prompt_buckets),
+        max_response=max(settings.response_buckets),
+        overlong=config.data.overlong,
+        stage=stage,
+    )
+    _report(count, f"{stage} rows", say)
+    return examples
+
+
+def _report(count: OverlongCount, name: str, say: Say) -> None:
+    if count != OverlongCount():
+        say(f"{name}: {count.prompts} prompts and {count.targets} targets are too long; {count.dropped} rows dropped")

@@ -1,0 +1,121 @@
+"""What the types of the config allow and no run can use: refused before anything is compiled, naming the key."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reft_jax.config import Config, GenerationConfig, SourceConfig, SupervisedConfig
+
+POSITIVE = {
+    *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
+    *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
+    *("program_timeout", "program_memory", "num_heads", "num_kv_heads", "num_layers", "head_dim", "embed_dim"),
+    *("mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps", "rope_theta"),
+}
+NOT_NEGATIVE = {
+    *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
+    *("schedule_epochs", "logits_chunk", "fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
+    *("vocab_size", "rotary_dim", "position_offset"),
+}
+SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p"}
+OPEN_SHARES = {"dev_fraction"}
+
+
+def validate(config: Config) -> None:
+    """Refuses a config that no run can use.
+
+    Raises:
+        ValueError: naming the key, its value and what would do.
+    """
+    for message in (*_range_errors(config, ""), *_combination_errors(config)):
+        raise ValueError(message)
+
+
+def missing_files(config: Config) -> Iterator[str]:
+    """Yields a message for each file that the run will read and that is not there; asked when a run starts."""
+    data = config.data
+    for key, source in (
+        ("data.train", data.train),
+        ("data.test", data.test),
+        ("pretrain.source", config.pretrain.source),
+    ):
+        if source.kind in ("reft", "gsm8k", "jsonl") and not Path(source.path).is_file():
+            yield f"{key}.path: there is no file {source.path!r}"
+    if config.ppo.init_from and not Path(config.ppo.init_from).is_dir():
+        yield f"ppo.init_from: there is no checkpoint directory {config.ppo.init_from!r}"
+
+
+def _range_errors(config: Any, prefix: str) -> Iterator[str]:
+    """Yields a message for each setting outside its range, through all nested settings."""
+    for field in dataclasses.fields(config):
+        name, key, value = field.name, prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _range_errors(value, key + ".")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{key} is {value}: it must be finite"
+        elif name in POSITIVE and value <= 0:
+            yield f"{key} is {value}: it must be more than 0"
+        elif name in NOT_NEGATIVE and value < 0:
+            yield f"{key} is {value}: it must be 0 or more"
+        elif name in SHARES and not 0 <= value <= 1:
+            yield f"{key} is {value}: it must lie between 0 and 1"
+        elif name in OPEN_SHARES and not 0 < value < 1:
+            yield f"{key} is {value}: it must lie between 0 and 1, without the ends"
+        elif name.endswith("_buckets") and (not value or min(value) <= 0):
+            yield f"{key} is {value}: it needs at least one length, and all must be more than 0"
+    if isinstance(config, SourceConfig):
+        yield from _source_errors(config, prefix)
+    if isinstance(config, SupervisedConfig) and config.batch_size % config.microbatch_size:
+        yield (
+            f"{prefix}batch_size ({config.batch_size}) must be a multiple of "
+            f"{prefix}microbatch_size ({config.microbatch_size})"
+        )
+    if isinstance(config, GenerationConfig) and config.temperature <= 0:
+        yield f"{prefix}temperature is {config.temperature}: PPO samples, so it must be more than 0"
+
+
+def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
+    if source.kind != "none" and not source.path:
+        yield f"{prefix}path is empty: {prefix}kind `{source.kind}` needs a file, a hub id or a generated split"
+    if source.kind == "generated" and source.path not in ("train", "test", "pretrain"):
+        yield f"{prefix}path is {source.path!r}: the generated splits are train, test and pretrain"
+
+
+def _combination_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each combination of settings that cannot work together."""
+    sft, ppo, model = config.sft, config.ppo, config.model
+    if not config.run_dir:
+        yield "run_dir is empty: name the folder that the run is written to"
+    if not model.path and not model.tokenizer:
+        yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
+    if model.decoder.num_heads % model.decoder.num_kv_heads:
+        yield (
+            f"model.decoder.num_heads ({model.decoder.num_heads}) must be a multiple of "
+            f"model.decoder.num_kv_heads ({model.decoder.num_kv_heads})"
+        )
+    if model.decoder.rotary_dim > model.decoder.head_dim or model.decoder.rotary_dim % 2:
+        yield (
+            f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
+            f"model.decoder.head_dim ({model.decoder.head_dim})"
+        )
+    if not (config.pretrain.epochs or sft.schedule_epochs or ppo.epochs):
+        yield "pretrain.epochs, sft.schedule_epochs and ppo.epochs are all 0: there is nothing to do"
+    if config.pretrain.epochs and config.pretrain.source.kind == "none":
+        yield "pretrain.epochs is set and pretrain.source.kind is `none`: give its problems"
+    if config.data.train.kind == "none" and (sft.schedule_epochs or ppo.epochs):
+        yield "data.train.kind is `none`: SFT and PPO need training problems"
+    if sft.schedule_epochs and not 0 < sft.warmup_epoch <= sft.stop_epoch <= sft.schedule_epochs:
+        yield (
+            f"0 < sft.warmup_epoch ({sft.warmup_epoch}) <= sft.stop_epoch ({sft.stop_epoch}) <= "
+            f"sft.schedule_epochs ({sft.schedule_epochs}) does not hold; sft.schedule_epochs 0 switches SFT off"
+        )
+    if sft.schedule_epochs and ppo.init_from:
+        yield "ppo.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
+    completions = ppo.rollout_batch_size * ppo.samples_per_question
+    if completions % ppo.minibatch_size or ppo.minibatch_size % ppo.microbatch_size:
+        yield (
+            f"ppo.rollout_batch_size * ppo.samples_per_question ({completions}) must be a multiple of "
+            f"ppo.minibatch_size ({ppo.minibatch_size}), and that of ppo.microbatch_size ({ppo.microbatch_size})"
+        )

@@ -1,0 +1,310 @@
+"""Readers: every layout, every refusal, the dev split's properties, and the published row counts on the real files."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reft_jax.config import SourceConfig
+from reft_jax.data.readers import question_key, read_problems, shared_questions, split_dev
+from reft_jax.problem import Problem
+
+REFT_ROW = {"item_id": "svamp_7", "question": "how many ?", "answer_value": "203.0", "answer_cot": "<203>."}
+REAL = os.environ.get("REFT_DATA", "")
+needs_data = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def reft_file(folder: Path, *rows: object) -> SourceConfig:
+    return SourceConfig(kind="reft", path=write(folder, "set.json", json.dumps(rows)))
+
+
+def jsonl_file(folder: Path, *rows: object, **fields) -> SourceConfig:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    return SourceConfig(kind="jsonl", path=write(folder, "set.jsonl", text), **fields)
+
+
+# Layouts
+
+
+def test_reft_rows(tmp_path: Path) -> None:
+    other = {"item_id": "svamp_9", "question": " why ?\n", "answer_value": " 1,000 "}
+    assert read_problems(reft_file(tmp_path, REFT_ROW, other)) == [
+        Problem("svamp_7", "how many ?", "203.0", "number", "<203>."),
+        Problem("svamp_9", "why ?", "1,000", "number", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("item_id", "answer", "kind"),
+    [
+        ("gsm8k_0", "18", "number"),
+        ("svamp_0", "14.0", "number"),
+        ("mathqa-numeric_0", "38.0", "number"),
+        ("mathqa_0", "a", "choice"),
+        ("mathqa_0", '"A"', "choice"),
+        ("homework_0", "c", "choice"),
+        ("homework_0", "-3", "number"),
+    ],
+)
+def test_the_data_sets_name_decides_the_kind_of_answer_else_the_answers_do(tmp_path, item_id, answer, kind) -> None:
+    source = reft_file(tmp_path, {"item_id": item_id, "question": "q", "answer_value": answer})
+    (problem,) = read_problems(source)
+    assert (problem.answer, problem.answer_kind) == (answer, kind)
+
+
+def test_gsm8k_lines_become_what_the_reference_has(tmp_path: Path) -> None:
+    lines = [
+        {"question": "Sum?", "answer": "It is 48/2 = <<48/2=24>>24.\nAll in all <<24+1000=1024>>1,024.\n#### 1,024"},
+        {"question": "Less?", "answer": "None left.\n#### -5"},
+    ]
+    path = write(tmp_path, "train.jsonl", "\n\n".join(map(json.dumps, lines)))
+    assert read_problems(SourceConfig(kind="gsm8k", path=path)) == [
+        Problem("gsm8k_0", "Sum?", "1024", "number", "It is 48/2 = 24.\nAll in all 1,024."),
+        Problem("gsm8k_2", "Less?", "-5", "number", "None left."),  # the empty line counts
+    ]
+
+
+def test_jsonl_with_fields_of_its_own_keeps_every_digit(tmp_path: Path) -> None:
+    text = (
+        '{"key": 3, "Body": "There were 3 . ", "Question": "how many\\u2028now ?", "value": 0.1000000000000000000001}\n'
+        '{"Body": "b", "Question": "q", "value": 4691530800, "why": "because"}\n'
+        '{"Body": "b", "Question": "r", "value": 14.0, "why": null}'
+    )
+    source = SourceConfig(
+        kind="jsonl",
+        path=write(tmp_path, "chal.jsonl", text),
+        id_field="key",
+        question_field="Body, Question",
+        answer_field="value",
+        cot_field="why",
+    )
+    assert read_problems(source) == [
+        Problem("3", "There were 3 . how many\u2028now ?", "0.1000000000000000000001"),
+        Problem("chal_1", "b q", "4691530800", cot="because"),
+        Problem("chal_2", "b r", "14.0"),
+    ]
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_hub_data_set_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "school-math"
+    folder.mkdir()
+    rows = [
+        {"question": "Sum?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2", "level": 1},
+        {"question": "Big?", "answer": "#### 1,000", "level": 2},
+    ]
+    write(folder, "test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceConfig(kind="hub", path=str(folder), split="test")
+    assert read_problems(source) == [
+        Problem("school-math_0", "Sum?", "2", "number", "1 + 1 = 2"),
+        Problem("school-math_1", "Big?", "1000", "number", None),
+    ]
+    by_level = SourceConfig(kind="hub", path=str(folder), split="test", answer_field="level", limit=1)
+    assert read_problems(by_level) == [Problem("school-math_0", "Sum?", "1")]
+    with pytest.raises(ValueError, match=r"school-math \(train\).*cannot load"):
+        read_problems(SourceConfig(kind="hub", path=str(folder), split="train"))
+    with pytest.raises(ValueError, match=r"school-math \(test\): row 1: field `solution` is missing.*level"):
+        read_problems(SourceConfig(kind="hub", path=str(folder), split="test", answer_field="solution"))
+
+
+def test_generated_problems() -> None:
+    problems = read_problems(SourceConfig(kind="generated", path="test", limit=5))
+    assert len(problems) == 5
+    assert all(problem.question and problem.answer for problem in problems)
+    with pytest.raises(ValueError, match=r"pretrain.*`?dev"):
+        read_problems(SourceConfig(kind="generated", path="dev"))
+
+
+@settings(max_examples=10)
+@given(limit=st.integers(0, 7))
+def test_limit_reads_from_the_start(tmp_path_factory, limit: int) -> None:
+    rows = [{"question": f"q{i}", "answer": i} for i in range(5)]
+    source = jsonl_file(tmp_path_factory.mktemp("limit"), *rows, limit=limit)
+    assert [problem.answer for problem in read_problems(source)] == [str(i) for i in range(limit or 5)][:5]
+
+
+def test_limit_leaves_what_follows_unread(tmp_path: Path) -> None:
+    good, bad = {"question": "q", "answer": 1}, {"question": "", "answer": 1}
+    assert len(read_problems(jsonl_file(tmp_path, good, bad, limit=1))) == 1
+
+
+# Refusals
+
+BROKEN_ROWS = {
+    "missing": ({"answer_value": None}, "field `answer_value` is missing; there are item_id, question"),
+    "no question": ({"question": " \n"}, "field `question`: the question is empty"),
+    "question no text": ({"question": 5}, "field `question` should be text, is int 5"),
+    "answer no text": ({"answer_value": ["18"]}, r"field `answer_value` should be text, is list \['18'\]"),
+    "answer a truth": ({"answer_value": True}, "field `answer_value` should be text, is bool"),
+    "chain no text": ({"answer_cot": 1}, "field `answer_cot` should be text, is int 1"),
+    "gold unparsable": ({"answer_value": "about 5"}, "field `answer_value`: .*about 5"),
+    "gold empty": ({"answer_value": " "}, "field `answer_value`: "),
+    "gold not finite": ({"answer_value": "nan"}, "field `answer_value`: .*nan"),
+    "a letter among numbers": ({"answer_value": "b"}, "field `answer_value`: .*b"),
+    "id twice": ({"item_id": "svamp_7"}, "field `item_id`: `svamp_7` is also the id of an earlier row"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_ROWS.values(), ids=BROKEN_ROWS)
+def test_a_broken_row_is_named_with_its_field(tmp_path: Path, change: dict, message: str) -> None:
+    source = reft_file(tmp_path, REFT_ROW, {**REFT_ROW, "item_id": "svamp_8", **change})
+    with pytest.raises(ValueError, match=re.escape(source.path) + ": row 2: " + message):
+        read_problems(source)
+
+
+@pytest.mark.parametrize("answer", ["38.0", "ab", ""])
+def test_a_choice_must_be_a_letter(tmp_path: Path, answer: str) -> None:
+    row = {"item_id": "mathqa_0", "question": "q", "answer_value": answer}
+    with pytest.raises(ValueError, match=r"set\.json: row 1: field `answer_value`"):
+        read_problems(reft_file(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("reft", '[{"item_id": "a_1"},', r"set: not JSON in UTF-8: .*line 1 column"),
+        ("reft", '{"item_id": "a_1"}', "set: should be a JSON list of objects, is a dict"),
+        ("reft", '["a"]', "set: row 1: should be a JSON object, is a str"),
+        ("reft", " \n", "set: holds no rows"),
+        ("reft", "[]", "set: holds no rows"),
+        ("jsonl", "", "set: holds no rows"),
+        ("jsonl", '{"question": "q", "answer": 1}\n\n{"question"', "set: line 3: not JSON"),
+        ("jsonl", '{"question": "q", "answer": 1}\n[1]\n', "set: line 2: should be a JSON object, is a list"),
+        ("jsonl", '{"id": "x", "question": "q", "answer": 1}\n' * 2, "set: line 2: field `id`: `x` is also the id"),
+        ("jsonl", '{"question": "q", "answer": NaN}', "set: line 1: field `answer`: .*nan"),
+        ("gsm8k", '{"question": "q", "answer": "just 5"}', "set: line 1: field `answer`: no `#### N`"),
+        ("gsm8k", '{"question": "q", "answer": "so #### five"}', "set: line 1: field `answer`: .*five"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_place(tmp_path: Path, kind, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_problems(SourceConfig(kind=kind, path=write(tmp_path, "set", text)))
+
+
+def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes('{"question": "é", "answer": 1}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.jsonl: line 1: not JSON in UTF-8"):
+        read_problems(SourceConfig(kind="jsonl", path=str(tmp_path / "latin.jsonl")))
+
+
+@pytest.mark.parametrize("kind", ["reft", "gsm8k", "jsonl"])
+def test_a_missing_file_is_named(tmp_path: Path, kind) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        read_problems(SourceConfig(kind=kind, path=str(tmp_path / "nowhere.json")))
+    with pytest.raises(FileNotFoundError):
+        read_problems(SourceConfig(kind=kind, path=""))
+
+
+def test_nothing_to_read() -> None:
+    with pytest.raises(ValueError, match="`none`"):
+        read_problems(SourceConfig())
+
+
+# Splits
+
+questions = st.lists(st.text(st.sampled_from("abC 1?é"), min_size=1, max_size=6), max_size=30)
+
+
+def as_problems(texts: list[str]) -> list[Problem]:
+    return [Problem(f"p_{i}", text, "1") for i, text in enumerate(texts)]
+
+
+@given(texts=questions, more=questions, low=st.floats(0, 1), high=st.floats(0, 1))
+def test_split_depends_on_each_question_alone(texts, more, low: float, high: float) -> None:
+    problems = as_problems(texts)
+    train, dev = split_dev(problems, low)
+    assert sorted(train + dev, key=lambda problem: int(problem.id[2:])) == problems
+    assert not shared_questions(train, dev)
+    assert split_dev(as_problems(texts + more), low)[1][: len(dev)] == dev
+    smaller, larger = sorted((low, high))
+    assert set(split_dev(problems, smaller)[1]) <= set(split_dev(problems, larger)[1])
+    assert split_dev(problems, 0.0) == (problems, [])
+    assert split_dev(problems, 1.0) == ([], problems)
+
+
+def test_split_is_the_published_hash() -> None:
+    # printf 'howmany' | sha256sum begins 1e8b.
+    problem = Problem("p", "How many?", "1")
+    assert split_dev([problem], 0x1E8B / 0x10000) == ([problem], [])
+    assert split_dev([problem], 0x1E8C / 0x10000) == ([], [problem])
+
+
+def test_split_takes_about_its_share() -> None:
+    dev = split_dev(as_problems([f"question {i}" for i in range(4000)]), 0.1)[1]
+    assert abs(len(dev) - 400) < 5 * (4000 * 0.1 * 0.9) ** 0.5
+
+
+def test_questions_are_the_same_by_letters_and_digits() -> None:
+    a = as_problems(["Bob - s 2 cars ?", "Bob's 3 cars?", "Ünder 5"])
+    b = as_problems(["bobs 2 CARS", "under 5"])
+    assert shared_questions(a, b) == ["p_0"]
+    assert shared_questions(b, a) == ["p_0"]
+
+
+# The real files
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "rows", "kind", "with_cot"),
+    [
+        ("svamp_nl.json", 3076, "number", True),
+        ("svamp_python_sdp.json", 3043, "number", True),
+        ("svamp_test_set.json", 1000, "number", False),
+        ("gsm8k_test_set.json", 1319, "number", False),
+        ("mathqa_test_set.json", 1605, "choice", False),
+        ("mathqa-numeric_test_set.json", 1605, "number", False),
+    ],
+)
+def test_published_row_counts(name: str, rows: int, kind: str, with_cot: bool) -> None:
+    problems = read_problems(SourceConfig(kind="reft", path=f"{REAL}/{name}"))
+    assert len(problems) == rows
+    assert {problem.answer_kind for problem in problems} == {kind}
+    assert all((problem.cot is not None) == with_cot for problem in problems)
+
+
+@needs_data
+def test_gsm8k_read_from_its_lines_is_the_references_file() -> None:
+    ours = read_problems(SourceConfig(kind="gsm8k", path=f"{REAL}/gsm8k_test.jsonl"))
+    theirs = read_problems(SourceConfig(kind="reft", path=f"{REAL}/gsm8k_test_set.json"))
+    assert [(p.id, p.answer) for p in ours] == [(p.id, p.answer) for p in theirs]
+    # They differ in no-break spaces, which the reference made blanks.
+    assert [p.question.split() for p in ours] == [p.question.split() for p in theirs]
+    train = read_problems(SourceConfig(kind="gsm8k", path=f"{REAL}/gsm8k_train.jsonl"))
+    assert len(train) == 7473
+    assert not any("<<" in (p.cot or "") or "####" in (p.cot or "") for p in train)
+    assert shared_questions(train, ours) == []
+
+
+@needs_data
+def test_published_duplicates_and_overlaps() -> None:
+    read = {
+        name: read_problems(SourceConfig(kind="reft", path=f"{REAL}/{name}.json"))
+        for name in ("svamp_nl", "svamp_python_sdp", "svamp_test_set", "mathqa_test_set")
+    }
+    repeats = {name: len(ps) - len({question_key(p.question) for p in ps}) for name, ps in read.items()}
+    assert repeats == {"svamp_nl": 210, "svamp_python_sdp": 209, "svamp_test_set": 0, "mathqa_test_set": 1}
+    for name in ("svamp_nl", "svamp_python_sdp"):
+        assert shared_questions(read[name], read["svamp_test_set"]) == []
+        train, dev = split_dev(read[name], 0.1)
+        assert len(train) + len(dev) == len(read[name])
+        assert shared_questions(train, dev) == []
+    assert "".join(sorted({p.answer for p in read["mathqa_test_set"]})) == "abcde"

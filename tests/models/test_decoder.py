@@ -1,0 +1,221 @@
+"""The decoder against slow loops, closed forms, and itself by another way: cache, scan, remat, mesh."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
+from reft_jax.models.decoder import Decoder, KVCache, attend, rope_frequencies, rotate
+from reft_jax.sharding import batch_shardings, make_mesh, param_shardings
+
+COMMON = {"vocab_size": 13, "embed_dim": 16, "num_layers": 3, "mlp_dim": 24, "max_positions": 24}
+SHAPES = {
+    "llama": DecoderConfig(**COMMON, num_heads=4, num_kv_heads=2, head_dim=6, rotary_dim=6, tie_embeddings=False),
+    "gpt2": DecoderConfig(
+        **COMMON,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        rotary_dim=0,
+        norm="layer",
+        activation="gelu_tanh",
+        gated_mlp=False,
+        qkv_bias=True,
+        attention_out_bias=True,
+        mlp_bias=True,
+        scale_attention_by_layer=True,
+    ),
+    "codegen": DecoderConfig(
+        **COMMON,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        rotary_dim=4,
+        rope_interleaved=True,
+        parallel_block=True,
+        norm="layer",
+        gated_mlp=False,
+        mlp_bias=True,
+        lm_head_bias=True,
+        tie_embeddings=False,
+    ),
+    "opt": DecoderConfig(
+        **COMMON,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        rotary_dim=0,
+        position_offset=2,
+        gated_mlp=False,
+        qk_norm=True,
+    ),
+}
+LENGTHS = np.array([9, 4, 1])
+TOKENS = np.random.default_rng(0).integers(0, 13, (3, 9))
+
+
+def config(case: str, **kwargs) -> ModelConfig:
+    return ModelConfig(decoder=SHAPES[case], **kwargs)
+
+
+@functools.cache
+def params(case: str):
+    """Random parameters that no part of the model can do without: biases and scales are random too."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(Decoder(config(case)).init, jax.random.key(0), tokens, tokens)["params"]
+    leaves, tree = jax.tree.flatten(shapes)  # flax's boxes are nodes of the tree: they are kept
+    rng = np.random.default_rng(1)
+    values = [jnp.asarray(0.5 * rng.normal(size=x.shape) + (x.ndim <= 2) * 0.5, x.dtype) for x in leaves]
+    return jax.tree.unflatten(tree, values)
+
+
+def plain(tree):
+    return jax.tree.map(lambda b: b.value, tree, is_leaf=lambda x: hasattr(x, "names"))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(model_config: ModelConfig, weights, tokens):
+    model = Decoder(model_config)
+    hidden, _ = model.apply({"params": weights}, tokens, jnp.arange(tokens.shape[1])[None])
+    return model.apply({"params": weights}, hidden, method="logits")
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("case", SHAPES)
+def test_one_token_at_a_time_through_the_cache_is_the_full_forward(case, scan_layers):
+    """Prompts of 9, 4 and 1 tokens in one padded prefill, then 6 more tokens each, against rows run whole."""
+    more = np.random.default_rng(2).integers(0, 13, (3, 6))
+    weights, model = {"params": params(case)}, Decoder(config(case, scan_layers=scan_layers))
+
+    @jax.jit
+    def cached(tokens, more):
+        lengths = jnp.asarray(LENGTHS)
+        hidden, cache = model.apply(weights, tokens, jnp.arange(9)[None], KVCache.empty(model.config, 3, 16))
+        steps = [jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]]
+        for i in range(6):
+            hidden, cache = model.apply(weights, more[:, i, None], (lengths + i)[:, None], cache)
+            steps.append(hidden[:, 0])
+        return model.apply(weights, jnp.stack(steps, axis=1), method="logits")
+
+    actual = cached(TOKENS, more)
+    for row, n in enumerate(LENGTHS):
+        whole = np.zeros((1, 15), np.int32)
+        whole[0, : n + 6] = np.concatenate([TOKENS[row, :n], more[row]])
+        assert_close(actual[row], np.asarray(logits(config(case), params(case), whole))[0, n - 1 : n + 6])
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_nothing_depends_on_later_tokens_and_something_on_every_earlier_one(case):
+    first = np.asarray(logits(config(case), params(case), TOKENS))
+    changed = TOKENS.copy()
+    changed[:, 4] = (changed[:, 4] + 1) % 13
+    second = np.asarray(logits(config(case), params(case), changed))
+    np.testing.assert_array_equal(first[:, :4], second[:, :4])
+    assert np.all(np.abs(first[:, 4:] - second[:, 4:]).max(axis=-1) > 1e-4)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_every_parameter_matters(case):
+    """No gradient is 0 throughout (a key bias cancels in softmax unless keys are rotated)."""
+    loss = lambda p: jnp.sum(jax.nn.log_softmax(logits(config(case), p, TOKENS))[..., 3] ** 2)
+    for path, gradient in jax.tree.leaves_with_path(plain(jax.jit(jax.grad(loss))(params(case)))):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not (name.endswith("k/bias") and SHAPES[case].rotary_dim == 0):
+            assert np.abs(gradient).max() > 1e-3, name
+
+
+def test_unrolled_and_rematerialised_gradients_are_those_of_the_scan():
+    loss = lambda c: lambda p: jnp.mean(jax.nn.log_softmax(logits(c, p, TOKENS))[..., 3])
+    gradient = lambda **kwargs: plain(jax.jit(jax.grad(loss(config("llama", **kwargs))))(params("llama")))
+    expected = gradient()
+    for kwargs in ({"scan_layers": False}, {"remat": True}, {"scan_layers": False, "remat": True}):
+        jax.tree.map(assert_close, gradient(**kwargs), expected)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_a_mesh_computes_the_same(case):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2), jax.devices())
+    decoder = dataclasses.replace(SHAPES[case], vocab_multiple=8)
+    model = Decoder(ModelConfig(decoder=decoder), mesh)
+    pad = lambda name, x: jnp.pad(x, ((0, 3), (0, 0))) if name in ("embed", "lm_head") else x
+    boxed = params(case)
+    weights = {name: pad(name, value) for name, value in plain(boxed).items()}
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(Decoder(ModelConfig(decoder=decoder)).init, jax.random.key(0), token, token)["params"]
+    weights = jax.device_put(weights, param_shardings(shapes, mesh))
+    tokens = np.tile(TOKENS, (4, 1))[:8]
+    tokens = jax.device_put(tokens, batch_shardings(tokens, mesh))
+
+    @jax.jit
+    def run(weights, tokens):
+        hidden, _ = model.apply({"params": weights}, tokens, jnp.arange(9)[None])
+        return model.apply({"params": weights}, hidden, method="logits")
+
+    actual = np.asarray(run(weights, tokens))
+    assert_close(actual[:3, :, :13], np.asarray(logits(config(case), boxed, TOKENS)))
+    assert np.all(actual[:, :, 13:] == np.finfo(np.float32).min)  # padding of the vocabulary is never predicted
+
+
+def test_attention_is_the_slow_loop():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 3, n, 5)).astype(np.float32) for n in (4, 2, 2))
+    visible = rng.random((2, 3, 3)) < 0.6
+    visible[:, :, 0] = True
+    expected = np.zeros((2, 3, 4, 5))
+    for b, t, n in np.ndindex(2, 3, 4):
+        seen = np.flatnonzero(visible[b, t])
+        weights = np.exp([0.3 * np.dot(q[b, t, n], k[b, s, n // 2]) for s in seen])
+        expected[b, t, n] = weights @ v[b, seen, n // 2] / weights.sum()
+    assert_close(attend(q, k, v, visible, 0.3), expected)
+
+
+def test_rotation_is_complex_multiplication_and_sees_only_distances():
+    """Pair (a, b) turns as a + ib by the angle of its frequency, in either layout; the rest of the head stays."""
+    x = np.random.default_rng(0).normal(size=(1, 7, 2, 10)).astype(np.float32)
+    for interleaved in (False, True):
+        d = DecoderConfig(head_dim=10, rotary_dim=6, rope_theta=100.0, rope_interleaved=interleaved)
+        angle = np.arange(7)[:, None] * 100.0 ** (-np.arange(0, 6, 2) / 6)  # [T, 3]
+        sin, cos = (jnp.asarray(f(angle), jnp.float32)[None, :, None] for f in (np.sin, np.cos))
+        actual = np.asarray(rotate(jnp.asarray(x), sin, cos, d))
+        first, second = (slice(0, 6, 2), slice(1, 6, 2)) if interleaved else (slice(0, 3), slice(3, 6))
+        turned = (x[..., first] + 1j * x[..., second]) * np.exp(1j * angle)[None, :, None]
+        np.testing.assert_allclose(actual[..., first], turned.real, atol=1e-5)
+        np.testing.assert_allclose(actual[..., second], turned.imag, atol=1e-5)
+        np.testing.assert_array_equal(actual[..., 6:], x[..., 6:])
+        same = np.broadcast_to(x[:, :1], x.shape)  # one vector at all positions
+        actual = np.asarray(rotate(jnp.asarray(same), sin, cos, d))[0, :, 0]
+        np.testing.assert_allclose(actual[2] @ actual[5], actual[1] @ actual[4], rtol=1e-5)
+
+
+def test_rope_frequencies_are_those_of_the_papers():
+    """Plain: theta^(-2i/d). Llama 3: kept, divided, or mixed by where the wavelength stands, as its code has it."""
+    plain_frequencies = [10_000.0 ** (-2 * i / 128) for i in range(64)]
+    d = DecoderConfig(head_dim=128, rotary_dim=128)
+    np.testing.assert_allclose(rope_frequencies(d), plain_frequencies, rtol=2e-6)
+    d = dataclasses.replace(d, rope_scaling_factor=8.0, rope_low_freq_factor=1.0, rope_high_freq_factor=4.0)
+    d = dataclasses.replace(d, rope_original_positions=8192)
+    expected, kinds = [], set()
+    for frequency in plain_frequencies:
+        wavelength = 2 * math.pi / frequency
+        if wavelength < 8192 / 4.0:
+            kinds.add("kept")
+            expected.append(frequency)
+        elif wavelength > 8192 / 1.0:
+            kinds.add("divided")
+            expected.append(frequency / 8.0)
+        else:
+            kinds.add("mixed")
+            smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
+            expected.append((1 - smooth) * frequency / 8.0 + smooth * frequency)
+    assert kinds == {"kept", "divided", "mixed"}
+    np.testing.assert_allclose(rope_frequencies(d), expected, rtol=5e-6)

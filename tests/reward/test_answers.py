@@ -1,0 +1,183 @@
+"""Reading and comparing answers, under both sets of rules."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reft_jax.reward.answers import extract_answer, is_correct, normalise_result, parse_gold
+
+TRIGGER = "\nTherefore, the answer is: "
+
+
+def read(text, rules="sane", kind="number"):
+    return extract_answer("3 + 4 is 7" + TRIGGER + text, kind, TRIGGER, rules)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("203.0", 203.0),
+        (" 203 ", 203.0),
+        ("<203>", 203.0),
+        ("18.", 18.0),
+        ("1,234", 1234.0),
+        ("$1,234,567.50.", 1234567.5),
+        ("-$5", -5.0),
+        ("$-5", -5.0),
+        ("\u22125", -5.0),
+        ("\uff0d5 degrees", -5.0),
+        ("20%", 20.0),
+        ("20 percent", 20.0),
+        ("18 apples", 18.0),
+        ("60 km/h", 60.0),
+        ("12 m^2", 12.0),
+        ("12 cm3", 12.0),
+        ("Tom has 5 apples.", 5.0),
+        ("**5**", 5.0),
+        ("x = 5", 5.0),
+        ("2 + 3 = 5 apples", 5.0),
+        ("5. He gave 2 away, 3 + 4 = 7", 5.0),
+        ("5 (or 6)", 5.0),
+        ("5\nQuestion:\n7", 5.0),
+        ("3/4", 0.75),
+        ("-3/4 cup", -0.75),
+        ("3 1/2", 3.5),
+        ("1.5e3", 1500.0),
+        ("1e-3", 0.001),
+        ("1.5 x 10^3", 1500.0),
+        ("1.5 \u00d7 10^{-3} m", 0.0015),
+        ("1.2 million dollars", 1.2e6),
+        (".5", 0.5),
+        ("", None),
+        ("five", None),
+        ("5 or 6", None),
+        ("5 + 6", None),
+        ("5-6", None),
+        ("5:30", None),
+        ("1,23", None),
+        ("1.2.3", None),
+        ("12,34,567", None),
+        ("3/0", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e999", None),
+        ("9" * 400, None),
+        ("True", None),
+        ("[1, 2]", None),
+    ],
+)
+def test_sane_reads_the_number_a_person_reads(text, number):
+    assert read(text) == (None if number is None else pytest.approx(number, rel=1e-12))
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        *((text, "b") for text in ("b", "B.", "(b)", "b ) 27.675", "b) 4, c) 5", "'b'", "option B", "<b>", "b: 38")),
+        *((text, None) for text in ("", "f", "27.675", "a dog", "b and c", "abc", "none")),
+    ],
+)
+def test_sane_reads_the_letter_a_person_reads(text, letter):
+    assert read(text, kind="choice") == letter
+
+
+def test_sane_reads_after_the_last_trigger_only():
+    assert extract_answer(f"{TRIGGER}1{TRIGGER}2", "number", TRIGGER, "sane") == 2.0
+    assert (
+        extract_answer("Therefore, the answer is: 2", "number", TRIGGER, "sane") == 2.0
+    )  # the blanks around it are no matter
+    assert extract_answer("2", "number", TRIGGER, "sane") is None
+    assert extract_answer(f"{TRIGGER}2{TRIGGER}", "number", TRIGGER, "sane") is None
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 99), st.sampled_from(["", " dollars", "%", "."]))
+def test_sane_reads_what_formatting_wrote(whole, cents, unit):
+    number = math.copysign(abs(whole) + cents / 100, whole)
+    assert read(f"{number:,.2f}{unit}") == pytest.approx(number, rel=1e-15)
+
+
+@given(st.integers(-9999, 9999), st.integers(1, 9999))
+def test_sane_reads_fractions(numerator, denominator):
+    assert read(f"{numerator}/{denominator}") == pytest.approx(float(Fraction(numerator, denominator)), rel=1e-15)
+
+
+@given(st.text())
+def test_sane_never_fails_and_never_returns_what_is_not_finite(text):
+    number = read(text)
+    assert number is None or math.isfinite(number)
+    assert read(text, kind="choice") in (None, *"abcde")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *[("203.0", 203.0), (" 5\n", 5.0), ("1e3", 1000.0), ("1_000", 1000.0), ("inf", math.inf)],
+        *[(text, None) for text in ("1,234", "<203>", "18 apples", "$5", "5.0.", "\u22125", "1/2", "")],
+    ],
+)
+def test_reference_reads_what_float_reads(text, number):
+    assert read(text, "reference") == number
+
+
+def test_reference_reads_nan_and_without_a_trigger_the_whole_text():
+    assert math.isnan(read("nan", "reference"))
+    assert extract_answer(" 7 ", "number", TRIGGER, "reference") == 7.0
+    assert extract_answer(f"1{TRIGGER}2{TRIGGER}3", "number", TRIGGER, "reference") == 3.0
+
+
+def test_reference_takes_any_text_for_a_choice():
+    assert read(" 'B' ", "reference", "choice") == "b"
+    assert extract_answer('So it is "A" ', "choice", TRIGGER, "reference") == "so it is a"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "reference", "sane"),
+    [
+        (5.0, "number", 5.0, 5.0),
+        (math.inf, "number", math.inf, None),
+        (None, "number", None, None),
+        ("$1,234", "number", None, 1234.0),
+        (None, "choice", "none", None),
+        ("'B'", "choice", "b", "b"),
+        ("seven", "choice", "seven", None),
+        (5.0, "choice", "5.0", None),
+    ],
+)
+def test_results_of_programs(value, kind, reference, sane):
+    assert normalise_result(value, kind, "reference") == reference
+    assert normalise_result(value, kind, "sane") == sane
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "gold"),
+    [("1,234", "number", 1234.0), (" 14.0 ", "number", 14.0), ("-3", "number", -3.0), ("'B' ", "choice", "b")],
+)
+def test_gold(answer, kind, gold):
+    assert parse_gold(answer, kind) == gold
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        *((answer, "number") for answer in ("", "nan", "1e999", "b")),
+        *((answer, "choice") for answer in ("", "f", "ab", "5")),
+    ],
+)
+def test_unparsable_gold_is_an_error_that_shows_it(answer, kind):
+    with pytest.raises(ValueError, match=f"gold answer {answer!r} is not"):
+        parse_gold(answer, kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "gold", "right"),
+    [
+        *[(5.0, 5.0, True), (5.125, 5.0, True), (5.126, 5.0, False), (4.875, 5.0, True), (4.874, 5.0, False)],
+        *[(math.nan, 5.0, False), (math.inf, 5.0, False), (None, 5.0, False), ("5", 5.0, False)],
+        *[("b", "b", True), ("c", "b", False), (5.0, "b", False), (None, "b", False)],
+    ],
+)
+def test_comparison(value, gold, right):
+    assert is_correct(value, gold, tolerance=0.125) is right

@@ -1,0 +1,179 @@
+"""Verdicts: rewards and outcomes of whole batches, and the real SVAMP set as an oracle."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reft_jax.config import RewardConfig, TemplateConfig
+from reft_jax.problem import Problem
+from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.score import Verdict, outcome_counts, score
+
+TRIGGER = TemplateConfig().answer_trigger
+NUMBER = Problem("n_0", "How many?", "1,005")
+CHOICE = Problem("c_0", "Which?", "b", "choice")
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with ProgramRunner(workers=2, timeout=0.5, memory=256) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def svamp():
+    if "REFT_DATA" not in os.environ:
+        pytest.skip("REFT_DATA, the folder with svamp_nl.json and svamp_python_sdp.json, is not set")
+
+    def read(name):
+        rows = json.loads((Path(os.environ["REFT_DATA"]) / name).read_text())
+        return [
+            Problem(row["item_id"], row["question"], row["answer_value"], "number", row["answer_cot"]) for row in rows
+        ]
+
+    return read
+
+
+def verdicts(problem, completions, cot, runner=None, **config):
+    problems = [problem] * len(completions)
+    return score(problems, completions, cot=cot, answer_trigger=TRIGGER, config=RewardConfig(**config), runner=runner)
+
+
+def program(body):
+    return f'def solution():\n    """How many?"""\n    {body}'
+
+
+def test_programs_numbers(runner):
+    bodies = [
+        "return 1005.009",
+        "return 1006",
+        "return '1,005'",
+        "return None",
+        "1 / 0",
+        "while True: pass",
+        "return 'x' * 10**9",
+    ]
+    found = verdicts(NUMBER, [program(body) for body in bodies], "program", runner)
+    assert found == [
+        Verdict(1.0, "correct", 1005.009),
+        Verdict(0.1, "wrong", 1006.0),
+        Verdict(1.0, "correct", 1005.0),
+        Verdict(0.0, "no_answer", None),
+        Verdict(0.0, "error", None),
+        Verdict(0.0, "timeout", None),
+        Verdict(0.0, "memory", None),
+    ]
+    counts = {"correct": 2, "wrong": 1, "no_answer": 1, "error": 1, "timeout": 1, "memory": 1}
+    assert outcome_counts(found) == counts
+    assert outcome_counts([]) == dict.fromkeys(counts, 0)
+
+
+def test_reference_pays_a_crashed_multiple_choice_program(runner):
+    completions = [program("return 'B'"), program("return 'c'"), program("return 1 / 0"), program("return 5")]
+    assert verdicts(CHOICE, completions, "program", runner, rules="reference") == [
+        Verdict(1.0, "correct", "b"),
+        Verdict(0.1, "wrong", "c"),
+        Verdict(0.1, "error", "none"),
+        Verdict(0.1, "wrong", "5.0"),
+    ]
+    sane = verdicts(CHOICE, completions, "program", runner)
+    assert [(v.reward, v.outcome) for v in sane] == [
+        (1.0, "correct"),
+        (0.1, "wrong"),
+        (0.0, "error"),
+        (0.0, "no_answer"),
+    ]
+
+
+def test_text_under_both_rules():
+    texts = [f"so{TRIGGER}1,005 apples.", f"so{TRIGGER}1005.0", f"so{TRIGGER}1004", "1005", f"so{TRIGGER}inf"]
+    sane = verdicts(NUMBER, texts, "text")
+    assert [v.outcome for v in sane] == ["correct", "correct", "wrong", "no_answer", "no_answer"]
+    reference = verdicts(NUMBER, texts, "text", rules="reference")
+    assert [v.outcome for v in reference] == ["no_answer", "correct", "wrong", "correct", "wrong"]
+    assert verdicts(CHOICE, ["no idea"], "text", rules="reference") == [Verdict(0.1, "wrong", "no idea")]
+    assert verdicts(CHOICE, ["no idea"], "text") == [Verdict(0.0, "no_answer", None)]
+
+
+def test_rewards_and_tolerance_come_from_config():
+    found = verdicts(
+        NUMBER,
+        [f"{TRIGGER}{x}" for x in ("1005.4", "1006", "?")],
+        "text",
+        correct=2.0,
+        wrong=-1.0,
+        no_answer=-3.0,
+        tolerance=0.5,
+    )
+    assert [v.reward for v in found] == [2.0, -1.0, -3.0]
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match="1 problems but 2 completions"):
+        score([NUMBER], ["", ""], cot="text", answer_trigger=TRIGGER, config=RewardConfig(), runner=None)
+    with pytest.raises(ValueError, match="needs a ProgramRunner"):
+        verdicts(NUMBER, [program("return 1")], "program")
+    with pytest.raises(ValueError, match="problem bad_7: gold answer 'many' is not"):
+        verdicts(Problem("bad_7", "How many?", "many"), [""], "text")
+
+
+@pytest.mark.parametrize("rules", ["sane", "reference"])
+def test_all_svamp_programs_give_their_gold_answers(svamp, rules):
+    problems = svamp("svamp_python_sdp.json")
+    assert len(problems) == 3043
+    with ProgramRunner(workers=2, timeout=10.0, memory=1024) as runner:
+        found = score(
+            problems,
+            [p.cot for p in problems],
+            cot="program",
+            answer_trigger=TRIGGER,
+            config=RewardConfig(rules=rules),
+            runner=runner,
+        )
+    assert outcome_counts(found)["correct"] == 3043
+
+
+@pytest.mark.parametrize("rules", ["sane", "reference"])
+def test_all_svamp_texts_give_their_gold_answers(svamp, rules):
+    problems = svamp("svamp_nl.json")
+    assert len(problems) == 3076
+    targets = [p.cot.strip() + TRIGGER + p.answer.strip() for p in problems]
+    found = score(problems, targets, cot="text", answer_trigger=TRIGGER, config=RewardConfig(rules=rules), runner=None)
+    assert outcome_counts(found)["correct"] == 3076
+
+
+def test_the_answer_between_angle_brackets_is_read_by_sane_only(svamp):
+    """3,067 annotations say `Therefore, the answer is <203>.`: an oracle written by somebody else."""
+    problems = [p for p in svamp("svamp_nl.json") if "Therefore, the answer is <" in p.cot]
+    assert len(problems) == 3067
+    trigger = "Therefore, the answer is "
+    texts = [p.cot for p in problems]
+    counts = {
+        rules: outcome_counts(
+            score(problems, texts, cot="text", answer_trigger=trigger, config=RewardConfig(rules=rules), runner=None)
+        )
+        for rules in ("sane", "reference")
+    }
+    assert counts["reference"]["no_answer"] == 3067
+    assert counts["sane"]["correct"] == 3065  # two annotations round: <9> for 8.93 and <69.32%> for 69.4
+
+
+def test_the_room_needs_neither_jax_nor_numpy():
+    script = """
+import sys
+for name in ["jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch"]:
+    sys.modules[name] = None
+from reft_jax.config import RewardConfig
+from reft_jax.problem import Problem
+from reft_jax.reward import answers, programs, score, worker
+texts = ["def solution(): return 5", "def solution(): return sympy.Integer(5)"]
+settings = dict(cot="program", answer_trigger="", config=RewardConfig())
+with programs.ProgramRunner(1, 1.0, 256) as runner:
+    found = score.score([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
+assert [verdict.outcome for verdict in found] == ["correct"] * 2, found
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
