@@ -76,6 +76,8 @@ METRICS: Mapping[str, Metric] = {
     "ppo/kl_k1": Metric("nats per token", "KL of the sampling policy from the reference; estimator k1, may be below 0"),
     "ppo/kl_k3": Metric("nats per token", "KL of the sampling policy from the reference; estimator k3, never below 0"),
     "ppo/sequence_kl": Metric("nats per response", "k1 summed over each response, mean over responses"),
+    "ppo/kl_max": Metric("nats", "Largest absolute k1 of a token in the step"),
+    "ppo/log_ratio_max": Metric("nats", "Largest absolute log(new probability / old probability) of a token"),
     "ppo/ratio_mean": Metric("1", "Mean over tokens of new probability / old probability"),
     "ppo/clip_fraction": Metric("share", "Tokens whose ratio lies outside 1 +- `clip_range`"),
     "ppo/entropy": Metric("nats per token", "Entropy of the policy's next-token distribution"),

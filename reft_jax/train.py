@@ -172,7 +172,7 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
         on_host = to_host(rollout)
         clock.lap("rollout")
 
-        completions = run.judge(on_host, run.problems.train, batch.problem)
+        completions = run.judge(on_host, run.problems["train"], batch.problem)
         rewards = np.zeros(rows_per_iteration, on_host.log_probs.dtype)
         rewards[: len(completions)] = [completion.verdict.reward for completion in completions]
         rewards = to_global(rewards, batch_shardings(rewards, run.mesh))

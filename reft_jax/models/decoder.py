@@ -120,7 +120,10 @@ def _norm(config: ModelConfig, axis: str, name: str) -> nn.Module:
     if d.norm == "rms":
         return nn.RMSNorm(scale_init=scale_init, name=name, **common)
     bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
-    return nn.LayerNorm(use_bias=d.norm_affine, scale_init=scale_init, bias_init=bias_init, name=name, **common)
+    # The fast variance, E[x^2] - E[x]^2, loses all digits where the mean is large, as it is in OPT and GPT-2.
+    return nn.LayerNorm(
+        use_fast_variance=False, use_bias=d.norm_affine, scale_init=scale_init, bias_init=bias_init, name=name, **common
+    )
 
 
 def _update(cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array) -> jax.Array:

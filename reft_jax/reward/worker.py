@@ -140,14 +140,19 @@ def _answer(request: bytes, names: dict[str, Any], result: int) -> NoReturn:
     """Run the program in the child and send what came out."""
     try:
         program, rules = json.loads(request)
-        value, detail = _plain(_execute(program, rules, names), rules)
+        value, detail = plain_value(_execute(program, rules, names), rules)
         line = _line("ok", value, detail)
     except MemoryError:
         line = _OUT_OF_MEMORY
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: whatever it was, it is told
-        line = _line("error", None, f"{type(error).__name__}: {error}"[:TEXT_LIMIT])
+        line = _line("error", None, message(error))
     os.write(result, line)
     os._exit(0)
+
+
+def message(error: BaseException) -> str:
+    """An exception as a result's detail."""
+    return f"{type(error).__name__}: {error}"[:TEXT_LIMIT]
 
 
 def _line(outcome: str, value: str | float | None, detail: str) -> bytes:
@@ -163,11 +168,11 @@ def _execute(program: str, rules: str, names: dict[str, Any]) -> Any:
     # Separate globals and locals, so that solution() does not see helpers and imports at top level.
     del names["__name__"]
     local: dict[str, Any] = {}
-    exec(compile(_reference_source(program), "<program>", "exec", dont_inherit=True), names, local)
+    exec(compile(reference_source(program), "<program>", "exec", dont_inherit=True), names, local)
     return eval("solution()", names, local)
 
 
-def _reference_source(program: str) -> str:
+def reference_source(program: str) -> str:
     """The reference's rewriting: imports first, `sys.exit` becomes `print`, the first blank line ends the program."""
     lines = ["import math", "import sympy"] if "sympy" in program else ["import math"]
     for line in program.replace("sys.exit", "print").split("\n"):
@@ -177,7 +182,7 @@ def _reference_source(program: str) -> str:
     return "\n".join(lines)
 
 
-def _plain(value: Any, rules: str) -> tuple[str | float | None, str]:
+def plain_value(value: Any, rules: str) -> tuple[str | float | None, str]:
     """The result as a number or a short text, or None and why; objects never leave the child."""
     if rules == "reference":
         try:

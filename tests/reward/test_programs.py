@@ -27,9 +27,14 @@ def solution(body):
     return "def solution():\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ")
 
 
+def forked(number):
+    """A program that returns the number, and that a worker must run: what is only arithmetic never reaches one."""
+    return f"def solution(): return abs({number})"
+
+
 def run_one(runner, body, rules="sane"):
     """The result of one body of `solution()`, checked to leave the next program alone."""
-    result, after = runner.run([solution(body), "def solution(): return 7"], rules)
+    result, after = runner.run([solution(body), forked(7)], rules)
     assert after == ProgramResult("ok", 7.0, "")
     return result
 
@@ -37,10 +42,10 @@ def run_one(runner, body, rules="sane"):
 @pytest.mark.parametrize(
     ("body", "value"),
     [
-        ("return 6 * 7", 42.0),
-        ("return -7 // 2", -4.0),
-        ("return 10**30", 1e30),
-        ("return 1 / 3", 1 / 3),
+        ("return abs(6 * 7)", 42.0),
+        ("return int(-7 // 2)", -4.0),
+        ("return abs(10**30)", 1e30),
+        ("return abs(1 / 3)", 1 / 3),
         ("return 'b'", "b"),
         ("return '$1,234'", "$1,234"),
         ("return math.ceil(2.5)", 3.0),
@@ -112,8 +117,8 @@ def test_reference_runs_programs_as_the_public_code(runner, program, outcome, va
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ("return 1 / 0", "ZeroDivisionError: division by zero"),
-        ("return undefined", "NameError"),
+        ("return abs(1 / 0)", "ZeroDivisionError: division by zero"),
+        ("return abs(undefined)", "NameError"),
         ("return solution()", "RecursionError"),
         ("raise SystemExit", "SystemExit"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
@@ -198,7 +203,7 @@ def test_the_environment_and_the_descriptors_are_empty(runner, monkeypatch):
 )
 def test_a_forged_result_changes_no_other_program(runner, forged):
     body = f"import os\nfor fd in range(3, 20):\n    try: os.write(fd, b'{forged}')\n    except OSError: pass\nreturn 8"
-    others = [f"def solution(): return {number}" for number in range(20)]
+    others = [forked(number) for number in range(20)]
     results = runner.run([solution(body), *others], "sane")
     assert [result.value for result in results[1:]] == list(range(20))
     assert results[0].value in (None, 5.0)
@@ -208,10 +213,11 @@ def test_a_forged_result_changes_no_other_program(runner, forged):
 def test_grandchildren_do_not_outlive_their_program():
     memory = 257  # in the command line of this runner's processes and of nobody else's
     with ProgramRunner(1, TIMEOUT, memory) as runner:
-        body = "import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        time.sleep(60)\nreturn 5"
+        child = "if os.fork() == 0:\n        time.sleep(9)\n        os._exit(0)"
+        body = f"import os, time\nfor _ in range(20):\n    {child}\nreturn 5"
         result = run_one(runner, body)
         assert result.value == 5.0 or "BlockingIOError" in result.detail  # root may fork, others may not
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 3
         while len(processes(memory)) > 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(processes(memory)) == 1  # the worker
@@ -237,7 +243,7 @@ def test_workers_end_with_the_process_that_started_them():
     script = (
         "import os; from reft_jax.reward.programs import ProgramRunner\n"
         "r = ProgramRunner(2, 60.0, 258)\n"
-        "r.run(['def solution(): return 1', 'def solution(): return 2'], 'sane')\n"
+        f"r.run([{forked(1)!r}, {forked(2)!r}], 'sane')\n"
         "import threading; threading.Timer(0.3, os._exit, (9,)).start()\n"
         "r.run(['import time\\ndef solution(): time.sleep(60)'], 'sane')"
     )
@@ -254,7 +260,7 @@ def test_a_stopped_worker_is_replaced(monkeypatch):
     stop = (
         "import os, signal\ndef solution():\n    os.kill(os.getppid(), signal.SIGSTOP)\n    return 5\n#" + "x" * 200_000
     )
-    others = [f"def solution(): return {number}\n#" + "x" * 100_000 for number in range(9)]  # more than pipes hold
+    others = [forked(number) + "\n#" + "x" * 100_000 for number in range(9)]  # more than pipes hold
     with ProgramRunner(1, TIMEOUT, 256) as runner:
         first, *rest = runner.run([stop, *others], "sane")
         assert first.outcome == "error"
@@ -263,29 +269,29 @@ def test_a_stopped_worker_is_replaced(monkeypatch):
 
 def test_a_worker_that_died_idle_is_replaced_without_blame(runner):
     with ProgramRunner(1, TIMEOUT, 256) as fresh:
-        fresh.run(["def solution(): return 1"], "sane")
+        fresh.run([forked(1)], "sane")
         (worker,) = fresh._pools["plain"]
         os.kill(worker._process.pid, 9)
         worker._process.wait()
-        assert fresh.run(["def solution(): return 2"], "sane") == [ProgramResult("ok", 2.0, "")]
+        assert fresh.run([forked(2)], "sane") == [ProgramResult("ok", 2.0, "")]
 
 
 def test_an_interrupted_run_leaves_no_replies_to_the_next(monkeypatch):
     def interrupt(pool, until):
         raise KeyboardInterrupt
 
-    programs = [f"def solution(): return {number}" for number in range(9)]
+    programs = [forked(number) for number in range(9)]
     with ProgramRunner(1, TIMEOUT, 256) as fresh:
         with monkeypatch.context() as patch:
             patch.setattr("reft_jax.reward.programs._wait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 fresh.run(programs, "sane")
-        assert fresh.run(["def solution(): return 10"], "sane") == [ProgramResult("ok", 10.0, "")]
+        assert fresh.run([forked(10)], "sane") == [ProgramResult("ok", 10.0, "")]
 
 
 def test_results_are_in_order_and_identical_programs_run_once(runner):
     clock = "import time\ndef solution(): return time.monotonic_ns() % 10**12 / 10**3"
-    programs = [clock, *(f"def solution(): return {number}" for number in range(50)), clock]
+    programs = [clock, *(forked(number) for number in range(50)), clock]
     results = runner.run(programs, "sane")
     assert results[0] == results[-1]
     assert [result.value for result in results[1:-1]] == list(range(50))
@@ -295,7 +301,7 @@ def test_results_are_in_order_and_identical_programs_run_once(runner):
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with ProgramRunner(1, TIMEOUT, 256) as fresh, pytest.raises(RuntimeError, match="did not start"):
-        fresh.run(["def solution(): return 1"], "sane")
+        fresh.run([forked(1)], "sane")
 
 
 @pytest.mark.parametrize("arguments", [(0, 1.0, 1), (1, 0.0, 1), (1, 1.0, -1)])

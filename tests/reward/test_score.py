@@ -170,7 +170,7 @@ for name in ["jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch"]
 from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem
 from reft_jax.reward import answers, programs, score, worker
-texts = ["def solution(): return 5", "def solution(): return sympy.Integer(5)"]
+texts = ["def solution(): return abs(5)", "def solution(): return sympy.Integer(5)"]
 settings = dict(cot="program", answer_trigger="", config=RewardConfig())
 with programs.ProgramRunner(1, 1.0, 256) as runner:
     found = score.score([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
