@@ -73,8 +73,10 @@ def draw(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.Ar
     if sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return tokens, token_log_probs(logits, tokens)
-    cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=-1), axis=-1)
-    total = cumulative[:, -1]
+    probs = jax.nn.softmax(logits, axis=-1)
+    # A parallel sum may round up from one token to the next even where the next one has no probability.
+    cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
+    total = jnp.max(cumulative, axis=-1)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=logits.dtype))(keys)
     target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))  # rounding must not pass the end
     tokens = jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)

@@ -148,11 +148,14 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
         state = init_state({**copy_params(reference), "value_head": head}, optimizer, run.mesh)
     rows_per_iteration = config.rollout_batch_size * config.samples_per_question
     generate = run.generate("rollout", rows_per_iteration, Sampling(temperature))
-    R, buckets = run.config.generation.max_response, len(run.config.generation.prompt_buckets)
-    build = functools.partial(build_experience, run.config.model, config, run.mesh, temperature=temperature, response=R)
-    score = run.add_programs("experience", lambda prompt: build(prompt=prompt), buckets)
-    build = functools.partial(build_update, run.config.model, config, run.mesh, temperature=temperature, response=R)
-    update = run.add_programs("update", lambda prompt: build(prompt=prompt, total_steps=stage.schedule), buckets)
+    buckets = len(run.config.generation.prompt_buckets)
+    common = {"temperature": temperature, "response": run.config.generation.max_response}
+    build_scoring = functools.partial(build_experience, run.config.model, config, run.mesh, **common)
+    build_updating = functools.partial(build_update, run.config.model, config, run.mesh, **common)
+    score = run.add_programs("experience", lambda prompt: build_scoring(prompt=prompt), buckets)
+    update = run.add_programs(
+        "update", lambda prompt: build_updating(prompt=prompt, total_steps=stage.schedule), buckets
+    )
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
     for iteration in range(run.tally.stage_step, stage.stop):
         clock = PhaseClock()

@@ -128,7 +128,7 @@ def _lines(solution: Step, rng: random.Random, in_head: float) -> list[Line]:
 
 def _annotated_lines(question: str, solution: Step, rng: random.Random) -> list[Line]:
     """Writes a solution down as one of the annotators would who skip steps and slip."""
-    in_head = pick_weighted(rng, {0.0: 3, 0.5: 1, 1.0: 1})
+    in_head = pick_weighted(rng, {0.0: 2, 0.5: 1, 1.0: 1})
     lines = _lines(solution, rng, in_head)
     if rng.random() < WRONG_PROGRAMS:
         slips = [

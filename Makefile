@@ -1,0 +1,39 @@
+# `make quickstart` and `make test` are all a fresh machine needs: Python 3.11 or later, and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= test
+BIN := $(VENV)/bin
+# Compiled programs are kept between runs, so that the second start is quick.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
+
+.PHONY: setup quickstart test test-long lint benchmark clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reft_jax needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
+
+test: setup lint
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: setup
+	$(BIN)/python -m pytest -m long
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: setup
+	$(BIN)/python -m benchmarks.throughput
+
+clean:
+	rm -rf $(VENV) .cache
