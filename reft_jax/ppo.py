@@ -3,6 +3,7 @@
 All arrays are aligned to the response: index t is the action that emits response token t, the end token included.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from reft_jax import losses
 from reft_jax.config import ModelConfig, PpoConfig
 from reft_jax.data.batches import Sequences
-from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.models.policy import Params, Policy, call, score_responses
 from reft_jax.rollout import Rollout
 from reft_jax.sharding import abstract_rows, batch_shardings, replicated
 from reft_jax.train_state import (
@@ -71,7 +72,7 @@ def make_experience(
         return {
             "log_probs": scores.log_probs,
             "entropy": scores.entropy,
-            "values": policy.apply({"params": params}, scores.hidden, method="values"),
+            "values": call(policy, params, scores.hidden, method="values"),
             "reference": score_responses(policy, reference, rows, temperature).log_probs,
         }
 
@@ -129,10 +130,10 @@ def update(
     batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), experience)
     responses = jnp.maximum(jnp.sum(batch.sequences.response_lengths > 0), 1)
 
-    def loss(params: Params, part: Experience) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(params: Params, part: Experience) -> tuple[jax.Array, dict[str, Any]]:
         mask = part.sequences.response_mask
         scores = score_responses(policy, params, part.sequences, temperature)
-        values = policy.apply({"params": params}, scores.hidden, method="values")
+        values = call(policy, params, scores.hidden, method="values")
         policy_loss = losses.ppo_policy_loss(
             scores.log_probs, part.log_probs, part.advantages, mask, clip_range=config.clip_range
         )
@@ -164,7 +165,7 @@ def with_other_padding(rollout: Rollout) -> Rollout:
     ends = sequences.prompt_lengths + sequences.response_lengths
     beyond = jnp.arange(sequences.tokens.shape[1])[None] >= ends[:, None]
     tokens = jnp.where(beyond, (sequences.tokens + 1) % 2, sequences.tokens)
-    return rollout.replace(sequences=sequences.replace(tokens=tokens))
+    return dataclasses.replace(rollout, sequences=dataclasses.replace(sequences, tokens=tokens))
 
 
 def check_experience(

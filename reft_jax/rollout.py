@@ -15,10 +15,10 @@ from flax import struct
 from jax.sharding import Mesh
 
 from reft_jax.config import ModelConfig
-from reft_jax.data.batches import PromptBatch, Sequences
+from reft_jax.data.batches import Array, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
 from reft_jax.models.decoder import KVCache
-from reft_jax.models.policy import Params, Policy
+from reft_jax.models.policy import Params, Policy, call
 from reft_jax.sharding import abstract_rows, batch_shardings, replicated
 from reft_jax.train_state import abstract_params
 
@@ -28,8 +28,8 @@ class Rollout:
     """Sampled responses with what the sampler knows of them."""
 
     sequences: Sequences
-    log_probs: jax.Array  # [B, R] of the response tokens under the distribution they were drawn from, nats
-    ended: jax.Array  # [B] bool, False where the response was cut at its longest length
+    log_probs: Array  # [B, R] of the response tokens under the distribution they were drawn from, nats
+    ended: Array  # [B] bool, False where the response was cut at its longest length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +130,14 @@ def generate(
     batch, prompt_size = prompts.tokens.shape
     keys = row_keys(seed, step, prompts)
     cache = KVCache.empty(policy.config, batch, prompt_size + max_response, policy.mesh)
-    apply = lambda *args, method: policy.apply({"params": params}, *args, method=method)
 
     def emit(loop: _Loop, hidden: jax.Array) -> _Loop:
         """Draws the next token from the newest hidden states [B, D]."""
         key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, loop.t)
-        token, log_prob = draw(apply(hidden, method="logits"), key, sampling)
+        token, log_prob = draw(call(policy, params, hidden, method="logits"), key, sampling)
         token = jnp.where(loop.ended, pad, token)
-        return loop.replace(
+        return dataclasses.replace(
+            loop,
             t=loop.t + 1,
             token=token,
             responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (0, loop.t)),
@@ -150,10 +150,10 @@ def generate(
 
     def decode(loop: _Loop) -> _Loop:
         positions = prompts.lengths + loop.t - 1
-        hidden, cache = apply(loop.token[:, None], positions[:, None], loop.cache, method="step")
-        return emit(loop.replace(cache=cache), hidden[:, 0])
+        hidden, cache = call(policy, params, loop.token[:, None], positions[:, None], loop.cache, method="step")
+        return emit(dataclasses.replace(loop, cache=cache), hidden[:, 0])
 
-    hidden, cache = apply(prompts.tokens, jnp.arange(prompt_size)[None], cache, method="step")
+    hidden, cache = call(policy, params, prompts.tokens, jnp.arange(prompt_size)[None], cache, method="step")
     last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
     filler = prompts.problem < 0
     empty = _Loop(

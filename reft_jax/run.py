@@ -185,7 +185,7 @@ class Run:
                 latest = self.checkpoints.latest()
                 where = "none was written yet" if latest is None else f"step {latest[0]}"
                 raise FloatingPointError(
-                    f"{name} is {value} at step {step} ({stage}, step {self.tally.stage_step}); last good checkpoint in "
+                    f"{name} is {value} at step {step} ({stage} {self.tally.stage_step}); last good checkpoint in "
                     f"{self.config.run_dir}: {where}; a lower {stage}.optimizer.learning_rate may help"
                 )
 

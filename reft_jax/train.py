@@ -149,7 +149,7 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
     rows_per_iteration = config.rollout_batch_size * config.samples_per_question
     generate = run.generate("rollout", rows_per_iteration, Sampling(temperature))
     buckets = len(run.config.generation.prompt_buckets)
-    common = {"temperature": temperature, "response": run.config.generation.max_response}
+    common: dict[str, Any] = {"temperature": temperature, "response": run.config.generation.max_response}
     build_scoring = functools.partial(build_experience, run.config.model, config, run.mesh, **common)
     build_updating = functools.partial(build_update, run.config.model, config, run.mesh, **common)
     score = run.add_programs("experience", lambda prompt: build_scoring(prompt=prompt), buckets)

@@ -11,7 +11,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from reft_jax.config import OptimizerConfig
-from reft_jax.data.batches import Sequences
+from reft_jax.data.batches import Array, Sequences
 from reft_jax.models.policy import Params, Policy
 from reft_jax.sharding import abstract_rows, constrain, param_shardings, replicated
 
@@ -20,7 +20,7 @@ from reft_jax.sharding import abstract_rows, constrain, param_shardings, replica
 class TrainState:
     """What one optimizer step turns into the next."""
 
-    step: jax.Array  # [] int32, optimizer steps done in this stage
+    step: Array  # [] int32, optimizer steps done in this stage
     params: Params
     opt_state: optax.OptState
 
@@ -153,5 +153,5 @@ def apply_gradients(
     """One optimizer step; also returns the gradient's global norm before clipping."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"optimizer/gradient_norm": optax.global_norm(gradients)}
+    metrics = {"optimizer/gradient_norm": optax.tree.norm(gradients)}
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

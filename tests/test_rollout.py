@@ -1,4 +1,4 @@
-"""Sampling against a slow loop that runs the whole forward for every token, and drawing against numpy and statistics."""
+"""Sampling against a slow loop of whole forward passes, one a token; drawing against numpy and statistics."""
 
 import dataclasses
 import functools
@@ -230,9 +230,7 @@ def test_one_compilation_serves_all_calls():
 
     counted = jax.jit(chex.assert_max_traces(call, n=1))
     for k in range(3):
-        counted(
-            params(), jax.tree.map(np.roll, prompts, jax.tree.map(lambda _: k, prompts)), jnp.int32(k), jnp.int32(-k)
-        )
+        counted(params(), take(prompts, np.roll(np.arange(8), k)), jnp.int32(k), jnp.int32(-k))
     with pytest.raises(AssertionError, match="traced > 1 times"):
         counted(params(), take(prompts, [0, 1]), jnp.int32(0), jnp.int32(0))
 

@@ -8,7 +8,7 @@ since a padding id may be any token's. Which rows a step takes is a function of 
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import flax.struct
 import numpy as np
@@ -19,10 +19,9 @@ from reft_jax.data.tokenizers import special_ids
 from reft_jax.problem import Problem
 
 if TYPE_CHECKING:
-    import jax
     from transformers import PreTrainedTokenizerBase
 
-    Array = np.ndarray | jax.Array
+Array = Any  # numpy on the host, jax on a device, shape and type alone where a step is lowered
 
 Overlong = Literal["error", "drop", "truncate"]
 
@@ -40,13 +39,13 @@ class Sequences:
         response_lengths: [B] int32, the end token included; 0 in filler.
     """
 
-    tokens: "Array"
-    prompt_lengths: "Array"
-    responses: "Array"
-    response_lengths: "Array"
+    tokens: Array
+    prompt_lengths: Array
+    responses: Array
+    response_lengths: Array
 
     @property
-    def response_mask(self) -> "Array":
+    def response_mask(self) -> Array:
         """[B, R] bool, true on the response's tokens; all false in filler."""
         return np.arange(self.responses.shape[1])[None, :] < self.response_lengths[:, None]
 
@@ -62,10 +61,10 @@ class PromptBatch:
         sample: [B] int32, which of the problem's samples the row is.
     """
 
-    tokens: "Array"
-    lengths: "Array"
-    problem: "Array"
-    sample: "Array"
+    tokens: Array
+    lengths: Array
+    problem: Array
+    sample: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

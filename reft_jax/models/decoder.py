@@ -9,6 +9,7 @@ Shapes: B batch, T tokens in, S cache slots, D embed, H heads, K kv heads, G = H
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.sharding import constrain
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "relu": nn.relu,
     "gelu": functools.partial(nn.gelu, approximate=False),
@@ -59,8 +60,9 @@ def rope_frequencies(config: DecoderConfig) -> jax.Array:
     return frequency * (keep + (1 - keep) / config.rope_scaling_factor)
 
 
-def rotate(x: jax.Array, sin: jax.Array, cos: jax.Array, config: DecoderConfig) -> jax.Array:
-    """Rotates the first `rotary_dim` features of x [B, T, n, h] by sin, cos [B, T, 1, rotary_dim / 2]."""
+def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array], config: DecoderConfig) -> jax.Array:
+    """Rotates the first `rotary_dim` features of x [B, T, n, h] by (sin, cos), each [B, T, 1, rotary_dim / 2]."""
+    sin, cos = rotary
     rotated, rest = x[..., : config.rotary_dim], x[..., config.rotary_dim :]
     if config.rope_interleaved:
         a, b = rotated[..., 0::2], rotated[..., 1::2]
@@ -107,11 +109,11 @@ def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...]
     )
 
 
-def _norm(config: ModelConfig, axis: str, name: str) -> nn.Module:
+def _norm(config: ModelConfig, axis: str, name: str | None) -> nn.Module:
     """The configured norm over the last dimension, statistics in float32."""
     d = config.decoder
     scale_init = nn.with_logical_partitioning(nn.initializers.ones, (axis,))
-    common = {
+    common: dict[str, Any] = {
         "epsilon": d.norm_eps,
         "dtype": config.dtype,
         "param_dtype": config.param_dtype,
@@ -149,7 +151,7 @@ class Attention(nn.Module):
         if d.qk_norm:
             q, k = _norm(self.config, "head_dim", "q_norm")(q), _norm(self.config, "head_dim", "k_norm")(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary, d), rotate(k, *rotary, d)
+            q, k = rotate(q, rotary, d), rotate(k, rotary, d)
         q = constrain(q, self.mesh, "batch", "length", "activation_heads", None)
         if cache is not None:
             cache = KVCache(k=_update(cache.k, k, layer, positions), v=_update(cache.v, v, layer, positions))
@@ -216,16 +218,16 @@ class Decoder(nn.Module):
         rows = math.ceil(d.vocab_size / d.vocab_multiple) * d.vocab_multiple
         table = nn.with_logical_partitioning(init, ("table_rows", "table_embed"))
         dtype = self.config.param_dtype
-        self.embed = self.param("embed", table, (rows, d.embed_dim), dtype)
+        self.embed: Any = self.param("embed", table, (rows, d.embed_dim), dtype)
         if not d.rotary_dim:
             positions = nn.with_logical_partitioning(init, ("position_rows", "embed"))
             size = (d.max_positions + d.position_offset, d.embed_dim)
-            self.position_embed = self.param("position_embed", positions, size, dtype)
+            self.position_embed: Any = self.param("position_embed", positions, size, dtype)
         if not d.tie_embeddings:
-            self.lm_head = self.param("lm_head", table, (rows, d.embed_dim), dtype)
+            self.lm_head: Any = self.param("lm_head", table, (rows, d.embed_dim), dtype)
         if d.lm_head_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("table_rows",))
-            self.lm_head_bias = self.param("lm_head_bias", zeros, (rows,), dtype)
+            self.lm_head_bias: Any = self.param("lm_head_bias", zeros, (rows,), dtype)
         block: Any = nn.remat(Block, prevent_cse=not self.config.scan_layers) if self.config.remat else Block
         self.blocks = nn.scan(
             block,

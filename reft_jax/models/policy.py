@@ -22,7 +22,7 @@ Params = Any  # a dict of arrays
 
 
 class Policy(nn.Module):
-    """Decoder and value head; every method is reached through `policy.apply({"params": params}, ..., method=...)`."""
+    """Decoder and value head; its methods are reached through `call`."""
 
     config: ModelConfig
     mesh: Mesh | None = None
@@ -59,6 +59,11 @@ class Policy(nn.Module):
         return self.values(self.hidden(tokens)[:, 0])
 
 
+def call(policy: Policy, params: Params, *args: Any, method: str) -> Any:
+    """The result of one of the policy's methods; they are pure and mutate no state."""
+    return policy.apply({"params": params}, *args, method=method)
+
+
 @struct.dataclass
 class Scores:
     """What a forward pass over given responses says of them."""
@@ -70,7 +75,7 @@ class Scores:
 
 def response_hidden(policy: Policy, params: Params, sequences: Sequences) -> jax.Array:
     """Hidden states from which the response tokens are predicted, [B, R, D]: those one position before them."""
-    hidden = policy.apply({"params": params}, sequences.tokens, method="hidden")  # [B, T, D]
+    hidden = call(policy, params, sequences.tokens, method="hidden")  # [B, T, D]
     before = sequences.prompt_lengths[:, None] - 1 + jnp.arange(sequences.responses.shape[1])[None]
     before = jnp.minimum(before, hidden.shape[1] - 1)  # beyond the row's end there is only padding, masked later
     return jnp.take_along_axis(hidden, before[:, :, None], axis=1)
@@ -87,7 +92,7 @@ def score_responses(policy: Policy, params: Params, sequences: Sequences, temper
 
     def head(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = piece
-        logits = policy.apply({"params": params}, states, method="logits") / temperature
+        logits = call(policy, params, states, method="logits") / temperature
         return token_log_probs(logits, tokens), entropy(logits)
 
     chunk = policy.config.logits_chunk

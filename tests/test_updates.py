@@ -1,0 +1,512 @@
+"""The jitted steps of SFT and PPO against naive losses on full logits, Adam written out in numpy, and slow loops.
+
+Everything is float64, so that what differs is wrong. Batches have rows of unequal lengths and filler rows.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from reft_jax import ppo, sft
+from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, PpoConfig, SupervisedConfig
+from reft_jax.data.batches import Sequences
+from reft_jax.models.policy import Policy
+from reft_jax.rollout import Rollout
+from reft_jax.sharding import batch_shardings, make_mesh, to_global, to_host
+from reft_jax.train_state import abstract_params, init_state, make_optimizer, make_schedule
+
+MODEL = ModelConfig(
+    decoder=DecoderConfig(
+        vocab_size=21,
+        vocab_multiple=8,
+        embed_dim=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        rotary_dim=4,
+        mlp_dim=24,
+        qkv_bias=True,
+        tie_embeddings=False,
+        initializer_range=0.4,
+    ),
+    dtype="float64",
+    param_dtype="float64",
+    logits_chunk=24,
+)
+B, PROMPT, RESPONSE, VOCAB = 8, 5, 6, 21
+PROMPT_LENGTHS = np.array([5, 1, 3, 4, 2, 5, 1, 1], np.int32)
+RESPONSE_LENGTHS = np.array([6, 2, 5, 1, 6, 3, 0, 0], np.int32)  # two filler rows
+LENGTHS = [int(n) for n in RESPONSE_LENGTHS]
+MASK = np.arange(RESPONSE)[None] < RESPONSE_LENGTHS[:, None]
+TEMPERATURE, STEPS = 0.9, 8
+# Learning rates that are exact in float32, which optax computes schedules in. A large epsilon keeps Adam from blowing up rounding errors where a gradient is 0.
+OPTIMIZER = OptimizerConfig(
+    learning_rate=2**-6, ramp_fraction=0.0, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1, max_grad_norm=0.3
+)
+SFT = SupervisedConfig(batch_size=B, microbatch_size=B, optimizer=OPTIMIZER)
+PPO = PpoConfig(
+    rollout_batch_size=B,
+    minibatch_size=B,
+    microbatch_size=B,
+    optimizer=OPTIMIZER,
+    kl_coef=0.3,
+    vf_coef=0.7,
+    clip_range=0.15,
+    value_clip_range=0.1,
+    discount=0.97,
+    gae_lambda=0.9,
+)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def mesh(fsdp: int = 1, tensor: int = 1):
+    return make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor])
+
+
+def make_rows() -> Sequences:
+    rng = np.random.default_rng(0)
+    tokens, responses = np.zeros((B, PROMPT + RESPONSE), np.int32), np.zeros((B, RESPONSE), np.int32)
+    for i, (p, r) in enumerate(zip(PROMPT_LENGTHS, RESPONSE_LENGTHS)):
+        if r:
+            tokens[i, : p + r] = rng.integers(0, VOCAB, p + r)
+            responses[i, :r] = tokens[i, p : p + r]
+    return Sequences(tokens, PROMPT_LENGTHS, responses, RESPONSE_LENGTHS)
+
+
+@functools.cache
+def host_params(noise_seed: int = 0, noise: float = 0.0):
+    """Random parameters (biases and value head too), the same for every seed but for the noise."""
+    shapes = jax.eval_shape(Policy(MODEL).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    rng, other = np.random.default_rng(1), np.random.default_rng(noise_seed)
+    draw = lambda x: 0.4 * rng.normal(size=x.shape) + noise * other.normal(size=x.shape)
+    return jax.tree.map(draw, nn.meta.unbox(shapes))
+
+
+def on_mesh(params: Any, where: Any) -> Any:
+    abstract = abstract_params(Policy(MODEL, where), where, value_head=True)
+    return to_global(params, {name: jax.tree.map(lambda x: x.sharding, abstract[name]) for name in params})
+
+
+def full_log_softmax(params: Any, rows: Sequences, temperature: float):
+    """([B, T, V] log-probs of what comes next, [B, T] values), all at once."""
+    hidden = Policy(MODEL).apply({"params": params}, rows.tokens, method="hidden")
+    logits = hidden @ params["decoder"]["lm_head"][:VOCAB].T / temperature
+    values = hidden @ params["value_head"]["kernel"][:, 0] if "value_head" in params else None
+    if values is not None:
+        values = values + params["value_head"]["bias"][0]
+    return jax.nn.log_softmax(logits, axis=-1), values
+
+
+def chosen(table: Any, rows: Sequences, i: int):
+    """Log-probs of row i's response, [its length]."""
+    p, r = PROMPT_LENGTHS[i], RESPONSE_LENGTHS[i]
+    return table[i, np.arange(p - 1, p + r - 1), rows.tokens[i, p : p + r]]
+
+
+class Adam:
+    """AdamW with clipping by global norm, written out; linear decay to 0 from the first step."""
+
+    def __init__(self, params: Any) -> None:
+        self.params, self.t = params, 0
+        self.m = self.v = jax.tree.map(np.zeros_like, params)
+
+    def step(self, gradient: Any) -> float:
+        """Applies a gradient and returns its norm."""
+        c, gradient = OPTIMIZER, jax.tree.map(np.asarray, gradient)
+        norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(gradient)))
+        assert norm > c.max_grad_norm, "the case must clip"
+        rate = c.learning_rate * (1 - self.t / STEPS)
+        self.t += 1
+        gradient = jax.tree.map(lambda g: g * c.max_grad_norm / norm, gradient)
+        self.m = jax.tree.map(lambda m, g: c.beta1 * m + (1 - c.beta1) * g, self.m, gradient)
+        self.v = jax.tree.map(lambda v, g: c.beta2 * v + (1 - c.beta2) * g**2, self.v, gradient)
+
+        def move(path, p, m, v):
+            m, v = m / (1 - c.beta1**self.t), v / (1 - c.beta2**self.t)
+            name = jax.tree_util.keystr(path)
+            decay = 0.0 if "norm" in name or "bias" in name else c.weight_decay
+            return p - rate * (m / (np.sqrt(v) + c.eps) + decay * p)
+
+        self.params = jax.tree_util.tree_map_with_path(move, self.params, self.m, self.v)
+        return norm
+
+
+def assert_trees_close(got: Any, expected: Any, tolerance: float) -> None:
+    """Every leaf within `tolerance` of the largest entry of the expected one."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for (path, x), y in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(expected)):
+        scale = max(np.abs(y).max(), 1e-30)
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
+
+
+# Supervised steps
+
+
+@functools.cache
+def sft_steps(microbatch: int, average: str = "tokens", shape=(1, 1), count: int = 2):
+    """(state, metrics of each step) after some steps on one batch, on the host."""
+    where = mesh(*shape)
+    config = dataclasses.replace(SFT, microbatch_size=microbatch, average=average)
+    step, _ = sft.build_step(MODEL, config, where, total_steps=STEPS, prompt=PROMPT, response=RESPONSE)
+    params = {"decoder": host_params()["decoder"]}
+    state = init_state(on_mesh(params, where), make_optimizer(OPTIMIZER, STEPS), where)
+    batch = to_global(make_rows(), batch_shardings(make_rows(), where))
+    metrics = []
+    for _ in range(count):
+        state, new = step(state, batch)
+        metrics.append(to_host(new))
+    return to_host(state), metrics
+
+
+def naive_sft(average: str, microbatches: int):
+    """The same two steps with a loss over full logits and Adam in numpy: (Adam, losses, norms)."""
+    rows = make_rows()
+    groups = [range(k, B, microbatches) for k in range(microbatches)] if average == "microbatches" else [range(B)]
+
+    def loss(params):
+        table, _ = full_log_softmax(params, rows, 1.0)
+        means = []
+        for group in groups:
+            tokens = sum(LENGTHS[i] for i in group)
+            means.append(-sum(jnp.sum(chosen(table, rows, i)) for i in group) / tokens)
+        return sum(means) / len(groups)
+
+    adam, losses, norms = Adam({"decoder": host_params()["decoder"]}), [], []
+    for _ in range(2):
+        value, gradient = jax.jit(jax.value_and_grad(loss))(adam.params)
+        losses.append(float(value))
+        norms.append(adam.step(gradient))
+    return adam, losses, norms
+
+
+def test_sft_equals_adam_on_a_naive_loss():
+    state, metrics = sft_steps(B)
+    adam, losses, norms = naive_sft("tokens", 1)
+    assert_trees_close(state.params, adam.params, 1e-10)
+    assert state.step == 2
+    for k in range(2):
+        assert metrics[k]["loss"] == pytest.approx(losses[k], rel=1e-12)
+        assert metrics[k]["optimizer/gradient_norm"] == pytest.approx(norms[k], rel=1e-10)
+        assert metrics[k]["optimizer/learning_rate"] == pytest.approx(OPTIMIZER.learning_rate * (1 - k / STEPS))
+
+
+@pytest.mark.parametrize("microbatch", [4, 1])
+def test_sft_microbatches_add_up_to_the_batch(microbatch):
+    """Rows have unequal lengths, and one of the micro-batches of 1 is filler; the moments tell gradients by size."""
+    (whole, metrics), (parts, own) = sft_steps(B), sft_steps(microbatch)
+    assert_trees_close(parts, whole, 1e-12)
+    assert_trees_close(own, metrics, 1e-12)
+
+
+def test_sft_microbatch_average_is_the_mean_of_their_token_means():
+    state, metrics = sft_steps(4, "microbatches")
+    adam, losses, _ = naive_sft("microbatches", 2)
+    assert_trees_close(state.params, adam.params, 1e-10)
+    whole, _ = sft_steps(B)
+    assert abs(losses[0] - metrics[0]["loss"]) > 1e-3, "the two averages must differ here"
+    assert np.abs(whole.params["decoder"]["embed"] - state.params["decoder"]["embed"]).max() > 1e-5
+
+
+def test_sft_on_eight_devices_equals_one():
+    (one, metrics), (eight, own) = sft_steps(4), sft_steps(4, shape=(4, 2))
+    assert_trees_close(eight, one, 1e-9)
+    assert_trees_close(own, metrics, 1e-9)
+
+
+def test_sft_donates_its_state_and_compiles_once():
+    where = mesh()
+    step, args = sft.build_step(MODEL, SFT, where, total_steps=STEPS, prompt=PROMPT, response=RESPONSE)
+    compiled = step.lower(*args).compile()
+    params = on_mesh({"decoder": host_params()["decoder"]}, where)
+    state = init_state(params, make_optimizer(OPTIMIZER, STEPS), where)
+    batch = to_global(make_rows(), batch_shardings(make_rows(), where))
+    new, _ = compiled(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, batch)))
+    compiled(new, batch)
+    narrow = jax.tree.map(lambda x: x[:4], make_rows())
+    with pytest.raises(TypeError, match="compiled"):
+        compiled(new, to_global(narrow, batch_shardings(narrow, where)))
+
+
+# Experience
+
+
+def make_rollout() -> Rollout:
+    """A fixed rollout whose sampler was a little off, by at most 1e-3."""
+    noise = np.random.default_rng(5).uniform(-1e-3, 1e-3, (B, RESPONSE))
+    table, _ = full_log_softmax(host_params(), make_rows(), TEMPERATURE)
+    log_probs = np.zeros((B, RESPONSE))
+    for i, r in enumerate(RESPONSE_LENGTHS):
+        log_probs[i, :r] = chosen(np.asarray(table), make_rows(), i) + noise[i, :r]
+    return Rollout(sequences=make_rows(), log_probs=log_probs, ended=RESPONSE_LENGTHS < RESPONSE)
+
+
+REWARDS = np.array([1.0, 0.1, 0.0, 1.0, 0.1, 0.0, 0.0, 0.0])
+
+
+@functools.cache
+def experience(microbatch: int = B, shape=(1, 1), reference_noise: float = 0.1, whiten: bool = True):
+    """(experience, metrics) on the host."""
+    where = mesh(*shape)
+    config = dataclasses.replace(PPO, microbatch_size=microbatch, whiten_advantages=whiten)
+    step, _ = ppo.build_experience(MODEL, config, where, temperature=TEMPERATURE, prompt=PROMPT, response=RESPONSE)
+    reference = {"decoder": host_params(7, reference_noise)["decoder"]}
+    batch = to_global((make_rollout(), REWARDS), batch_shardings((make_rollout(), REWARDS), where))
+    return to_host(step(on_mesh(host_params(), where), on_mesh(reference, where), *batch))
+
+
+@functools.cache
+def numpy_experience():
+    """Log-probs, values, advantages (not whitened) and returns as lists of rows without padding, with loops."""
+    rows = make_rows()
+    table, values = jax.tree.map(np.asarray, full_log_softmax(host_params(), rows, TEMPERATURE))
+    reference, _ = full_log_softmax({"decoder": host_params(7, 0.1)["decoder"]}, rows, TEMPERATURE)
+    out = {"log_probs": [], "values": [], "advantages": [], "returns": [], "k1": [], "entropy": []}
+    for i in range(B):
+        p, r = PROMPT_LENGTHS[i], LENGTHS[i]
+        log_probs = chosen(table, rows, i)
+        k1 = log_probs - chosen(np.asarray(reference), rows, i)
+        value = values[i, p - 1 : p + r - 1]
+        reward = -PPO.kl_coef * k1
+        if r:
+            reward[-1] += REWARDS[i]
+        advantages = np.zeros(r)
+        for t in range(r):
+            for k in range(t, r):
+                after = value[k + 1] if k + 1 < r else 0.0
+                delta = reward[k] + PPO.discount * after - value[k]
+                advantages[t] += (PPO.discount * PPO.gae_lambda) ** (k - t) * delta
+        states = table[i, p - 1 : p + r - 1]
+        out["log_probs"].append(log_probs)
+        out["values"].append(value)
+        out["advantages"].append(advantages)
+        out["returns"].append(advantages + value)
+        out["k1"].append(k1)
+        out["entropy"].append(-np.sum(np.exp(states) * states, axis=-1))
+    return out
+
+
+def assert_rows_close(got: np.ndarray, rows: list[np.ndarray], tolerance: float = 1e-11) -> None:
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(got[i, : len(row)], row, rtol=0, atol=tolerance)
+
+
+def test_experience_equals_numpy():
+    got, metrics = experience()
+    rows = numpy_experience()
+    flat = {name: np.concatenate(values) for name, values in rows.items()}
+    whitened = lambda x: (x - flat["advantages"].mean()) / np.sqrt(flat["advantages"].var(ddof=1) + 1e-8)
+    assert_rows_close(got.log_probs, rows["log_probs"])
+    assert_rows_close(got.values, rows["values"])
+    assert_rows_close(got.returns, rows["returns"])
+    assert_rows_close(got.advantages, [whitened(row) for row in rows["advantages"]])
+    assert_rows_close(experience(whiten=False)[0].advantages, rows["advantages"])
+    k1 = flat["k1"]
+    residual = np.var(flat["returns"] - flat["values"])
+    expected = {
+        "ppo/kl_k1": k1.mean(),
+        "ppo/kl_k3": np.mean(np.exp(-k1) - 1 + k1),
+        "ppo/sequence_kl": k1.sum() / 6,
+        "ppo/kl_max": np.abs(k1).max(),
+        "ppo/entropy": flat["entropy"].mean(),
+        "ppo/explained_variance": 1 - residual / np.var(flat["returns"]),
+        "ppo/advantage_mean": flat["advantages"].mean(),
+        "ppo/value_mean": flat["values"].mean(),
+        "ppo/return_mean": flat["returns"].mean(),
+        "ppo/sampler_gap": np.abs(make_rollout().log_probs - got.log_probs)[MASK].max(),
+    }
+    assert set(metrics) == set(expected)
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-9), name
+    assert 1e-4 < metrics["ppo/sampler_gap"] <= 1e-3
+
+
+@pytest.mark.parametrize("kwargs", [{"microbatch": 2}, {"microbatch": 4, "shape": (4, 2)}], ids=["split", "mesh"])
+def test_experience_does_not_depend_on_microbatches_or_devices(kwargs):
+    (whole, metrics), (parts, own) = experience(), experience(**kwargs)
+    visible = lambda e: [np.where(MASK, x, 0) for x in (e.log_probs, e.values, e.advantages, e.returns)]
+    assert_trees_close(visible(parts), visible(whole), 1e-9)
+    np.testing.assert_array_equal(parts.sequences.tokens, make_rows().tokens)
+    assert_trees_close(own, metrics, 1e-9)
+
+
+# PPO updates
+
+
+ROWS = np.array([6, 2, 5, 0, 7, 3, 1, 4], np.int32)  # of a minibatch: any order, filler anywhere
+
+
+@functools.cache
+def ppo_steps(minibatch: int = B, microbatch: int = B, shape=(1, 1), noise: float = 0.05, count: int = 2):
+    """(state, metrics) after some updates by a policy that has moved from the one that sampled by `noise`."""
+    where = mesh(*shape)
+    config = dataclasses.replace(PPO, minibatch_size=minibatch, microbatch_size=microbatch)
+    step, _ = ppo.build_update(
+        MODEL, config, where, temperature=TEMPERATURE, total_steps=STEPS, prompt=PROMPT, response=RESPONSE
+    )
+    state = init_state(on_mesh(host_params(9, noise), where), make_optimizer(OPTIMIZER, STEPS), where)
+    data = to_global(experience()[0], batch_shardings(experience()[0], where))
+    metrics = []
+    for _ in range(count):
+        state, new = step(state, data, ROWS[:minibatch])
+        metrics.append(to_host(new))
+    return to_host(state), metrics
+
+
+def naive_ppo(rows: np.ndarray):
+    """The same two updates, row by row on full logits, and Adam in numpy: (Adam, metrics, share of clipped terms)."""
+    data, sequences = experience()[0], make_rows()
+    asked = [i for i in rows if LENGTHS[i]]
+
+    def loss(params):
+        table, values = full_log_softmax(params, sequences, TEMPERATURE)
+        sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "ratio_mean", "value_clipped"), 0.0)
+        largest = 0.0
+        for i in asked:
+            p, r = PROMPT_LENGTHS[i], LENGTHS[i]
+            old, advantage = data.log_probs[i, :r], data.advantages[i, :r]
+            ratio = jnp.exp(chosen(table, sequences, i) - old)
+            clipped = jnp.clip(ratio, 1 - PPO.clip_range, 1 + PPO.clip_range)
+            sums["policy_loss"] -= jnp.minimum(ratio * advantage, clipped * advantage).mean()
+            value, before = values[i, p - 1 : p + r - 1], data.values[i, :r]
+            near = before + jnp.clip(value - before, -PPO.value_clip_range, PPO.value_clip_range)
+            error, near_error = (value - data.returns[i, :r]) ** 2, (near - data.returns[i, :r]) ** 2
+            sums["value_loss"] += jnp.maximum(error, near_error).mean() / 2
+            sums["clip_fraction"] += jnp.mean(clipped != ratio)
+            sums["ratio_mean"] += ratio.mean()
+            sums["value_clipped"] += jnp.mean(near_error > error)
+            largest = jnp.maximum(largest, jnp.max(jnp.abs(jnp.log(ratio))))
+        means = {name: value / len(asked) for name, value in sums.items()}
+        total = means["policy_loss"] + PPO.vf_coef * means["value_loss"]
+        return total, {**means, "total_loss": total, "log_ratio_max": largest}
+
+    adam, metrics = Adam(host_params(9, 0.05)), []
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    for _ in range(2):
+        gradient, values = step(adam.params)
+        metrics.append({**values, "norm": adam.step(gradient)})
+    return adam, metrics
+
+
+@pytest.mark.parametrize("minibatch", [B, 4])
+def test_ppo_update_equals_adam_on_a_naive_loss(minibatch):
+    state, metrics = ppo_steps(minibatch, minibatch)
+    adam, expected = naive_ppo(ROWS[:minibatch])
+    assert 0 < expected[0]["clip_fraction"] < 1, "the case must clip some ratios"
+    assert 0 < expected[0]["value_clipped"] < 1, "and some values"
+    assert_trees_close(state.params, adam.params, 1e-10)
+    for k, values in enumerate(expected):
+        for name in ("policy_loss", "value_loss", "total_loss", "clip_fraction", "ratio_mean", "log_ratio_max"):
+            assert metrics[k][f"ppo/{name}"] == pytest.approx(float(values[name]), rel=1e-9), name
+        assert metrics[k]["optimizer/gradient_norm"] == pytest.approx(values["norm"], rel=1e-9)
+        assert metrics[k]["optimizer/learning_rate"] == pytest.approx(OPTIMIZER.learning_rate * (1 - k / STEPS))
+
+
+@pytest.mark.parametrize("microbatch", [4, 1])
+def test_ppo_microbatches_add_up_to_the_minibatch(microbatch):
+    (whole, metrics), (parts, own) = ppo_steps(), ppo_steps(microbatch=microbatch)
+    assert_trees_close(parts, whole, 1e-12)
+    assert_trees_close(own, metrics, 1e-12)
+
+
+def test_ppo_update_on_eight_devices_equals_one():
+    (one, metrics), (eight, own) = ppo_steps(), ppo_steps(microbatch=4, shape=(4, 2))
+    assert_trees_close(eight, one, 1e-9)
+    assert_trees_close(own, metrics, 1e-9)
+
+
+def test_the_first_update_has_ratio_one():
+    _, metrics = ppo_steps(noise=0.0)
+    assert metrics[0]["ppo/log_ratio_max"] < 1e-13
+    assert metrics[0]["ppo/ratio_mean"] == pytest.approx(1, abs=1e-13)
+    assert metrics[0]["ppo/clip_fraction"] == 0
+    assert metrics[1]["ppo/log_ratio_max"] > 1e-3, "one step moves it"
+
+
+def test_ppo_donates_its_state_and_not_the_experience():
+    where = mesh()
+    step, args = ppo.build_update(
+        MODEL, PPO, where, temperature=TEMPERATURE, total_steps=STEPS, prompt=PROMPT, response=RESPONSE
+    )
+    compiled = step.lower(*args).compile()
+    state = init_state(on_mesh(host_params(), where), make_optimizer(OPTIMIZER, STEPS), where)
+    data = to_global(experience()[0], batch_shardings(experience()[0], where))
+    new, _ = compiled(state, data, ROWS)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, data)))
+    with pytest.raises(TypeError, match="compiled"):
+        compiled(new, data, ROWS[:4])
+
+
+# Self-checks
+
+
+def test_checks_pass_on_a_sound_start():
+    data, metrics = experience(reference_noise=0.0)
+    assert metrics["ppo/kl_max"] < 1e-13
+    ppo.check_experience(data, metrics, data, from_reference=True, tolerance=2e-3)
+    ppo.check_first_update(ppo_steps(noise=0.0)[1][0], tolerance=1e-12)
+
+
+def test_checks_name_what_is_broken():
+    data, metrics = experience(reference_noise=0.0)
+    check = functools.partial(ppo.check_experience, from_reference=True, tolerance=2e-3)
+    other_reference = experience(reference_noise=0.1)
+    with pytest.raises(RuntimeError, match=r"equals its reference and yet their KL is not 0: \d\.\d+ nats"):
+        check(*other_reference, data)
+    check(*other_reference, data, from_reference=False)
+    with pytest.raises(RuntimeError, match=r"sampler's log-probs differ.*more than ppo.check_tolerance \(0.0005\)"):
+        check(data, metrics, data, tolerance=5e-4)
+    with pytest.raises(RuntimeError, match="differ"):
+        check(data, {**metrics, "ppo/sampler_gap": np.nan}, data)
+    for name in ("log_probs", "values"):
+        leaking = getattr(data, name) + np.where(np.arange(B)[:, None] == 2, 0.1, 0)
+        with pytest.raises(RuntimeError, match="change with what pads the rows"):
+            check(data, metrics, data.replace(**{name: leaking}))
+    hidden = data.replace(values=data.values + np.where(MASK, 0, 0.1))
+    check(data, metrics, hidden)  # what the mask hides may differ
+    with pytest.raises(RuntimeError, match=r"ratio is not 1 before the first update.*: 0\.1 nats"):
+        ppo.check_first_update({"ppo/log_ratio_max": np.float64(0.1)}, tolerance=1e-3)
+
+
+def test_other_padding_changes_all_padding_and_nothing_else():
+    rollout = make_rollout()
+    other = ppo.with_other_padding(rollout)
+    ends = (PROMPT_LENGTHS + RESPONSE_LENGTHS)[:, None]
+    padding = np.arange(PROMPT + RESPONSE)[None] >= ends
+    np.testing.assert_array_equal(np.asarray(other.sequences.tokens) != rollout.sequences.tokens, padding)
+    restored = other.replace(sequences=other.sequences.replace(tokens=rollout.sequences.tokens))
+    jax.tree.map(np.testing.assert_array_equal, restored, rollout)
+
+
+# Learning rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ramp_fraction", "expected"),
+    [
+        ("linear", 0.0, {0: 1.0, 1: 0.95, 10: 0.5, 19: 0.05, 20: 0.0, 25: 0.0}),
+        ("linear", 0.1, {0: 0.0, 1: 0.5, 2: 1.0, 3: 17 / 18, 11: 0.5, 19: 1 / 18, 20: 0.0}),
+        ("constant", 0.0, {0: 1.0, 1: 1.0, 20: 1.0, 1000: 1.0}),
+        ("constant", 0.2, {0: 0.0, 1: 0.25, 3: 0.75, 4: 1.0, 20: 1.0}),
+    ],
+)
+def test_learning_rates(schedule, ramp_fraction, expected):
+    config = OptimizerConfig(learning_rate=3e-4, schedule=schedule, ramp_fraction=ramp_fraction)
+    rates = make_schedule(config, total_steps=20)
+    for step, share in expected.items():
+        assert float(rates(step)) == pytest.approx(3e-4 * share, rel=1e-6, abs=1e-12), step
