@@ -1,0 +1,411 @@
+"""Whole small runs: what they write, that a killed one ends like an uninterrupted one, and every way to start a stage.
+
+The model is tiny, the problems are the embedded ones; all runs share a folder of compiled programs. Runs that are
+killed, or need devices of their own, are processes; the others run here, on one device.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import yaml
+
+from reft_jax.config import load_config
+from reft_jax.data.batches import bucket, evaluation_batches, step_indices
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.startup import encode_for_sampling, encode_for_training, read_problem_sets
+from reft_jax.statistics import wilson_interval
+from reft_jax.train import main
+
+OPTIMIZER = {"beta2": 0.98, "weight_decay": 0.01}
+TINY = {
+    "seed": 3,
+    "model": {
+        "tokenizer": "embedded",
+        "decoder": {
+            **{"vocab_multiple": 8, "embed_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2},
+            **{"head_dim": 8, "rotary_dim": 8, "mlp_dim": 32, "max_positions": 128, "initializer_range": 0.1},
+        },
+    },
+    "data": {
+        "train": {"kind": "generated", "path": "train", "limit": 120},
+        "test": {"kind": "generated", "path": "test", "limit": 20},
+        "dev_fraction": 0.2,
+    },
+    "sft": {
+        **{"schedule_epochs": 16, "warmup_epoch": 9, "stop_epoch": 11, "evaluate_every": 4, "save_every": 3},
+        **{"batch_size": 16, "microbatch_size": 8, "prompt_buckets": [34, 36, 48], "response_buckets": [56]},
+        "optimizer": {"learning_rate": 0.02, **OPTIMIZER},
+    },
+    "ppo": {
+        **{"epochs": 3, "rollout_batch_size": 36, "minibatch_size": 12, "microbatch_size": 12},
+        **{"evaluate_every": 3, "save_every": 2},
+        "optimizer": {"learning_rate": 0.005, "schedule": "constant", **OPTIMIZER},
+    },
+    "generation": {"prompt_buckets": [60, 72], "max_response": 20, "scan_layers": True},
+    "evaluation": {"batch_size": 12},
+    "reward": {"program_timeout": 5.0},
+    "logging": {"rollouts_every": 1, "rollouts_limit": 36},
+}
+TRAIN, DEV, TEST = 96, 24, 20  # problems, after dev is carved out
+SFT_STEPS, ITERATIONS = 66, 9  # 6 steps an epoch, 11 epochs; 3 iterations an epoch, the last one with filler rows
+UNREPEATABLE = re.compile("time/|throughput/|run/compilations")
+RECORDS = ("metrics", "evaluations", "rollouts")
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory, request):
+    """Makes the command line of the tiny run, with overrides as `sft__stop_epoch=9`."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    cache = str(request.config.cache.mkdir("jax"))
+
+    def make(run_dir: Path, **overrides: Any) -> list[str]:
+        line = ["--config", str(folder / "tiny.yaml"), "--run_dir", str(run_dir), "--logging.compilation_cache", cache]
+        for key, value in overrides.items():
+            line += ["--" + key.replace("__", "."), str(value)]
+        return line
+
+    return make
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "reft_jax.train", *arguments],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def complete(arguments: list[str]) -> str:
+    """Runs to the end in a process of its own; returns what it printed."""
+    process = start(arguments)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def read(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def repeatable(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """Records without what depends on the clock or the process."""
+    return [{k: v for k, v in record.items() if not UNREPEATABLE.match(k)} for record in read(run_dir, name)]
+
+
+def steps(run_dir: Path, stage: str) -> list[dict[str, Any]]:
+    """A stage's training metrics, one record a step."""
+    return [r for r in read(run_dir, "metrics") if r["stage"] == stage and "optimizer/gradient_norm" in r]
+
+
+def restore(path: Path) -> Any:
+    with warnings.catch_warnings(), ocp.StandardCheckpointer() as checkpointer:
+        warnings.simplefilter("ignore")  # that it is restored as it was saved, without being told a layout
+        return jax.tree.map(np.asarray, checkpointer.restore(path))
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
+@pytest.fixture(scope="module")
+def finished(arguments, tmp_path_factory):
+    """The run of the tiny config, uninterrupted: its folder and what it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    return run_dir, complete(arguments(run_dir))
+
+
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """Runs in this process on one device; returns what it printed."""
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+
+    def run(arguments: list[str]) -> str:
+        main(arguments)
+        return capfd.readouterr().out
+
+    return run
+
+
+# What a run writes
+
+
+def test_files_of_a_run(finished):
+    run_dir, output = finished
+    expected = {"config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
+    assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
+    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"resume", "warmup", "sft", "sft_best", "reft_best"}
+    info = json.loads((run_dir / "run.json").read_text())
+    assert info["versions"]["jax"] == jax.__version__
+    assert load_config(["--config", str(run_dir / "config.yaml")]).model.decoder.vocab_size > 100, "resolved"
+    assert load_tokenizer(str(run_dir / "tokenizer"), "main").get_vocab() == load_tokenizer("embedded", "").get_vocab()
+    assert f"problems: {TRAIN} train, {DEV} dev, {TEST} test" in output
+    for line in (
+        rf"sft {SFT_STEPS}/{SFT_STEPS}  ETA 0:00  loss",
+        rf"ppo {ITERATIONS}/{ITERATIONS}  ETA .*reward .*tok/s",
+    ):
+        assert re.search(line, output)
+
+
+def test_summary_agrees_with_the_completions_on_test(finished):
+    run_dir, output = finished
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert set(summary) == {"warmup", "sft", "sft_best", "reft"}
+    evaluations = [r for r in read(run_dir, "evaluations") if r["split"] == "test"]
+    for name, facts in summary.items():
+        completions = [r for r in evaluations if r["model"] == name]
+        assert len({r["id"] for r in completions}) == len(completions) == TEST
+        correct = sum(r["outcome"] == "correct" for r in completions)
+        assert facts["accuracy"] == correct / TEST
+        assert facts["interval"] == pytest.approx(wilson_interval(correct, TEST))
+        assert facts["seconds"] > 0
+        (metrics,) = [r for r in read(run_dir, "metrics") if r["stage"] == name and "test/accuracy" in r]
+        assert metrics["test/accuracy"] == facts["accuracy"]
+        assert metrics["step"] == SFT_STEPS + ITERATIONS + 1
+    assert summary["warmup"]["examples"] == 9 * TRAIN
+    assert summary["sft"]["examples"] == 11 * TRAIN
+    assert (
+        summary["reft"]["examples"]
+        == 9 * TRAIN + 2 * min((i for i in (3, 6, 9) if summary["reft"]["step"] == SFT_STEPS + i)) * TRAIN // 3
+    )
+    assert summary["warmup"]["seconds"] <= summary["sft"]["seconds"]
+    for heading in ("warm-up", "SFT continued", "SFT best on dev", "ReFT", "95 % interval", "seconds"):
+        assert heading in output
+
+
+def test_records_agree_with_each_other(finished):
+    run_dir, _ = finished
+    metrics, evaluations, rollouts = (read(run_dir, name) for name in RECORDS)
+    assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
+    assert [r["step"] for r in steps(run_dir, "ppo")] == list(range(SFT_STEPS + 1, SFT_STEPS + ITERATIONS + 1))
+    for record in steps(run_dir, "ppo"):
+        rows = [r for r in rollouts if r["step"] == record["step"]]
+        iteration = record["step"] - SFT_STEPS - 1
+        assert len(rows) == (36, 36, 24)[iteration % 3], "filler rows are not judged"
+        assert record["reward/mean"] == pytest.approx(np.mean([r["reward"] for r in rows]))
+        assert record["response/length_mean"] == pytest.approx(np.mean([r["tokens"] for r in rows]))
+        assert record["response/truncated"] == pytest.approx(np.mean([not r["ended"] for r in rows]))
+        for outcome in {r["outcome"] for r in rows}:
+            share = np.mean([r["outcome"] == outcome for r in rows])
+            assert record[f"reward/outcome_{outcome}"] == pytest.approx(share)
+        assert all(r["completion"].startswith(f'def solution():\n    """{r["question"]}"""\n') for r in rows)
+    epochs = [[r["id"] for r in rollouts if SFT_STEPS + 3 * k < r["step"] <= SFT_STEPS + 3 * k + 3] for k in range(3)]
+    assert all(len(set(ids)) == len(ids) == TRAIN for ids in epochs), "every question once an epoch"
+    assert epochs[0] != epochs[1]
+    dev = [r for r in metrics if "eval/accuracy" in r]
+    assert [r["step"] for r in dev] == [24, 48, 54, 66, *(SFT_STEPS + k for k in (3, 6, 9))]
+    for record in dev:
+        rows = [r for r in evaluations if r["step"] == record["step"] and r["split"] == "dev"]
+        assert len(rows) == DEV
+        assert record["eval/accuracy"] == np.mean([r["outcome"] == "correct" for r in rows])
+
+
+def test_the_run_learns(finished):
+    """Otherwise what the other tests compare would be nothing: the loss falls, and PPO raises a reward that varies."""
+    run_dir, _ = finished
+    losses = [r["sft/loss"] for r in steps(run_dir, "sft")]
+    rewards = [r["reward/mean"] for r in steps(run_dir, "ppo")]
+    assert losses[-1] < losses[0] / 2
+    assert 0 < rewards[0] < np.mean(rewards[-3:])
+    checkpoints = run_dir / "checkpoints"
+    warmup, sft, reft = (restore(checkpoints / name)["decoder"] for name in ("warmup", "sft", "reft_best"))
+    assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(sft)))
+    assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(reft)))
+
+
+def test_first_iteration_is_on_policy(finished):
+    first = steps(finished[0], "ppo")[0]
+    assert first["ppo/kl_max"] == 0
+    assert first["ppo/sampler_gap"] < 1e-4
+
+
+def test_tensorboard_holds_the_same_numbers(finished):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(finished[0] / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    for name in ("sft/loss", "reward/mean", "ppo/kl_k3", "optimizer/gradient_norm"):
+        written = [(r["step"], r[name]) for r in read(finished[0], "metrics") if name in r]
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(s, pytest.approx(v)) for s, v in written]
+
+
+def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
+    """Counted from the problems: the largest row of each batch decides its bucket."""
+    config = load_config(arguments(tmp_path))
+    tokenizer = load_tokenizer("embedded", "")
+    problems = read_problem_sets(config, print)
+    examples = encode_for_training(problems["train"], config, tokenizer, "sft", config.sft, print)
+    prompts = {s: encode_for_sampling(problems[s], config, tokenizer, s, print) for s in ("train", "dev", "test")}
+
+    def used(rows, sizes, purpose: int, count: int, batch: int) -> set[int]:
+        drawn = (step_indices(config.seed * 4 + purpose, k, TRAIN, batch) for k in range(count))
+        return {bucket(max(len(rows[i]) for i in indices), sizes) for indices in drawn}
+
+    sft = used([e.prompt for e in examples], config.sft.prompt_buckets, 1, SFT_STEPS, 16)
+    ppo = used([p.tokens for p in prompts["train"]], config.generation.prompt_buckets, 2, ITERATIONS, 36)
+    sizes = {"batch_size": 12, "prompt_buckets": config.generation.prompt_buckets, "pad_id": 0}
+    dev = {batch.tokens.shape[1] for batch in evaluation_batches(prompts["dev"], **sizes)}
+    assert len(sft) == 2, "of three that the config has"
+    assert len(dev) == 2
+    compiled = [r["run/compilations"] for r in steps(finished[0], "sft") + steps(finished[0], "ppo")]
+    assert compiled == sorted(compiled)
+    assert compiled[-1] == len(sft) + len(dev) + 3 * len(ppo)
+
+
+# Runs that go on
+
+
+def test_a_finished_run_prints_its_table_and_does_nothing(finished, arguments, here):
+    run_dir, output = finished
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    again = here(arguments(run_dir, logging__tensorboard=False))
+    assert again.strip() == output[output.index(again.strip()[:20]) :].strip()
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ppo.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
+)
+def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here, key, value):
+    with pytest.raises(SystemExit, match=rf"other settings \({re.escape(key)}\): name a fresh run_dir"):
+        here(arguments(finished[0], **{key.replace(".", "__"): value}))
+
+
+def kill_at(arguments: list[str], run_dir: Path, step: int) -> None:
+    """Starts the run and kills it as hard as can be once `metrics.jsonl` shows a step."""
+    process, deadline = start(arguments), time.monotonic() + 300
+    path = run_dir / "metrics.jsonl"
+    while not path.exists() or f'"step": {step},' not in path.read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run_dir / "summary.json").exists()
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_path):
+    """Killed before the first checkpoint, in the middle of SFT, and in the middle of PPO."""
+    run_dir, line = tmp_path / "killed", arguments(tmp_path / "killed")
+    kill_at(line, run_dir, 2)
+    kill_at(line, run_dir, 40)
+    kill_at(line, run_dir, SFT_STEPS + 6)
+    output = complete(line)
+    resumed = int(re.search(r"continuing after step (\d+): ppo", output)[1])
+    assert SFT_STEPS < resumed < SFT_STEPS + ITERATIONS
+    for name in RECORDS:
+        assert repeatable(run_dir, name) == repeatable(finished[0], name), name
+    for name in ("warmup", "sft", "sft_best", "reft_best", f"resume/{SFT_STEPS + ITERATIONS}/state"):
+        one, other = (restore(folder / "checkpoints" / name) for folder in (run_dir, finished[0]))
+        assert_same_bits(one, other)
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (run_dir, finished[0]))
+    for facts in (*one.values(), *other.values()):
+        del facts["seconds"]
+    assert one == other
+
+
+# Stages switched on and off, devices, and failures
+
+
+def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
+    run_dir = tmp_path / "mesh"
+    complete(arguments(run_dir, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8))
+    for stage, name, count in (
+        ("sft", "sft/loss", SFT_STEPS),
+        ("ppo", "ppo/total_loss", 3),
+        ("ppo", "ppo/value_loss", 3),
+    ):
+        one, eight = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4, err_msg=name)
+    first = lambda folder: [
+        (r["step"], r["id"], r["completion"], r["tokens"], r["outcome"])
+        for r in read(folder, "rollouts")
+        if r["step"] <= SFT_STEPS + 3
+    ]
+    assert len(first(run_dir)) == TRAIN
+    assert first(run_dir) == first(finished[0])
+
+
+def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, here, tmp_path):
+    warmup = finished[0] / "checkpoints" / "warmup"
+    here(arguments(tmp_path / "alone", sft__schedule_epochs=0, ppo__init_from=warmup))
+    strip = lambda record, offset: {**record, "step": record["step"] - offset}
+    for name in RECORDS:
+        alone = [strip(r, 0) for r in repeatable(tmp_path / "alone", name)]
+        after = [strip(r, SFT_STEPS) for r in repeatable(finished[0], name) if r["step"] > SFT_STEPS]
+        in_ppo = lambda r: r.get("stage", "ppo") in ("ppo", "reft") and r.get("model", "ppo") in ("ppo", "reft")
+        assert list(filter(in_ppo, alone)) == list(filter(in_ppo, after)), name
+    best = "checkpoints/reft_best"
+    assert_same_bits(restore(tmp_path / "alone" / best), restore(finished[0] / best))
+    assert set(json.loads((tmp_path / "alone" / "summary.json").read_text())) == {"reft"}
+
+
+def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, here, tmp_path):
+    output = here(arguments(tmp_path / "sft", ppo__epochs=0, sft__stop_epoch=9))
+    summary = json.loads((tmp_path / "sft" / "summary.json").read_text())
+    assert set(summary) == {"warmup", "sft_best"}
+    assert "ReFT" not in output
+    strip = lambda records: [{k: v for k, v in r.items() if not UNREPEATABLE.match(k)} for r in records]
+    assert strip(steps(tmp_path / "sft", "sft")) == strip(steps(finished[0], "sft")[:54])
+    assert_same_bits(*(restore(folder / "checkpoints/warmup") for folder in (tmp_path / "sft", finished[0])))
+
+
+def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
+    (tmp_path / "pretrain.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "pretrain": {
+                    **{key: TINY["sft"][key] for key in ("batch_size", "microbatch_size", "optimizer")},
+                    **{"prompt_buckets": [34], "response_buckets": [56], "epochs": 2},
+                    "source": {"kind": "generated", "path": "pretrain", "limit": 200},
+                },
+                "sft": {"schedule_epochs": 1, "warmup_epoch": 1, "stop_epoch": 1},
+            }
+        )
+    )
+    line = [*arguments(tmp_path / "pretrain", ppo__epochs=0), "--config", str(tmp_path / "pretrain.yaml")]
+    here(line)
+    first, then = (steps(tmp_path / "pretrain", stage) for stage in ("pretrain", "sft"))
+    assert [r["step"] for r in (*first, *then)] == list(range(1, 26 + 6 + 1))
+    assert then[0]["sft/loss"] < steps(finished[0], "sft")[0]["sft/loss"] - 1
+    tally = json.loads((tmp_path / "pretrain" / "summary.json").read_text())
+    assert tally["warmup"]["examples"] == TRAIN
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(arguments, here, tmp_path):
+    """PPO's learning rate is absurd: the error names the step, and the checkpoint at the end of SFT."""
+    overrides = {"ppo__optimizer__learning_rate": 1e30, "ppo__optimizer__max_grad_norm": 1e30}
+    step = SFT_STEPS + 1
+    with pytest.raises(
+        FloatingPointError, match=rf"(?s)is nan at step \d+ \(ppo.*last good checkpoint in .*: step {SFT_STEPS}"
+    ):
+        here(arguments(tmp_path / "nan", **overrides))
+    assert read(tmp_path / "nan", "metrics")[-1]["step"] >= step
+    assert not (tmp_path / "nan" / "summary.json").exists()
+
+
+def test_self_checks_stop_a_run(finished, arguments, here, tmp_path):
+    """No float32 sampler and scorer agree to 1e-12."""
+    warmup = finished[0] / "checkpoints" / "warmup"
+    with pytest.raises(RuntimeError, match=r"self-check: .*more than ppo.check_tolerance \(1e-12\)"):
+        here(arguments(tmp_path, sft__schedule_epochs=0, ppo__init_from=warmup, ppo__check_tolerance=1e-12))
