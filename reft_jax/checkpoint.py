@@ -1,7 +1,7 @@
 """Checkpoints: what a run resumes from, and the models it chose on the way (Orbax).
 
     DIRECTORY/resume/STEP       the whole train state and the run's progress; the newest two are kept
-    DIRECTORY/NAME              parameters alone: pretrain, warmup, sft, sft_best, reft_best
+    DIRECTORY/NAME              parameters alone: pretrain, warmup, sft, sft_best, reft (the best on dev)
 
 Resuming and choosing are kept apart because a best-only policy would delete the newest step when its metric is worse.
 """

@@ -105,7 +105,6 @@ METRICS: Mapping[str, Metric] = {
     "time/experience_s": Metric("s", "Scoring by old policy and reference, advantages and returns"),
     "time/update_s": Metric("s", "Optimizer steps"),
     "time/evaluation_s": Metric("s", "One evaluation, programs included"),
-    "time/checkpoint_s": Metric("s", "Time for which the loop waited on a checkpoint"),
     "time/step_s": Metric("s", "The whole step"),
     "run/compilations": Metric("count", "Programs compiled by this process since it started"),
     "run/epoch": Metric("epochs", "Passes over the stage's data so far"),

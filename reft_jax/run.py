@@ -30,6 +30,17 @@ SEEDS = ("pretrain", "sft", "ppo", "minibatches")
 """What draws an order of its own from the run's seed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Where a stage lies in the run; steps are optimizer steps, or iterations of PPO."""
+
+    name: str
+    offset: int  # the run's step at which it begins
+    epoch: int  # steps of one pass over its problems
+    schedule: int  # steps of its learning-rate schedule
+    stop: int  # its last step
+
+
 @dataclasses.dataclass
 class Tally:
     """How far a run has come and what it spent; saved with every resume point.

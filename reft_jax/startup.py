@@ -71,14 +71,14 @@ def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
 
 
 def claim_directory(config: Config, tokenizer: Any) -> None:
-    """Writes config, versions and tokenizer into a new run's folder; a folder in use must hold the same settings.
+    """Writes config, versions and tokenizer into the run's folder; a run that has checkpoints there must have the same.
 
     Raises:
         ValueError: naming the keys that differ.
     """
     directory, settings = Path(config.run_dir), to_dict(config)
     path = directory / "config.yaml"
-    if path.exists():
+    if path.exists() and (directory / "checkpoints").exists():
         old = yaml.safe_load(path.read_text(encoding="utf-8"))
         changed = [key for key in differences(old, settings) if key.split(".")[0] not in FREE_KEYS]
         if changed:

@@ -34,8 +34,16 @@ TINY = {
     "model": {
         "tokenizer": "embedded",
         "decoder": {
-            **{"vocab_multiple": 8, "embed_dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2},
-            **{"head_dim": 8, "rotary_dim": 8, "mlp_dim": 32, "max_positions": 128, "initializer_range": 0.1},
+            "vocab_multiple": 8,
+            "embed_dim": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "num_kv_heads": 2,
+            "head_dim": 8,
+            "rotary_dim": 8,
+            "mlp_dim": 32,
+            "max_positions": 128,
+            "initializer_range": 0.1,
         },
     },
     "data": {
@@ -44,13 +52,24 @@ TINY = {
         "dev_fraction": 0.2,
     },
     "sft": {
-        **{"schedule_epochs": 16, "warmup_epoch": 9, "stop_epoch": 11, "evaluate_every": 4, "save_every": 3},
-        **{"batch_size": 16, "microbatch_size": 8, "prompt_buckets": [34, 36, 48], "response_buckets": [56]},
+        "schedule_epochs": 16,
+        "warmup_epoch": 9,
+        "stop_epoch": 11,
+        "evaluate_every": 4,
+        "save_every": 3,
+        "batch_size": 16,
+        "microbatch_size": 8,
+        "prompt_buckets": [34, 36, 48],
+        "response_buckets": [56],
         "optimizer": {"learning_rate": 0.02, **OPTIMIZER},
     },
     "ppo": {
-        **{"epochs": 3, "rollout_batch_size": 36, "minibatch_size": 12, "microbatch_size": 12},
-        **{"evaluate_every": 3, "save_every": 2},
+        "epochs": 3,
+        "rollout_batch_size": 36,
+        "minibatch_size": 12,
+        "microbatch_size": 12,
+        "evaluate_every": 3,
+        "save_every": 2,
         "optimizer": {"learning_rate": 0.005, "schedule": "constant", **OPTIMIZER},
     },
     "generation": {"prompt_buckets": [60, 72], "max_response": 20, "scan_layers": True},
@@ -65,14 +84,14 @@ RECORDS = ("metrics", "evaluations", "rollouts")
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory, request):
+def arguments(tmp_path_factory, compilation_cache):
     """Makes the command line of the tiny run, with overrides as `sft__stop_epoch=9`."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    cache = str(request.config.cache.mkdir("jax"))
 
     def make(run_dir: Path, **overrides: Any) -> list[str]:
-        line = ["--config", str(folder / "tiny.yaml"), "--run_dir", str(run_dir), "--logging.compilation_cache", cache]
+        line = ["--config", str(folder / "tiny.yaml"), "--run_dir", str(run_dir)]
+        line += ["--logging.compilation_cache", compilation_cache]
         for key, value in overrides.items():
             line += ["--" + key.replace("__", "."), str(value)]
         return line
@@ -92,11 +111,11 @@ def start(arguments: list[str]) -> subprocess.Popen:
     )
 
 
-def complete(arguments: list[str]) -> str:
-    """Runs to the end in a process of its own; returns what it printed."""
+def complete(arguments: list[str], code: int = 0) -> str:
+    """Runs to the end, which is to have an exit code, in a process of its own; returns what it printed."""
     process = start(arguments)
     output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 
@@ -152,7 +171,7 @@ def test_files_of_a_run(finished):
     run_dir, output = finished
     expected = {"config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
     assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
-    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"resume", "warmup", "sft", "sft_best", "reft_best"}
+    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"resume", "warmup", "sft", "sft_best", "reft"}
     info = json.loads((run_dir / "run.json").read_text())
     assert info["versions"]["jax"] == jax.__version__
     assert load_config(["--config", str(run_dir / "config.yaml")]).model.decoder.vocab_size > 100, "resolved"
@@ -184,7 +203,7 @@ def test_summary_agrees_with_the_completions_on_test(finished):
     assert summary["sft"]["examples"] == 11 * TRAIN
     assert (
         summary["reft"]["examples"]
-        == 9 * TRAIN + 2 * min((i for i in (3, 6, 9) if summary["reft"]["step"] == SFT_STEPS + i)) * TRAIN // 3
+        == 9 * TRAIN + 2 * min(i for i in (3, 6, 9) if summary["reft"]["step"] == SFT_STEPS + i) * TRAIN // 3
     )
     assert summary["warmup"]["seconds"] <= summary["sft"]["seconds"]
     for heading in ("warm-up", "SFT continued", "SFT best on dev", "ReFT", "95 % interval", "seconds"):
@@ -226,7 +245,7 @@ def test_the_run_learns(finished):
     assert losses[-1] < losses[0] / 2
     assert 0 < rewards[0] < np.mean(rewards[-3:])
     checkpoints = run_dir / "checkpoints"
-    warmup, sft, reft = (restore(checkpoints / name)["decoder"] for name in ("warmup", "sft", "reft_best"))
+    warmup, sft, reft = (restore(checkpoints / name)["decoder"] for name in ("warmup", "sft", "reft"))
     assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(sft)))
     assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(reft)))
 
@@ -290,8 +309,8 @@ def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here
         here(arguments(finished[0], **{key.replace(".", "__"): value}))
 
 
-def kill_at(arguments: list[str], run_dir: Path, step: int) -> None:
-    """Starts the run and kills it as hard as can be once `metrics.jsonl` shows a step."""
+def kill_at(arguments: list[str], run_dir: Path, step: int) -> int:
+    """Kills the run as hard as can be once `metrics.jsonl` shows a step; returns that of its last checkpoint."""
     process, deadline = start(arguments), time.monotonic() + 300
     path = run_dir / "metrics.jsonl"
     while not path.exists() or f'"step": {step},' not in path.read_text():
@@ -302,20 +321,22 @@ def kill_at(arguments: list[str], run_dir: Path, step: int) -> None:
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (run_dir / "summary.json").exists()
+    complete = [path.name for path in (run_dir / "checkpoints/resume").iterdir() if path.name.isdigit()]
+    return max(map(int, complete), default=0)
 
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_path):
     """Killed before the first checkpoint, in the middle of SFT, and in the middle of PPO."""
     run_dir, line = tmp_path / "killed", arguments(tmp_path / "killed")
-    kill_at(line, run_dir, 2)
-    kill_at(line, run_dir, 40)
-    kill_at(line, run_dir, SFT_STEPS + 6)
+    assert kill_at(line, run_dir, 2) == 0
+    assert 0 < kill_at(line, run_dir, 40) < SFT_STEPS
+    assert SFT_STEPS < kill_at(line, run_dir, SFT_STEPS + 6) < SFT_STEPS + ITERATIONS
     output = complete(line)
     resumed = int(re.search(r"continuing after step (\d+): ppo", output)[1])
     assert SFT_STEPS < resumed < SFT_STEPS + ITERATIONS
     for name in RECORDS:
         assert repeatable(run_dir, name) == repeatable(finished[0], name), name
-    for name in ("warmup", "sft", "sft_best", "reft_best", f"resume/{SFT_STEPS + ITERATIONS}/state"):
+    for name in ("warmup", "sft", "sft_best", "reft", f"resume/{SFT_STEPS + ITERATIONS}/state"):
         one, other = (restore(folder / "checkpoints" / name) for folder in (run_dir, finished[0]))
         assert_same_bits(one, other)
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in (run_dir, finished[0]))
@@ -327,6 +348,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_pa
 # Stages switched on and off, devices, and failures
 
 
+@pytest.mark.long
 def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
     run_dir = tmp_path / "mesh"
     complete(arguments(run_dir, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8))
@@ -346,22 +368,22 @@ def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
     assert first(run_dir) == first(finished[0])
 
 
-def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, here, tmp_path):
+def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
-    here(arguments(tmp_path / "alone", sft__schedule_epochs=0, ppo__init_from=warmup))
+    complete(arguments(tmp_path / "alone", sft__schedule_epochs=0, ppo__init_from=warmup))
     strip = lambda record, offset: {**record, "step": record["step"] - offset}
     for name in RECORDS:
         alone = [strip(r, 0) for r in repeatable(tmp_path / "alone", name)]
         after = [strip(r, SFT_STEPS) for r in repeatable(finished[0], name) if r["step"] > SFT_STEPS]
         in_ppo = lambda r: r.get("stage", "ppo") in ("ppo", "reft") and r.get("model", "ppo") in ("ppo", "reft")
         assert list(filter(in_ppo, alone)) == list(filter(in_ppo, after)), name
-    best = "checkpoints/reft_best"
+    best = "checkpoints/reft"
     assert_same_bits(restore(tmp_path / "alone" / best), restore(finished[0] / best))
     assert set(json.loads((tmp_path / "alone" / "summary.json").read_text())) == {"reft"}
 
 
-def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, here, tmp_path):
-    output = here(arguments(tmp_path / "sft", ppo__epochs=0, sft__stop_epoch=9))
+def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_path):
+    output = complete(arguments(tmp_path / "sft", ppo__epochs=0, sft__stop_epoch=9))
     summary = json.loads((tmp_path / "sft" / "summary.json").read_text())
     assert set(summary) == {"warmup", "sft_best"}
     assert "ReFT" not in output
@@ -370,13 +392,16 @@ def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, here
     assert_same_bits(*(restore(folder / "checkpoints/warmup") for folder in (tmp_path / "sft", finished[0])))
 
 
+@pytest.mark.long
 def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
     (tmp_path / "pretrain.yaml").write_text(
         yaml.safe_dump(
             {
                 "pretrain": {
                     **{key: TINY["sft"][key] for key in ("batch_size", "microbatch_size", "optimizer")},
-                    **{"prompt_buckets": [34], "response_buckets": [56], "epochs": 2},
+                    "prompt_buckets": [34],
+                    "response_buckets": [56],
+                    "epochs": 2,
                     "source": {"kind": "generated", "path": "pretrain", "limit": 200},
                 },
                 "sft": {"schedule_epochs": 1, "warmup_epoch": 1, "stop_epoch": 1},
@@ -392,20 +417,21 @@ def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
     assert tally["warmup"]["examples"] == TRAIN
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(arguments, here, tmp_path):
+@pytest.mark.long
+def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """PPO's learning rate is absurd: the error names the step, and the checkpoint at the end of SFT."""
-    overrides = {"ppo__optimizer__learning_rate": 1e30, "ppo__optimizer__max_grad_norm": 1e30}
-    step = SFT_STEPS + 1
-    with pytest.raises(
-        FloatingPointError, match=rf"(?s)is nan at step \d+ \(ppo.*last good checkpoint in .*: step {SFT_STEPS}"
-    ):
-        here(arguments(tmp_path / "nan", **overrides))
-    assert read(tmp_path / "nan", "metrics")[-1]["step"] >= step
-    assert not (tmp_path / "nan" / "summary.json").exists()
+    run_dir = tmp_path / "nan"
+    absurd = {"ppo__optimizer__learning_rate": 1e30, "ppo__optimizer__max_grad_norm": 1e30}
+    output = complete(arguments(run_dir, **absurd), code=1)
+    error = r"FloatingPointError: \S+ is nan at step (\d+) \(ppo[^)]*\); last good checkpoint in \S+: step (\d+);"
+    step, checkpoint = map(int, re.search(error, output).groups())
+    assert checkpoint == SFT_STEPS < step
+    assert read(run_dir, "metrics")[-1]["step"] == step
+    assert not (run_dir / "summary.json").exists()
 
 
-def test_self_checks_stop_a_run(finished, arguments, here, tmp_path):
+def test_self_checks_stop_a_run(finished, arguments, tmp_path):
     """No float32 sampler and scorer agree to 1e-12."""
-    warmup = finished[0] / "checkpoints" / "warmup"
-    with pytest.raises(RuntimeError, match=r"self-check: .*more than ppo.check_tolerance \(1e-12\)"):
-        here(arguments(tmp_path, sft__schedule_epochs=0, ppo__init_from=warmup, ppo__check_tolerance=1e-12))
+    start_from = {"sft__schedule_epochs": 0, "ppo__init_from": finished[0] / "checkpoints" / "warmup"}
+    output = complete(arguments(tmp_path / "checked", **start_from, ppo__check_tolerance=1e-12), code=1)
+    assert re.search(r"RuntimeError: self-check: .* more than ppo.check_tolerance \(1e-12\)", output)

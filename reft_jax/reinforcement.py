@@ -1,0 +1,147 @@
+"""The reinforcement loop: sample, judge, score, update (ReFT, section 3.2)."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from reft_jax.completion import Completion, summarise
+from reft_jax.data.batches import Prompt, epoch_order, training_prompts
+from reft_jax.models.policy import Params
+from reft_jax.ppo import build_experience, build_update, check_experience, check_first_update, with_other_padding
+from reft_jax.rollout import Sampling
+from reft_jax.run import Run, Stage
+from reft_jax.sharding import batch_shardings, to_global, to_host
+from reft_jax.train_state import abstract_params, abstract_state, copy_params, init_params, init_state, make_optimizer
+
+
+def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable[[], Params]) -> None:
+    """PPO: sample, judge, score, update (ReFT, section 3.2)."""
+    config, temperature = run.config.ppo, run.config.generation.temperature
+    reference = start()
+    optimizer = make_optimizer(config.optimizer, stage.schedule)
+    state = run.resume(
+        stage.name, abstract_state(abstract_params(run.policy, run.mesh, value_head=True), optimizer, run.mesh)
+    )
+    if state is None:
+        head = init_params(run.policy, run.mesh, jax.random.key(run.config.seed), value_head=True)["value_head"]
+        state = init_state({**copy_params(reference), "value_head": head}, optimizer, run.mesh)
+    rows_per_iteration = config.rollout_batch_size * config.samples_per_question
+    generate = run.generate("rollout", rows_per_iteration, Sampling(temperature))
+    buckets = len(run.config.generation.prompt_buckets)
+    common: dict[str, Any] = {"temperature": temperature, "response": run.config.generation.max_response}
+    build_scoring = functools.partial(build_experience, run.config.model, config, run.mesh, **common)
+    build_updating = functools.partial(build_update, run.config.model, config, run.mesh, **common)
+    score = run.add_programs("experience", lambda prompt: build_scoring(prompt=prompt), buckets)
+    update = run.add_programs(
+        "update", lambda prompt: build_updating(prompt=prompt, total_steps=stage.schedule), buckets
+    )
+    run.console.stage(stage.name, stage.stop, run.tally.stage_step)
+    for iteration in range(run.tally.stage_step, stage.stop):
+        clock = PhaseClock()
+        batch = training_prompts(
+            prompts,
+            seed=run.seed(stage.name),
+            step=iteration,
+            batch_size=config.rollout_batch_size,
+            samples_per_question=config.samples_per_question,
+            prompt_buckets=run.config.generation.prompt_buckets,
+            pad_id=run.ids.pad,
+        )
+        bucket = (batch.tokens.shape[1],)
+        on_device = to_global(batch, batch_shardings(batch, run.mesh))
+        decoder = {"decoder": state.params["decoder"]}
+        rollout = generate[bucket](decoder, on_device, np.int32(run.config.seed), np.int32(iteration))
+        on_host = to_host(rollout)
+        clock.lap("rollout")
+
+        completions = run.judge(on_host, run.problems["train"], batch.problem)
+        rewards = np.zeros(rows_per_iteration, on_host.log_probs.dtype)
+        rewards[: len(completions)] = [completion.verdict.reward for completion in completions]
+        rewards = to_global(rewards, batch_shardings(rewards, run.mesh))
+        clock.lap("reward")
+
+        experience, metrics = score[bucket](state.params, reference, rollout, rewards)
+        if iteration == 0:
+            other = score[bucket](state.params, reference, with_other_padding(rollout), rewards)
+            tolerance = config.check_tolerance
+            check_experience(experience, metrics, other[0], from_reference=True, tolerance=tolerance)
+        jax.block_until_ready(experience)
+        clock.lap("experience")
+
+        updates = []
+        for k in range(config.update_epochs):
+            order = epoch_order(run.seed("minibatches"), iteration * config.update_epochs + k, rows_per_iteration)
+            for rows in order.reshape(-1, config.minibatch_size).astype(np.int32):
+                state, update_metrics = update[bucket](state, experience, rows)
+                updates.append(update_metrics)
+        metrics = jax.device_get(metrics) | mean_of(jax.device_get(updates))
+        clock.lap("update")
+        if iteration == 0:
+            check_first_update(updates[0], tolerance=config.check_tolerance)
+
+        finish_iteration(run, stage, iteration + 1, state, completions, metrics, clock)
+
+
+class PhaseClock:
+    """Seconds of each phase of an iteration."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """The time since the last lap was `phase`'s."""
+        now = time.monotonic()
+        self.seconds[phase], self._last = now - self._last, now
+
+
+def mean_of(updates: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The mean of each metric over an iteration's updates."""
+    return {name: float(np.mean([update[name] for update in updates])) for name in updates[0]}
+
+
+def finish_iteration(
+    run: Run,
+    stage: Stage,
+    done: int,
+    state: Any,
+    completions: list[Completion],
+    arrays: dict[str, Any],
+    clock: PhaseClock,
+) -> None:
+    """Records an iteration of PPO; evaluates and saves as the config says."""
+    config, step = run.config.ppo, stage.offset + done
+    seconds = sum(clock.seconds.values())
+    run.tally.spend(stage.name, len(completions) * config.update_epochs, seconds)
+    run.tally.stage_step = done
+    shares = summarise(completions)
+    tokens = sum(completion.tokens for completion in completions)
+    metrics = {name: float(value) for name, value in arrays.items()}
+    metrics |= {f"reward/{name}": value for name, value in shares.items() if name.startswith("outcome_")}
+    metrics |= {
+        "reward/mean": float(np.mean([completion.verdict.reward for completion in completions])),
+        "reward/correct": shares.get("outcome_correct", 0.0),
+        "response/length_mean": shares["length_mean"],
+        "response/truncated": shares["truncated"],
+        "throughput/rollout_tokens_per_s": tokens / clock.seconds["rollout"],
+        "throughput/update_tokens_per_s": tokens * config.update_epochs / clock.seconds["update"],
+        **{f"time/{phase}_s": value for phase, value in clock.seconds.items()},
+        "time/step_s": seconds,
+        "run/epoch": done / stage.epoch,
+        "run/examples": run.tally.examples[stage.name],
+        "run/compilations": run.compilations(),
+    }
+    run.record(step, metrics)
+    every = run.config.logging.rollouts_every
+    if every and done % every == 0:
+        records = [completion.record() for completion in completions[: run.config.logging.rollouts_limit]]
+        run.writer.append("rollouts", [{"step": step, **record} for record in records])
+    last = done == stage.stop
+    if last or done % config.evaluate_every == 0:
+        run.evaluate_dev(state.params, step, best="reft", parts=("warmup", "ppo"))
+    if last or done % config.save_every == 0:
+        run.save(step, state)

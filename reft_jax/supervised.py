@@ -1,0 +1,110 @@
+"""The supervised loop, of `pretrain` and `sft`: batches in order, one optimizer step each, evaluation between epochs."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from reft_jax.config import SupervisedConfig
+from reft_jax.data.batches import Example, training_batch
+from reft_jax.models.policy import Params
+from reft_jax.run import Run, Stage
+from reft_jax.sft import build_step
+from reft_jax.sharding import batch_shardings, to_global
+from reft_jax.train_state import abstract_params, abstract_state, init_state, make_optimizer
+
+
+def supervised(
+    run: Run, stage: Stage, config: SupervisedConfig, examples: Sequence[Example], start: Callable[[], Params]
+) -> None:
+    """Maximum likelihood on annotated chains of thought; leaves the parameters under the stage's name."""
+    optimizer = make_optimizer(config.optimizer, stage.schedule)
+    params = abstract_params(run.policy, run.mesh, value_head=False)
+    state = run.resume(stage.name, abstract_state(params, optimizer, run.mesh))
+    if state is None:
+        state = init_state(start(), optimizer, run.mesh)
+    build = lambda prompt, response: build_step(
+        run.config.model, config, run.mesh, total_steps=stage.schedule, prompt=prompt, response=response
+    )
+    programs = run.add_programs(stage.name, build, len(config.prompt_buckets) * len(config.response_buckets))
+    run.console.stage(stage.name, stage.stop, run.tally.stage_step)
+    recorder = StepRecorder(run, stage)
+    for step in range(run.tally.stage_step, stage.stop):
+        batch = training_batch(
+            examples,
+            seed=run.seed(stage.name),
+            step=step,
+            batch_size=config.batch_size,
+            prompt_buckets=config.prompt_buckets,
+            response_buckets=config.response_buckets,
+            pad_id=run.ids.pad,
+        )
+        response = batch.responses.shape[1]
+        program = programs[batch.tokens.shape[1] - response, response]
+        state, metrics = program(state, to_global(batch, batch_shardings(batch, run.mesh)))
+        recorder.push(step + 1, metrics, batch)
+        epoch, rest = divmod(step + 1, stage.epoch)
+        if rest == 0:
+            recorder.flush()
+            end_of_epoch(run, stage, epoch, state)
+            recorder.restart_clock()
+    run.checkpoints.save_params(stage.name, state.params)
+
+
+def end_of_epoch(run: Run, stage: Stage, epoch: int, state: Any) -> None:
+    """Evaluates, keeps the warm-up, and saves, as the config says."""
+    config, step = run.config.sft, stage.offset + epoch * stage.epoch
+    marked = stage.name == "sft" and epoch in (config.warmup_epoch, config.stop_epoch)
+    if stage.name == "sft" and (marked or epoch % config.evaluate_every == 0):
+        run.evaluate_dev(state.params, step, best="sft_best", parts=("warmup", "sft"))
+    if stage.name == "sft" and epoch == config.warmup_epoch:
+        run.checkpoints.save_params("warmup", state.params)
+    if stage.name == "pretrain" or marked or epoch % config.save_every == 0:
+        run.save(step, state)
+
+
+class StepRecorder:
+    """Records supervised steps; a step's metrics are fetched once the next is dispatched, so that no device waits."""
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self._run = run
+        self._stage = stage
+        self._pending: tuple[int, dict[str, jax.Array], Any] | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Time until now is not the steps'."""
+        self._clock = time.monotonic()
+
+    def push(self, step: int, metrics: dict[str, jax.Array], batch: Any) -> None:
+        """Takes the metrics of the stage's `step`, which need not be ready, and records those before."""
+        self.flush()
+        self._pending = (step, metrics, batch)
+
+    def flush(self) -> None:
+        """Records what is pending."""
+        if self._pending is None:
+            return
+        step, arrays, batch = self._pending
+        self._pending = None
+        run, stage = self._run, self._stage
+        metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        metrics[f"{stage.name}/loss"] = metrics.pop("loss")
+        metrics[f"{stage.name}/tokens"] = int(np.sum(batch.response_lengths))
+        seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
+        rows = int(np.sum(batch.response_lengths > 0))
+        tokens = int(np.sum(np.where(batch.response_lengths > 0, batch.prompt_lengths + batch.response_lengths, 0)))
+        in_warmup = stage.name == "sft" and step <= run.config.sft.warmup_epoch * stage.epoch
+        part = "warmup" if in_warmup else stage.name
+        run.tally.spend(part, rows, seconds)
+        run.tally.stage_step = step
+        metrics |= {
+            "throughput/train_tokens_per_s": tokens / seconds,
+            "time/step_s": seconds,
+            "run/epoch": step / stage.epoch,
+            "run/examples": run.tally.spent(*(("warmup", "sft") if stage.name == "sft" else (stage.name,)))["examples"],
+            "run/compilations": run.compilations(),
+        }
+        run.record(stage.offset + step, metrics)

@@ -1,0 +1,101 @@
+"""From sampled tokens to text and verdicts: nothing is lost at the seam between prompt and response."""
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from reft_jax.completion import Completion, judge, response_texts, summarise
+from reft_jax.config import DataConfig
+from reft_jax.data.batches import Sequences
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.problem import Problem
+from reft_jax.reward.score import Verdict
+from reft_jax.rollout import Rollout
+
+
+def stripping_tokenizer() -> PreTrainedTokenizerFast:
+    """Like Llama's: a blank is part of the word after it, and decoding drops the one at the start of a text."""
+    words = ["<eos>", *("▁" + word for word in ["what", "is", "it", "two", "and", "three"]), "s", "."]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<eos>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def make_rollout(prompts: list[list[int]], responses: list[list[int]], eos: int, pad: int) -> Rollout:
+    """Rows as the sampler leaves them; a response without `eos` at its end was cut."""
+    batch, width = len(prompts), max(map(len, prompts))
+    longest = max(map(len, responses))
+    tokens, padded = np.full((batch, width + longest), pad, np.int32), np.full((batch, longest), pad, np.int32)
+    for i, (prompt, response) in enumerate(zip(prompts, responses)):
+        tokens[i, : len(prompt) + len(response)] = [*prompt, *response]
+        padded[i, : len(response)] = response
+    lengths = [np.array([len(row) for row in rows], np.int32) for rows in (prompts, responses)]
+    ended = np.array([not row or row[-1] == eos for row in responses])
+    return Rollout(Sequences(tokens, lengths[0], padded, lengths[1]), np.zeros(padded.shape), ended)
+
+
+def test_texts_keep_the_blank_at_the_seam_and_lose_the_end_token():
+    tokenizer = stripping_tokenizer()
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    prompts = [ids("▁what ▁is ▁it"), ids("▁what"), ids("▁two"), ids("▁two")]
+    responses = [[*ids("▁two ▁and ▁three"), 0], [*ids("s ."), 0], ids("▁and ▁two"), [0]]
+    rollout = make_rollout(prompts, responses, eos=0, pad=0)
+    assert response_texts(tokenizer, rollout.sequences, rollout.ended) == [" two and three", "s.", " and two", ""]
+    assert tokenizer.decode(responses[0][:-1]) == "two and three", "decoded alone, the blank is lost"
+
+
+PROBLEMS = [
+    Problem("a", "Ann has 6 apples.", "6"),
+    Problem("b", "Bob has 7 books.", "7"),
+    Problem("c", "Cleo has 9 cups.", "9"),
+]
+
+
+@pytest.mark.parametrize("cot", ["program", "text"])
+def test_judge_pairs_rows_with_their_problems_and_leaves_filler_out(cot):
+    tokenizer, asked = load_tokenizer("embedded", "main"), []
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    bodies = ["    result = 9 * 1\n    return result", "    result = 6", "    result = 7 - 6\n    return result"]
+    assert [tokenizer.decode(encode(body)) for body in bodies] == bodies
+    responses = [[*encode(bodies[0]), eos], encode(bodies[1]), [*encode(bodies[2]), eos], []]
+    rollout = make_rollout([encode("\nAnswer reasoning:\n")] * 3 + [[pad]], responses, eos, pad)
+
+    def score(problems, texts):
+        asked.extend(zip(problems, texts))
+        return [Verdict(0.1 * i, "wrong", float(i)) for i in range(len(texts))]
+
+    rows = np.array([2, 0, 2, -1])
+    completions = judge(rollout, PROBLEMS, rows, tokenizer=tokenizer, data=DataConfig(cot=cot), score=score)
+    header = 'def solution():\n    """{}"""\n' if cot == "program" else ""
+    problems = [PROBLEMS[2], PROBLEMS[0], PROBLEMS[2]]
+    texts = [header.format(problem.question) + body for problem, body in zip(problems, bodies)]
+    assert asked == list(zip(problems, texts))
+    assert [(c.problem, c.text, c.verdict.value) for c in completions] == list(zip(problems, texts, (0.0, 1.0, 2.0)))
+    assert [c.tokens for c in completions] == [len(response) for response in responses[:3]]
+    assert [c.ended for c in completions] == [True, False, True]
+
+
+def test_records_and_shares():
+    make = lambda outcome, tokens, ended: Completion(PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0), tokens, ended)
+    completions = [make("wrong", 4, True), make("error", 9, False), make("wrong", 2, True), make("correct", 5, True)]
+    assert summarise(completions) == {
+        "outcome_wrong": 0.5,
+        "outcome_error": 0.25,
+        "outcome_correct": 0.25,
+        "truncated": 0.25,
+        "length_mean": 5.0,
+    }
+    assert completions[1].record() == {
+        "id": "b",
+        "question": "Bob has 7 books.",
+        "gold": "7",
+        "completion": "x",
+        "reward": 0.1,
+        "outcome": "error",
+        "value": 3.0,
+        "tokens": 9,
+        "ended": False,
+    }

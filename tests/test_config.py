@@ -1,0 +1,266 @@
+"""The config's only door: what it accepts, what it refuses and how it says so, before any device is touched."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+import yaml
+
+from reft_jax import config as config_module
+from reft_jax.config import Config, load_config, to_dict
+from reft_jax.train import main
+from reft_jax.validation import validate
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+VALID = [
+    "--run_dir",
+    "r",
+    "--model.tokenizer",
+    "embedded",
+    "--data.train.kind",
+    "generated",
+    "--data.train.path",
+    "train",
+]
+
+
+def leaves(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(dotted key, class, field) of every setting."""
+    for field in dataclasses.fields(config_type):
+        if dataclasses.is_dataclass(field.type):
+            yield from leaves(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, config_type.__name__, field.name
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every setting of nested dictionaries."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def texts() -> dict[tuple[str, str], str]:
+    """The string below each field of each class in the source."""
+    found = {}
+    for node in ast.parse(inspect.getsource(config_module)).body:
+        if isinstance(node, ast.ClassDef):
+            for field, text in zip(node.body, node.body[1:]):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    found[node.name, field.target.id] = text.value.value
+    return found
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """What the command prints when it exits with 2, on one line."""
+    with pytest.raises(SystemExit) as stop:
+        load_config(arguments)
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+# Accepted
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_of_the_repository_loads_and_returns(path, tmp_path):
+    config = load_config(["--config", str(path), "--run_dir", "r"])
+    assert config.run_dir == "r"
+    written = dict(flat(to_dict(config)))
+    for key, value in flat(yaml.safe_load(path.read_text())):
+        assert key == "run_dir" or written[key] == value, key
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    assert load_config(["--config", str(tmp_path / "again.yaml")]) == config
+
+
+def test_print_config_loads_back(capsys, tmp_path):
+    line = ["--config", str(CONFIGS[0]), "--ppo.kl_coef", "0.02", "--sft.prompt_buckets", "[36, 40]", "--seed", "7"]
+    with pytest.raises(SystemExit) as stop:
+        load_config([*line, "--print_config"])
+    assert stop.value.code == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    config = load_config(["--config", str(tmp_path / "printed.yaml")])
+    assert config == load_config(line)
+    assert (config.ppo.kl_coef, config.sft.prompt_buckets, config.seed) == (0.02, (36, 40), 7)
+
+
+def test_later_files_and_overrides_win_and_leave_the_rest(tmp_path):
+    (tmp_path / "a.yaml").write_text("ppo: {kl_coef: 0.5, epochs: 7}\n")
+    (tmp_path / "b.yaml").write_text("ppo: {epochs: 8}\n")
+    files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
+    ppo = load_config([*VALID, *files, "--ppo.optimizer.beta2", "0.9"]).ppo
+    expected = dataclasses.replace(ppo.optimizer, beta2=0.9)
+    assert (ppo.kl_coef, ppo.epochs, ppo.optimizer, ppo.clip_range) == (0.5, 8, expected, 0.2)
+    assert ppo.optimizer.learning_rate == 3e-7, "the default of this stage, not of the class"
+
+
+def test_help_explains_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_config(["--help"])
+    assert stop.value.code == 0
+    squeeze = lambda text: "".join(text.split())
+    printed, explained = capsys.readouterr().out, texts()
+    sections = {part.split()[0]: squeeze(part) for part in re.split(r"^  --", printed, flags=re.MULTILINE)}
+    keys = list(leaves(Config))
+    assert len(keys) > 120
+    for key, owner, field in keys:
+        text = explained.get((owner, field)) or explained.get(("SupervisedConfig", field))
+        assert text, f"{owner}.{field} has no text"
+        assert squeeze(text) in sections[key], f"--{key} is printed without its text"
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ppo.kl_coeff", "0.1"], "ppo.kl_coeff"),
+        (["--pppo.kl_coef", "0.1"], "pppo"),
+        (["--ppo.kl_coef", "much"], "ppo.kl_coef"),
+        (["--ppo.epochs", "1.5"], "ppo.epochs"),
+        (["--sft.prompt_buckets", "[12, many]"], "sft.prompt_buckets"),
+        (["--model.dtype", "float8"], "model.dtype"),
+        (["--data.train.kind", "csv"], "data.train.kind"),
+        (["--config", "no/such/file.yaml"], "no/such/file.yaml"),
+    ],
+)
+def test_unknown_and_ill_typed_arguments_are_named(capsys, arguments, message):
+    assert message in refusal(capsys, *VALID, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("ppo: {kl_coeff: 0.1}", ["kl_coeff"]),
+        ("ppo: {optimizer: {lr: 0.1}}", ["lr"]),
+        ("rollout: {size: 1}", ["rollout"]),
+        ("evaluation: {batch_size: many}", ["evaluation.batch_size", "many"]),
+        ("model: {scan_layers: 3}", ["model.scan_layers", "3"]),
+    ],
+)
+def test_unknown_and_ill_typed_keys_of_a_file_are_named(capsys, tmp_path, text, messages):
+    (tmp_path / "bad.yaml").write_text(text)
+    printed = refusal(capsys, *VALID, "--config", str(tmp_path / "bad.yaml"))
+    assert all(message in printed for message in messages), printed
+
+
+IMPOSSIBLE = [
+    (["--run_dir", ""], "run_dir is empty"),
+    (["--model.tokenizer", ""], "model.path and model.tokenizer are both empty"),
+    (["--model.decoder.num_kv_heads", "3"], r"model.decoder.num_heads (4) must be a multiple of model.decoder.num_kv"),
+    (["--model.decoder.rotary_dim", "15"], "model.decoder.rotary_dim (15) must be even"),
+    (["--model.decoder.rotary_dim", "18"], "model.decoder.rotary_dim (18) must be even and at most"),
+    (["--sft.schedule_epochs", "0", "--ppo.epochs", "0"], "are all 0: there is nothing to do"),
+    (["--pretrain.epochs", "1"], "pretrain.source.kind is `none`"),
+    (["--data.train.kind", "none"], "data.train.kind is `none`"),
+    (["--data.train.path", "dev"], "data.train.path is 'dev': the generated splits are train, test and pretrain"),
+    (["--data.test.kind", "gsm8k"], "data.test.path is empty"),
+    (["--sft.warmup_epoch", "0"], "0 < sft.warmup_epoch (0) <= sft.stop_epoch (40)"),
+    (["--sft.stop_epoch", "41"], "sft.stop_epoch (41) <= sft.schedule_epochs (40) does not hold"),
+    (["--ppo.init_from", "x"], "ppo.init_from is set but PPO starts from the warm-up"),
+    (["--ppo.minibatch_size", "24"], "ppo.rollout_batch_size * ppo.samples_per_question (32) must be a multiple of"),
+    (["--ppo.microbatch_size", "5"], "ppo.microbatch_size (5)"),
+    (["--sft.microbatch_size", "36"], "sft.batch_size (48) must be a multiple of sft.microbatch_size (36)"),
+    (["--pretrain.batch_size", "7"], "pretrain.batch_size (7) must be a multiple of pretrain.microbatch_size (48)"),
+    (["--generation.temperature", "0"], "generation.temperature is 0.0"),
+    (["--generation.prompt_buckets", "[]"], "generation.prompt_buckets is (): it needs at least one"),
+    (["--sft.response_buckets", "[8, 0]"], "sft.response_buckets is (8, 0)"),
+    (["--sft.batch_size", "0"], "sft.batch_size is 0: it must be more than 0"),
+    (["--ppo.samples_per_question", "-1"], "ppo.samples_per_question is -1: it must be more than 0"),
+    (["--ppo.kl_coef", "-0.1"], "ppo.kl_coef is -0.1: it must be 0 or more"),
+    (["--ppo.optimizer.learning_rate", "1e999"], "ppo.optimizer.learning_rate is inf: it must be finite"),
+    (["--sft.optimizer.beta1", "1.1"], "sft.optimizer.beta1 is 1.1: it must lie between 0 and 1"),
+    (["--ppo.discount", "1.5"], "ppo.discount is 1.5: it must lie between 0 and 1"),
+    (["--data.dev_fraction", "1"], "data.dev_fraction is 1.0: it must lie between 0 and 1, without the ends"),
+    (["--evaluation.top_p", "-0.5"], "evaluation.top_p is -0.5"),
+    (["--reward.workers", "0"], "reward.workers is 0: it must be more than 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), IMPOSSIBLE, ids=lambda x: x[0] if isinstance(x, list) else "")
+def test_impossible_settings_are_named(capsys, arguments, message):
+    assert message in refusal(capsys, *VALID, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--ppo.discount", "1", "--ppo.gae_lambda", "0", "--ppo.kl_coef", "0", "--evaluation.top_p", "1"],
+        ["--sft.warmup_epoch", "40"],
+        ["--sft.schedule_epochs", "0", "--ppo.init_from", "x"],
+        ["--ppo.epochs", "0"],
+        ["--ppo.rollout_batch_size", "8", "--ppo.samples_per_question", "12", "--ppo.minibatch_size", "96"],
+        ["--model.decoder.rotary_dim", "0"],
+    ],
+)
+def test_the_limits_themselves_are_allowed(arguments):
+    validate(load_config([*VALID, *arguments]))
+
+
+def test_configs_are_read_without_jax(tmp_path):
+    """Also every refusal above: nothing that reads or checks a config can touch a device."""
+    blocked = dict.fromkeys(("jax", "jaxlib", "flax", "numpy", "transformers"))
+    code = f"import sys\nsys.modules.update({blocked!r})\nfrom reft_jax.config import load_config\nload_config()"
+    line = [sys.executable, "-c", code, *VALID]
+    assert subprocess.run(line, cwd=ROOT, capture_output=True).returncode == 0
+    refused = subprocess.run([*line, "--ppo.kl_coef", "-1"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "ppo.kl_coef is -1.0" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.train.kind", "reft", "--data.train.path", "no.json"], "data.train.path: there is no file 'no.json'"),
+        (["--data.test.kind", "jsonl", "--data.test.path", "no.jsonl"], "data.test.path: there is no file 'no.jsonl'"),
+        (
+            ["--sft.schedule_epochs", "0", "--ppo.init_from", "no/dir"],
+            "ppo.init_from: there is no checkpoint directory",
+        ),
+        (
+            ["--pretrain.epochs", "1", "--pretrain.source.kind", "gsm8k", "--pretrain.source.path", "no"],
+            "pretrain.source.path: there is no file 'no'",
+        ),
+    ],
+)
+def test_missing_files_stop_a_run_before_it_begins(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setattr(jax, "devices", lambda: pytest.fail("a device was asked for"))
+    with pytest.raises(SystemExit, match=message):
+        main([*VALID, "--run_dir", str(tmp_path / "run"), *arguments])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mesh.fsdp", "3"], "mesh.data=1, mesh.fsdp=3, mesh.tensor=1 does not fit 8 device"),
+        (
+            ["--sft.microbatch_size", "12"],
+            r"sft.microbatch_size \(12\) must be a multiple of mesh.data \* mesh.fsdp \(8\)",
+        ),
+        (["--ppo.microbatch_size", "4"], r"ppo.microbatch_size \(4\) must be a multiple"),
+        (["--evaluation.batch_size", "12"], r"evaluation.batch_size \(12\) must be a multiple"),
+        (["--generation.prompt_buckets", "[20]"], "generation.prompt_buckets"),
+        (["--sft.response_buckets", "[20]"], "sft.response_buckets"),
+        (["--data.train.limit", "1"], "data.train has . problems to train on and . for dev"),
+        (["--model.decoder.vocab_size", "9"], "the model's embedding only 9"),
+    ],
+)
+def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("something was compiled"))
+    limit = [] if "--data.train.limit" in arguments else ["--data.train.limit", "60"]
+    with pytest.raises(SystemExit, match=message):
+        main([*VALID, "--run_dir", str(tmp_path / "run"), *limit, *arguments])

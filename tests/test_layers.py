@@ -1,0 +1,114 @@
+"""The architecture, read from the source: imports go down, Flax modules stay in `models/`, importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = (
+    ("config", "validation", "problem", "reward", "metrics", "console", "statistics"),
+    ("data", "sharding", "losses", "models"),
+    ("train_state", "rollout", "completion", "compilation"),
+    ("sft", "ppo", "evaluate", "checkpoint"),
+    ("run", "startup", "supervised", "reinforcement", "train"),
+)
+LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+FLAX_OUTSIDE_MODELS = {"sharding", "train_state"}  # for the boxes that carry a parameter's axis names, not for modules
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {module_name(path): ast.parse(path.read_text()) for path in sorted((ROOT / "reft_jax").rglob("*.py"))}
+
+
+def room(module: str) -> str:
+    """`reft_jax.data.batches` stands in the room `data`; the package itself in none."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of what is imported anywhere below, `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_modules(names: Iterator[str]) -> set[str]:
+    """The modules of the package among imported names, without the objects in them."""
+    found = {name if name in SOURCES else name.rpartition(".")[0] for name in names if name.startswith("reft_jax")}
+    return found - {"reft_jax"}
+
+
+def on_import(tree: ast.Module) -> Iterator[str]:
+    """Imports that run when the module is imported: not those in functions, nor those for type checkers."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+
+
+def test_every_module_stands_in_a_layer():
+    assert {room(module) for module in SOURCES} - {""} == set(LAYER)
+
+
+@pytest.mark.parametrize("module", [module for module in SOURCES if room(module)])
+def test_no_import_goes_up(module):
+    """Imports in functions and for type checkers count as well."""
+    upward = {name for name in own_modules(imports(SOURCES[module])) if LAYER[room(name)] > LAYER[room(module)]}
+    assert not upward, f"{module} is in layer {LAYER[room(module)]} and imports {upward} from above"
+
+
+def test_the_reader_sees_edges():
+    """What the tests here stand on: known imports are found, and an upward one would be."""
+    assert own_modules(imports(SOURCES["reft_jax.rollout"])) >= {"reft_jax.config", "reft_jax.models.policy"}
+    upward = own_modules(imports(ast.parse("def f():\n    from reft_jax.train import main\n    import reft_jax.ppo")))
+    assert upward == {"reft_jax.train", "reft_jax.ppo"}
+
+
+def test_no_cycle_between_modules():
+    graph = {module: own_modules(on_import(tree)) for module, tree in SOURCES.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(SOURCES) - 1  # CycleError names the cycle
+
+
+def test_only_models_know_flax_modules():
+    linen = {
+        module
+        for module, tree in SOURCES.items()
+        if any(name.startswith(("flax.linen", "flax.nnx")) for name in imports(tree)) and room(module) != "models"
+    }
+    assert {room(module) for module in linen} == FLAX_OUTSIDE_MODELS
+    for module in linen:
+        used = {ast.unparse(node) for node in ast.walk(SOURCES[module]) if isinstance(node, ast.Attribute)}
+        assert {name for name in used if name.startswith("nn.")} <= {
+            "nn.LogicallyPartitioned",
+            "nn.meta",
+            "nn.meta.unbox",
+        }
+
+
+def test_config_and_validation_know_no_library_of_arrays():
+    for module in ("reft_jax.config", "reft_jax.validation", "reft_jax.problem"):
+        assert not {name.split(".")[0] for name in imports(SOURCES[module])} & {"jax", "numpy", "flax", "optax"}
+
+
+def test_importing_everything_touches_no_device_and_writes_no_file(tmp_path):
+    modules = [module for module in SOURCES if module != "reft_jax.reward.worker"]
+    check = "from jax._src import xla_bridge\nassert not xla_bridge.backends_are_initialized()"
+    code = f"import {', '.join(modules)}\n{check}"
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert not list(tmp_path.iterdir())
