@@ -1,4 +1,4 @@
-"""The supervised loop, of `pretrain` and `sft`: batches in order, one optimizer step each, evaluation between epochs."""
+"""The supervised loop of `pretrain` and `sft`: batches in order, one optimizer step each, evaluation between epochs."""
 
 import time
 from collections.abc import Callable, Sequence
