@@ -3,9 +3,9 @@
 They stand in for a data set and a tokenizer where nothing can be downloaded. Past this module nobody can tell: problems
 are `Problem`s in SVAMP's P-CoT format, the tokenizer is a Hugging Face one.
 
-The annotation of `train` is imperfect by design. It imitates annotators who do steps in their head (45 % write every
-step, 25 % skip each step before the last with probability one half, 30 % skip all of them and write numbers that the
-question does not contain) and who slip: 15 % of the programs get one wrong operation or operand. A model made by
+The annotation of `train` is imperfect by design. It imitates annotators who do steps in their head (55 % write every
+step, 25 % skip each step before the last with probability one half, 20 % skip all of them and write numbers that the
+question does not contain) and who slip: 25 % of the programs get one wrong operation or operand. A model made by
 imitation inherits that; reinforcement on the answers, which are right, need not. The noise was chosen with that
 comparison in view, which whoever shows results on these problems should say. The programs of `test` and `pretrain` are
 right and written in full.

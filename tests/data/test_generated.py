@@ -79,7 +79,7 @@ def test_programs_are_right_and_every_step_is_whole_and_in_range(problems, split
 
 def test_training_programs_slip_at_the_stated_rate_while_their_labels_stay_in_range(problems):
     right = [run(problem) == int(problem.answer) for problem in problems["train"]]
-    assert abs(statistics.mean(right) - 0.85) < 0.02
+    assert abs(statistics.mean(right) - 0.77) < 0.02  # of the slips, 25 %, some leave the answer right
     assert all(1 <= int(problem.answer) <= 199 for problem in problems["train"])
 
 
@@ -122,7 +122,7 @@ def test_annotators_skip_steps_as_often_as_stated():
     rng = random.Random(0)
     draws = 4000
     lengths = collections.Counter(len(generated._annotated_lines("1 2 3 4 5", chain, rng)) for _ in range(draws))
-    expected = {1: 0.25 * 0.5 + 0.3, 2: 0.25 * 0.5**2, 3: 0.25 * 0.5**3, 4: 0.45 + 0.25 * 0.5**3}
+    expected = {1: 0.25 * 0.5 + 0.2, 2: 0.25 * 0.5**2, 3: 0.25 * 0.5**3, 4: 0.55 + 0.25 * 0.5**3}
     assert {n: lengths[n] / draws for n in expected} == pytest.approx(expected, abs=0.025)
 
 
@@ -136,7 +136,7 @@ def test_a_slip_is_one_operation_or_one_number_of_the_question():
         pairs = [(was, now) for old, new in zip(right[len(lines)], lines) for was, now in zip(old, new) if was != now]
         assert len(pairs) <= 1
         slips += pairs
-    assert abs(len(slips) / 4000 - 0.15) < 0.02
+    assert abs(len(slips) / 4000 - 0.25) < 0.02
     assert {now for _, now in slips} == {"+", "-", "*", "/", "3", "4", "5", "77"}
 
 
@@ -216,7 +216,7 @@ def test_problems_and_vocabulary_are_the_published_ones(everything, tokenizer):
     vocabulary = "\n".join(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get))
     digests = [hashlib.sha256(published.encode()).hexdigest() for published in (text, vocabulary)]
     assert digests == [
-        "aada7b39218696533255e69e86a4631c094bda63f34167dfe1615442c2f853a1",
+        "a704c497dfa7a6adb73dcac6b8360f5296bb6280c2f314d58bb0d32a9b303122",
         "1dc3dcdbd6df20bc3628f4775ea429c9acf488547d6c20be8e2b9e7332a58b55",
     ]
 
