@@ -27,12 +27,12 @@ def load_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
     Raises:
         FileNotFoundError: no tokenizer there, in the cache or on the hub; says how to get one.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # advice to install torch, which is not needed
     if name == "embedded":
         from reft_jax.data.generated import build_tokenizer
 
         return build_tokenizer()
 
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # advice to install torch, which is not needed
     from transformers import AutoTokenizer
 
     try:
