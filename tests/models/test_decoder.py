@@ -192,14 +192,14 @@ def test_rotation_is_complex_multiplication_and_sees_only_distances():
         d = DecoderConfig(head_dim=10, rotary_dim=6, rope_theta=100.0, rope_interleaved=interleaved)
         angle = np.arange(7)[:, None] * 100.0 ** (-np.arange(0, 6, 2) / 6)  # [T, 3]
         sin, cos = (jnp.asarray(f(angle), jnp.float32)[None, :, None] for f in (np.sin, np.cos))
-        actual = np.asarray(rotate(jnp.asarray(x), sin, cos, d))
+        actual = np.asarray(rotate(jnp.asarray(x), (sin, cos), d))
         first, second = (slice(0, 6, 2), slice(1, 6, 2)) if interleaved else (slice(0, 3), slice(3, 6))
         turned = (x[..., first] + 1j * x[..., second]) * np.exp(1j * angle)[None, :, None]
         np.testing.assert_allclose(actual[..., first], turned.real, atol=1e-5)
         np.testing.assert_allclose(actual[..., second], turned.imag, atol=1e-5)
         np.testing.assert_array_equal(actual[..., 6:], x[..., 6:])
         same = np.broadcast_to(x[:, :1], x.shape)  # one vector at all positions
-        actual = np.asarray(rotate(jnp.asarray(same), sin, cos, d))[0, :, 0]
+        actual = np.asarray(rotate(jnp.asarray(same), (sin, cos), d))[0, :, 0]
         np.testing.assert_allclose(actual[2] @ actual[5], actual[1] @ actual[4], rtol=1e-5)
 
 
