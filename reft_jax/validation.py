@@ -88,6 +88,10 @@ def _combination_errors(config: Config) -> Iterator[str]:
     sft, ppo, model = config.sft, config.ppo, config.model
     if not config.run_dir:
         yield "run_dir is empty: name the folder that the run is written to"
+    if config.seed >= 2**31:
+        yield f"seed is {config.seed}: it must be less than 2147483648"
+    if config.data.cot == "text" and not config.data.templates.answer_trigger:
+        yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
     if model.decoder.num_heads % model.decoder.num_kv_heads:

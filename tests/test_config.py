@@ -180,6 +180,8 @@ IMPOSSIBLE = [
     (["--sft.batch_size", "0"], "sft.batch_size is 0: it must be more than 0"),
     (["--ppo.samples_per_question", "-1"], "ppo.samples_per_question is -1: it must be more than 0"),
     (["--ppo.kl_coef", "-0.1"], "ppo.kl_coef is -0.1: it must be 0 or more"),
+    (["--seed", "2147483648"], "seed is 2147483648: it must be less than 2147483648"),
+    (["--data.cot", "text", "--data.templates.answer_trigger", ""], "data.templates.answer_trigger is empty"),
     (["--ppo.optimizer.learning_rate", "1e999"], "ppo.optimizer.learning_rate is inf: it must be finite"),
     (["--sft.optimizer.beta1", "1.1"], "sft.optimizer.beta1 is 1.1: it must lie between 0 and 1"),
     (["--ppo.discount", "1.5"], "ppo.discount is 1.5: it must lie between 0 and 1"),
