@@ -1,7 +1,7 @@
 """From a rollout's tokens back to text, and from text to verdicts: the host's half of sampling."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from reft_jax.config import DataConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.data.prompts import program_header
 from reft_jax.problem import Problem
+from reft_jax.reward.functions import RewardFunction, call_functions, weighted_sum
 from reft_jax.reward.score import Verdict
 from reft_jax.rollout import Rollout
 
@@ -27,15 +28,19 @@ class Completion:
         problem: what was asked.
         text: the chain of thought; of a program all of it, forced header included.
         verdict: its reward, outcome and answer.
+        reward: the verdict's, and in PPO the weighted values of the user's own reward functions.
         tokens: length of the response, end token included.
         ended: whether it has an end token, or was cut at the longest length.
+        functions: what each reward function of the user's own said.
     """
 
     problem: Problem
     text: str
     verdict: Verdict
+    reward: float
     tokens: int
     ended: bool
+    functions: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The completion as a JSON object."""
@@ -44,25 +49,29 @@ class Completion:
             "question": self.problem.question,
             "gold": self.problem.answer,
             "completion": self.text,
-            "reward": self.verdict.reward,
+            "reward": self.reward,
             "outcome": self.verdict.outcome,
             "value": self.verdict.value,
+            "suspect": self.verdict.suspect,
+            **({"functions": dict(self.functions)} if self.functions else {}),
             "tokens": self.tokens,
             "ended": self.ended,
         }
 
 
-def response_texts(tokenizer: "PreTrainedTokenizerBase", sequences: Sequences, ended: np.ndarray) -> list[str]:
-    """Text of each response, without its end token.
+def response_texts(
+    tokenizer: "PreTrainedTokenizerBase", sequences: Sequences, ended: np.ndarray
+) -> tuple[list[str], list[str]]:
+    """Texts of the prompts and of the responses, these without their end tokens.
 
     A response is decoded behind its prompt and the prompt's text is cut off: alone, its first blank would be lost with
     tokenizers that drop one at the start of a text.
     """
     decode = lambda rows: tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    prompts = [row[:n] for row, n in zip(sequences.tokens, sequences.prompt_lengths)]
+    prompts = decode([row[:n] for row, n in zip(sequences.tokens, sequences.prompt_lengths)])
     ends = sequences.prompt_lengths + sequences.response_lengths - ended
-    both = [row[:n] for row, n in zip(sequences.tokens, ends)]
-    return [text[len(prompt) :] for text, prompt in zip(decode(both), decode(prompts))]
+    both = decode([row[:n] for row, n in zip(sequences.tokens, ends)])
+    return prompts, [text[len(prompt) :] for text, prompt in zip(both, prompts)]
 
 
 def judge(
@@ -73,6 +82,7 @@ def judge(
     tokenizer: "PreTrainedTokenizerBase",
     data: DataConfig,
     score: Score,
+    functions: Sequence[RewardFunction] = (),
 ) -> list[Completion]:
     """Reads and scores the responses of a rollout.
 
@@ -83,22 +93,55 @@ def judge(
         tokenizer: turns ids into text.
         data: kind of chain of thought, and templates.
         score: problems and their completions to verdicts.
+        functions: of the user's own; asked too.
     """
     asked = [problems[i] for i in rows if i >= 0]
-    texts = response_texts(tokenizer, rollout.sequences, rollout.ended)[: len(asked)]
+    prompts, texts = (part[: len(asked)] for part in response_texts(tokenizer, rollout.sequences, rollout.ended))
+    values: dict[str, list[float | None]] = {}
+    extra = [0.0] * len(asked)
+    if functions:
+        ids = response_ids(rollout.sequences)[: len(asked)]
+        values = call_functions(
+            functions, prompts=prompts, completions=texts, completion_ids=ids, columns=columns(asked)
+        )
+        extra = weighted_sum(functions, values)
     if data.cot == "program":
         texts = [program_header(problem, data.templates) + text for problem, text in zip(asked, texts)]
-    lengths = rollout.sequences.response_lengths
     return [
-        Completion(problem, text, verdict, int(length), bool(ended))
-        for problem, text, verdict, length, ended in zip(asked, texts, score(asked, texts), lengths, rollout.ended)
+        Completion(
+            problem=problem,
+            text=text,
+            verdict=verdict,
+            reward=verdict.reward + extra[row],
+            tokens=int(rollout.sequences.response_lengths[row]),
+            ended=bool(rollout.ended[row]),
+            functions={name: column[row] for name, column in values.items()},
+        )
+        for row, (problem, text, verdict) in enumerate(zip(asked, texts, score(asked, texts)))
     ]
 
 
+def response_ids(sequences: Sequences) -> list[list[int]]:
+    """Token ids of each response, end token included."""
+    bounds = zip(sequences.tokens, sequences.prompt_lengths, sequences.response_lengths)
+    return [row[start : start + length].tolist() for row, start, length in bounds]
+
+
+def columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
+    """The data's columns as published, None where a row lacks one, and id, question, answer and cot where none has."""
+    names = dict.fromkeys(name for problem in problems for name in problem.columns)
+    found = {name: [problem.columns.get(name) for problem in problems] for name in names}
+    own = ("id", "question", "answer", "cot")
+    return {name: [getattr(problem, name) for problem in problems] for name in own} | found
+
+
 def summarise(completions: Sequence[Completion]) -> dict[str, float]:
-    """Shares of outcomes, share cut short, mean length in tokens; the keys have no prefix yet."""
+    """Shares of outcomes, of suspects and of those cut short, mean length in tokens; the keys have no prefix yet."""
     n = len(completions)
     outcomes = [completion.verdict.outcome for completion in completions]
     shares = {f"outcome_{outcome}": outcomes.count(outcome) / n for outcome in sorted(set(outcomes))}
     cut = sum(not completion.ended for completion in completions) / n
+    suspicions = [completion.verdict.suspect for completion in completions]
+    if any(suspect is not None for suspect in suspicions):
+        shares["suspect"] = suspicions.count(True) / n
     return {**shares, "truncated": cut, "length_mean": sum(completion.tokens for completion in completions) / n}

@@ -36,7 +36,7 @@ class DecoderConfig:
     mlp_dim: int = 256
     """Hidden features of the MLP."""
     max_positions: int = 2048
-    """Longest sequence in tokens; also the rows of a learned position table."""
+    """Longest sequence in tokens: the rows of a learned position table, or the sliding window where one is shorter."""
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm or LayerNorm."""
     norm_eps: float = 1e-5
@@ -300,17 +300,27 @@ class RewardConfig:
     correct: float = 1.0
     """Reward of a right answer."""
     wrong: float = 0.1
-    """Reward of an answer that is there but wrong."""
+    """Reward of an answer that is there but wrong; 0 is the paper's ablation without partial reward."""
     no_answer: float = 0.0
     """Reward where no answer can be read, or the program failed."""
     tolerance: float = 1e-2
     """Largest absolute difference at which a number counts as right."""
+    relative_tolerance: float = 0.0
+    """The same as a share of the gold answer; the larger of the two holds."""
+    exact_integers: bool = True
+    """Gold answers that are whole numbers are compared by `tolerance` alone, however large they are."""
     program_timeout: float = 10.0
     """CPU seconds that one program may use."""
     program_memory: int = 1024
     """Megabytes of address space that one program may use beyond its worker's."""
+    batch_timeout: float = 300.0
+    """Seconds by the clock for all programs of a batch; keep it below any time limit of your collectives."""
     workers: int = 2
     """Processes that run programs at the same time."""
+    sandbox: Literal["contained", "unsafe"] = "contained"
+    """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
+    functions: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Your own reward functions in PPO: import path (`my_rewards.brevity`) to weight, added to the rewards above."""
 
 
 @dataclasses.dataclass(frozen=True)

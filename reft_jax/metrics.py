@@ -48,7 +48,10 @@ _OUTCOMES = {
     "error": "whose program does not parse or raises an exception",
     "timeout": "whose program ran out of time",
     "memory": "whose program ran out of memory",
+    "forbidden": "whose program tried what the sandbox refuses",
+    "deadline": "whose program had not run when the time of its batch was over",
 }
+_SUSPECT = "with a sign of reward hacking: right in spite of a wrong equation, or a letter that was not computed"
 
 
 def _reading(split: str, name: str) -> dict[str, Metric]:
@@ -62,6 +65,7 @@ def _reading(split: str, name: str) -> dict[str, Metric]:
             f"{split}/outcome_{outcome}": Metric("share", f"{name} completions {meaning}")
             for outcome, meaning in _OUTCOMES.items()
         },
+        f"{split}/suspect": Metric("share", f"{name} completions {_SUSPECT}"),
     }
 
 
@@ -91,6 +95,8 @@ METRICS: Mapping[str, Metric] = {
     "reward/mean": Metric("reward", "Mean reward of the sampled completions, without the KL penalty"),
     "reward/correct": Metric("share", "Sampled completions whose answer is right"),
     **{f"reward/outcome_{key}": Metric("share", f"Sampled completions {value}") for key, value in _OUTCOMES.items()},
+    "reward/suspect": Metric("share", f"Sampled completions {_SUSPECT}"),
+    "reward/function/*": Metric("reward", "Mean of a reward function of your own, named as its import path ends"),
     "response/length_mean": Metric("tokens", "Mean length of the sampled completions, end token included"),
     "response/truncated": Metric("share", "Sampled completions cut at the longest response"),
     **_reading("eval", "Dev"),
@@ -107,6 +113,7 @@ METRICS: Mapping[str, Metric] = {
     "time/evaluation_s": Metric("s", "One evaluation, programs included"),
     "time/step_s": Metric("s", "The whole step"),
     "run/compilations": Metric("count", "Programs compiled by this process since it started"),
+    "run/workers_replaced": Metric("count", "Program workers that died at work since the process started"),
     "run/epoch": Metric("epochs", "Passes over the stage's data so far"),
     "run/examples": Metric("sequences", "Sequences trained on in the stage so far, every pass counted"),
 }
@@ -160,7 +167,7 @@ class MetricsWriter:
         Raises:
             KeyError: a name is not in `METRICS`.
         """
-        unknown = sorted(set(metrics) - set(METRICS))
+        unknown = sorted(name for name in set(metrics) - set(METRICS) if not name.startswith("reward/function/"))
         if unknown:
             raise KeyError(
                 f"undocumented metric {', '.join(unknown)}: define it in METRICS (reft_jax/metrics.py) "

@@ -1,7 +1,8 @@
 """The record that every part of the package is about: one question with its gold answer."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 AnswerKind = Literal["number", "choice"]
 
@@ -16,6 +17,7 @@ class Problem:
         answer: the gold answer; a numeral (`"18"`, `"14.0"`) or a lower-case letter.
         answer_kind: how `answer` is compared: as a number, or as a letter of a choice.
         cot: the annotated chain of thought, prose or a Python program, where there is one.
+        columns: the row as published, for reward functions of the user's own.
     """
 
     id: str
@@ -23,3 +25,4 @@ class Problem:
     answer: str
     answer_kind: AnswerKind = "number"
     cot: str | None = None
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)

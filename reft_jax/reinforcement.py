@@ -58,9 +58,9 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
         on_host = to_host(rollout)
         clock.lap("rollout")
 
-        completions = run.judge(on_host, run.problems["train"], batch.problem)
+        completions = run.judge(on_host, run.problems["train"], batch.problem, functions=run.functions)
         rewards = np.zeros(rows_per_iteration, on_host.log_probs.dtype)
-        rewards[: len(completions)] = [completion.verdict.reward for completion in completions]
+        rewards[: len(completions)] = [completion.reward for completion in completions]
         rewards = to_global(rewards, batch_shardings(rewards, run.mesh))
         clock.lap("reward")
 
@@ -104,6 +104,13 @@ def mean_of(updates: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([update[name] for update in updates])) for name in updates[0]}
 
 
+def function_means(completions: Sequence[Completion]) -> dict[str, float]:
+    """The mean of each of the user's reward functions, before its weight, over the completions it applied to."""
+    said = {name: [c.functions[name] for c in completions] for name in completions[0].functions}
+    applied = {name: [value for value in values if value is not None] for name, values in said.items()}
+    return {f"reward/function/{name}": sum(values) / len(values) for name, values in applied.items() if values}
+
+
 def finish_iteration(
     run: Run,
     stage: Stage,
@@ -121,9 +128,10 @@ def finish_iteration(
     shares = summarise(completions)
     tokens = sum(completion.tokens for completion in completions)
     metrics = {name: float(value) for name, value in arrays.items()}
-    metrics |= {f"reward/{name}": value for name, value in shares.items() if name.startswith("outcome_")}
+    metrics |= {f"reward/{name}": share for name, share in shares.items() if name.startswith(("outcome_", "suspect"))}
+    metrics |= function_means(completions)
     metrics |= {
-        "reward/mean": float(np.mean([completion.verdict.reward for completion in completions])),
+        "reward/mean": float(np.mean([completion.reward for completion in completions])),
         "reward/correct": shares.get("outcome_correct", 0.0),
         "response/length_mean": shares["length_mean"],
         "response/truncated": shares["truncated"],
@@ -134,6 +142,7 @@ def finish_iteration(
         "run/epoch": done / stage.epoch,
         "run/examples": run.tally.examples[stage.name],
         "run/compilations": run.compilations(),
+        "run/workers_replaced": run.runner.replaced if run.runner else 0,
     }
     run.record(step, metrics)
     every = run.config.logging.rollouts_every

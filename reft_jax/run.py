@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from reft_jax.metrics import MetricsWriter
 from reft_jax.models import hf
 from reft_jax.models.policy import Params, Policy
 from reft_jax.problem import Problem
+from reft_jax.reward.functions import RewardFunction
+from reft_jax.reward.programs import ProgramRunner
 from reft_jax.rollout import Rollout, Sampling, build_generate
 from reft_jax.train_state import abstract_params, init_params
 
@@ -83,6 +85,8 @@ class Run:
     prompts: Mapping[str, list[Prompt]]
     examples: Mapping[str, list[Example]]
     score: Score
+    functions: tuple[RewardFunction, ...]
+    runner: ProgramRunner | None
     writer: MetricsWriter
     console: Progress
     checkpoints: Checkpoints
@@ -124,9 +128,14 @@ class Run:
         """Parameters {"decoder"} from another run's checkpoint."""
         return restore_params(Path(directory), abstract_params(self.policy, self.mesh, value_head=False))
 
-    def judge(self, rollout: Rollout, problems: list[Problem], rows: Any) -> list[Completion]:
+    def judge(
+        self, rollout: Rollout, problems: list[Problem], rows: Any, functions: Sequence[RewardFunction] = ()
+    ) -> list[Completion]:
         """Reads and scores a rollout on the host; see `completion.judge`."""
-        return judge(rollout, problems, rows, tokenizer=self.tokenizer, data=self.config.data, score=self.score)
+        data = self.config.data
+        return judge(
+            rollout, problems, rows, tokenizer=self.tokenizer, data=data, score=self.score, functions=functions
+        )
 
     def generate(self, name: str, batch: int, sampling: Sampling) -> Programs:
         """Sampling programs by prompt bucket, kept under `name`."""

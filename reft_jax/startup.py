@@ -12,7 +12,7 @@ import jax
 import yaml
 
 from reft_jax.checkpoint import Checkpoints
-from reft_jax.config import Config, ModelConfig, SupervisedConfig, to_dict
+from reft_jax.config import Config, ModelConfig, RewardConfig, SupervisedConfig, to_dict
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.readers import read_problems, shared_questions, split_dev
@@ -20,6 +20,7 @@ from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
 from reft_jax.problem import Problem
+from reft_jax.reward.functions import load_functions
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
 from reft_jax.run import Run, Tally
@@ -113,6 +114,11 @@ def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
     directory, first = Path(config.run_dir), jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         console = stack.enter_context(Progress(show=first))
+        reward, data, runner = config.reward, config.data, None
+        functions = load_functions(reward.functions)
+        if data.cot == "program":
+            runner = stack.enter_context(make_runner(reward))
+            console.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
         problems = read_problem_sets(config, console.message)
         prompts = {
             split: encode_for_sampling(problems[split], config, tokenizer, split, console.message)
@@ -129,9 +135,6 @@ def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
             console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
         board = config.logging.tensorboard
         writer = stack.enter_context(MetricsWriter(directory, write=first, tensorboard=board, resume_step=step))
-        reward, data, runner = config.reward, config.data, None
-        if data.cot == "program":
-            runner = stack.enter_context(ProgramRunner(reward.workers, reward.program_timeout, reward.program_memory))
         yield Run(
             config=config,
             mesh=mesh,
@@ -143,12 +146,25 @@ def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
             score=functools.partial(
                 score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
             ),
+            functions=functions,
+            runner=runner,
             writer=writer,
             console=console,
             checkpoints=checkpoints,
             tally=tally,
             resumed_step=step,
         )
+
+
+def make_runner(reward: RewardConfig) -> ProgramRunner:
+    """The pool that runs programs, as configured; nothing is started yet."""
+    return ProgramRunner(
+        reward.workers,
+        reward.program_timeout,
+        reward.program_memory,
+        deadline=reward.batch_timeout,
+        sandbox=reward.sandbox,
+    )
 
 
 def check_batches(config: Config, shards: int) -> None:

@@ -11,12 +11,14 @@ from reft_jax.config import Config, GenerationConfig, SourceConfig, SupervisedCo
 POSITIVE = {
     *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
     *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
-    *("program_timeout", "program_memory", "num_heads", "num_kv_heads", "num_layers", "head_dim", "embed_dim"),
-    *("mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps", "rope_theta"),
+    *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
+    *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
+    *("rope_theta",),
 }
 NOT_NEGATIVE = {
     *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
-    *("schedule_epochs", "logits_chunk", "fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
+    *("schedule_epochs", "logits_chunk", "relative_tolerance"),
+    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
     *("vocab_size", "rotary_dim", "position_offset"),
 }
 SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p"}
@@ -29,7 +31,7 @@ def validate(config: Config) -> None:
     Raises:
         ValueError: naming the key, its value and what would do.
     """
-    for message in (*_range_errors(config, ""), *_combination_errors(config)):
+    for message in (*range_errors(config, ""), *_combination_errors(config)):
         raise ValueError(message)
 
 
@@ -47,12 +49,12 @@ def missing_files(config: Config) -> Iterator[str]:
         yield f"ppo.init_from: there is no checkpoint directory {config.ppo.init_from!r}"
 
 
-def _range_errors(config: Any, prefix: str) -> Iterator[str]:
+def range_errors(config: Any, prefix: str) -> Iterator[str]:
     """Yields a message for each setting outside its range, through all nested settings."""
     for field in dataclasses.fields(config):
         name, key, value = field.name, prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _range_errors(value, key + ".")
+            yield from range_errors(value, key + ".")
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{key} is {value}: it must be finite"
         elif name in POSITIVE and value <= 0:

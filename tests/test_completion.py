@@ -10,6 +10,8 @@ from reft_jax.config import DataConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
+from reft_jax.reinforcement import function_means
+from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.score import Verdict
 from reft_jax.rollout import Rollout
 
@@ -42,7 +44,9 @@ def test_texts_keep_the_blank_at_the_seam_and_lose_the_end_token():
     prompts = [ids("▁what ▁is ▁it"), ids("▁what"), ids("▁two"), ids("▁two")]
     responses = [[*ids("▁two ▁and ▁three"), 0], [*ids("s ."), 0], ids("▁and ▁two"), [0]]
     rollout = make_rollout(prompts, responses, eos=0, pad=0)
-    assert response_texts(tokenizer, rollout.sequences, rollout.ended) == [" two and three", "s.", " and two", ""]
+    prompt_texts, texts = response_texts(tokenizer, rollout.sequences, rollout.ended)
+    assert prompt_texts == ["what is it", "what", "two", "two"]
+    assert texts == [" two and three", "s.", " and two", ""]
     assert tokenizer.decode(responses[0][:-1]) == "two and three", "decoded alone, the blank is lost"
 
 
@@ -78,8 +82,50 @@ def test_judge_pairs_rows_with_their_problems_and_leaves_filler_out(cot):
     assert [c.ended for c in completions] == [True, False, True]
 
 
+def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
+    tokenizer, given = stripping_tokenizer(), {}
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    prompts = [ids("▁what ▁is"), ids("▁what"), ids("▁two"), [0]]
+    responses = [[*ids("▁two"), 0], ids("▁and ▁two"), [0], []]
+    rollout = make_rollout(prompts, responses, eos=0, pad=0)
+    asked = [
+        Problem("a", "What is?", "2", columns={"level": 3, "answer": "#### 2"}),
+        Problem("b", "What?", "5", cot="2 and 3", columns={"level": 1, "topic": "sums"}),
+    ]
+
+    def own(**arguments):
+        given.update(arguments)
+        return [0.5, None, 2.0]
+
+    completions = judge(
+        rollout,
+        asked,
+        np.array([0, 1, 0, -1]),
+        tokenizer=tokenizer,
+        data=DataConfig(cot="program"),
+        score=lambda problems, texts: [Verdict(0.1, "wrong", 1.0)] * 3,
+        functions=[RewardFunction("own", "x.own", -2.0, own)],
+    )
+    assert given == {
+        "prompts": ["what is", "what", "two"],
+        "completions": [" two", " and two", ""],
+        "completion_ids": responses[:3],
+        "id": ["a", "b", "a"],
+        "question": ["What is?", "What?", "What is?"],
+        "answer": ["#### 2", None, "#### 2"],  # the data's own column, not ours
+        "cot": [None, "2 and 3", None],
+        "level": [3, 1, 3],
+        "topic": [None, "sums", None],
+    }
+    assert [c.reward for c in completions] == pytest.approx([0.1 - 1.0, 0.1, 0.1 - 4.0])
+    assert [c.record()["functions"] for c in completions] == [{"own": 0.5}, {"own": None}, {"own": 2.0}]
+    assert function_means(completions) == {"reward/function/own": 1.25}
+
+
 def test_records_and_shares():
-    make = lambda outcome, tokens, ended: Completion(PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0), tokens, ended)
+    make = lambda outcome, tokens, ended, suspect=None: Completion(
+        PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0, suspect), 0.1, tokens, ended
+    )
     completions = [make("wrong", 4, True), make("error", 9, False), make("wrong", 2, True), make("correct", 5, True)]
     assert summarise(completions) == {
         "outcome_wrong": 0.5,
@@ -96,6 +142,9 @@ def test_records_and_shares():
         "reward": 0.1,
         "outcome": "error",
         "value": 3.0,
+        "suspect": None,
         "tokens": 9,
         "ended": False,
     }
+    suspects = [make("correct", 1, True, True), make("wrong", 1, True, False), make("wrong", 1, True)]
+    assert summarise(suspects)["suspect"] == pytest.approx(1 / 3)

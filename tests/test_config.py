@@ -84,6 +84,14 @@ def test_every_config_of_the_repository_loads_and_returns(path, tmp_path):
     assert load_config(["--config", str(tmp_path / "again.yaml")]) == config
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/overlays").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_overlay_loads_over_the_config_that_its_first_line_names(path):
+    base = re.match(r"# Over (\S+\.yaml):", path.read_text())
+    written = dict(flat(to_dict(load_config(["--config", str(ROOT / "configs" / base[1]), "--config", str(path)]))))
+    for key, value in flat(yaml.safe_load(path.read_text())):
+        assert written[key] == value, key
+
+
 def test_print_config_loads_back(capsys, tmp_path):
     line = ["--config", str(CONFIGS[0]), "--ppo.kl_coef", "0.02", "--sft.prompt_buckets", "[36, 40]", "--seed", "7"]
     with pytest.raises(SystemExit) as stop:

@@ -208,7 +208,8 @@ def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Proble
         parse_gold(answer, answer_kind)
     except ValueError as error:
         raise ValueError(f"{row.place}: field `{source.answer_field}`: {error}") from error
-    return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None)
+    columns = {name: float(value) if isinstance(value, Decimal) else value for name, value in row.fields.items()}
+    return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None, columns)
 
 
 def _id(source: SourceConfig, row: _Row) -> str:

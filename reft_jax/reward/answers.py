@@ -40,7 +40,7 @@ _LETTER = re.compile(
 )
 
 
-def parse_gold(answer: str, kind: AnswerKind) -> float | str:
+def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
     """The gold answer of a problem as a value to compare with.
 
     Args:
@@ -56,15 +56,15 @@ def parse_gold(answer: str, kind: AnswerKind) -> float | str:
             raise ValueError(f"gold answer {answer!r} is not one letter from a to e, as multiple choice needs")
         return letter
     try:
-        number = float(answer.replace(",", ""))
+        number = _number(answer.replace(",", "").strip())
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+        number = None
+    if number is None:
         raise ValueError(f"gold answer {answer!r} is not a finite number")
     return number
 
 
-def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules: Rules) -> str | float | None:
+def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules: Rules) -> str | int | float | None:
     """The answer that a chain of thought in prose ends with: what follows its last `answer_trigger`.
 
     Without the trigger, `reference` reads the whole text and `sane` finds no answer: nothing was concluded.
@@ -79,7 +79,7 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
         A number, a lower-case letter (in `reference` any text), or None where there is no answer.
     """
     if rules == "reference":
-        text = completion.split(answer_trigger)[-1].strip()
+        text = (completion.split(answer_trigger)[-1] if answer_trigger else completion).strip()
         return _plain_letter(text) if kind == "choice" else _float_or_none(text)
     _, found, text = (
         completion.rpartition(answer_trigger.strip()) if answer_trigger.strip() else ("", "all", completion)
@@ -87,7 +87,7 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
     return _read(text, kind) if found else None
 
 
-def normalise_result(value: str | float | None, kind: AnswerKind, rules: Rules) -> str | float | None:
+def normalise_result(value: str | int | float | None, kind: AnswerKind, rules: Rules) -> str | int | float | None:
     """The answer that a program's result stands for; None is a program without one, failed ones included.
 
     In `reference`, a choice is the result's text whatever it is, hence "none" for None.
@@ -101,14 +101,33 @@ def normalise_result(value: str | float | None, kind: AnswerKind, rules: Rules) 
     return value if kind == "number" and value is not None and math.isfinite(value) else None
 
 
-def is_correct(value: str | float | None, gold: str | float, tolerance: float) -> bool:
-    """Whether `value` is the gold answer: the same letter, or |value - gold| <= tolerance, as in the reference."""
-    if isinstance(value, float) and isinstance(gold, float):
-        return abs(value - gold) <= tolerance
-    return isinstance(value, str) and value == gold
+def is_correct(
+    value: str | int | float | None,
+    gold: str | int | float,
+    tolerance: float,
+    relative_tolerance: float = 0.0,
+    exact_integers: bool = True,
+) -> bool:
+    """Whether `value` is the gold answer: the same letter, or |value - gold| <= max(tolerance, relative * |gold|).
+
+    Integers are compared as such, so that no digit is lost beyond 2^53. With no `relative_tolerance` this is the
+    reference's comparison.
+
+    Args:
+        value: as `extract_answer` and `normalise_result` make it.
+        gold: as `parse_gold` makes it.
+        tolerance: absolute.
+        relative_tolerance: as a share of the gold answer.
+        exact_integers: the relative tolerance is not for gold answers that are whole numbers.
+    """
+    if isinstance(value, str) or isinstance(gold, str) or value is None:
+        return value == gold
+    whole = isinstance(gold, int) or gold.is_integer()
+    relative = 0.0 if exact_integers and whole else relative_tolerance
+    return abs(value - gold) <= max(tolerance, relative * abs(gold))
 
 
-def _read(text: str, kind: AnswerKind) -> str | float | None:
+def _read(text: str, kind: AnswerKind) -> str | int | float | None:
     """What a person reads in the first line of `text`."""
     line = text.strip().partition("\n")[0].strip()
     return _read_letter(line) if kind == "choice" else _read_number(line)
@@ -120,7 +139,7 @@ def _read_letter(line: str) -> str | None:
     return match[1] if match else None
 
 
-def _read_number(line: str) -> float | None:
+def _read_number(line: str) -> int | float | None:
     """The one number of the first sentence, else of the line, each after its last `=`; None where there are several."""
     line = _UNIT_POWER.sub("", line.translate(_MINUS))
     for text in (_NEXT_SENTENCE.split(line)[0], line):
@@ -131,21 +150,38 @@ def _read_number(line: str) -> float | None:
     return None
 
 
-def _value(match: re.Match[str]) -> float | None:
+def _value(match: re.Match[str]) -> int | float | None:
     """The number that `_NUMBER` matched; None where it is not finite."""
-    number = float(match["number"].replace(",", ""))
+    number = _number(match["number"].replace(",", ""))
+    if number is None:
+        return None
     if match["denominator"]:
         denominator = float(match["denominator"].replace(",", ""))
         number = number / denominator if denominator else math.nan
-    number += float(match["whole"] or 0)
-    try:
-        number *= 10.0 ** int(match["exponent"] or match["power"] or 0)
-    except OverflowError:
-        return None
-    number *= _SCALES[match["scale"].lower()] if match["scale"] else 1.0
+    if match["whole"]:
+        number += float(match["whole"])
+    if power := match["exponent"] or match["power"]:
+        try:
+            number *= 10.0 ** int(power)
+        except (OverflowError, ValueError):  # ValueError: thousands of digits
+            return None
+    if match["scale"]:
+        number *= _SCALES[match["scale"].lower()]
     if match["sign"] or match["inner_sign"]:
         number = -number
     return number if math.isfinite(number) else None
+
+
+def _number(text: str) -> int | float | None:
+    """A numeral as an int where it is written as one, else as a float; None where that is not finite.
+
+    Raises:
+        ValueError: it is not a numeral.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        return None
+    return int(text) if text.lstrip("+-").isdigit() else number
 
 
 def _plain_letter(text: str) -> str:

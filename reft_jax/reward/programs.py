@@ -2,15 +2,17 @@
 
 The workers are commands of their own (`worker.py`), started with `subprocess` and spoken to over pipes: the process
 that trains is never forked, needs no signal handlers or threads, and its modules are not imported again. A worker forks
-one child per program, which sets limits on itself before the program starts; `worker` says which. That takes some 4 ms,
-so programs that are only arithmetic are computed by `arithmetic` instead, with the same results.
+one child per program, which gives up what it does not need before the program starts; `worker` and `sandbox` say how.
+That takes some 5 ms, so programs that are only arithmetic are computed by `arithmetic` instead, with the same results.
 
-Contained: endless loops, memory, output, writing to files, crashes, sudden ends, forged results, the end of a worker.
+Contained everywhere, by limits: endless loops, memory (not on a Mac), output, writing to files, crashes, sudden ends,
+forged results, the end of a worker. Contained by the Linux kernel, where `ProgramRunner.start` names the layers
+`landlock` and `seccomp`: files of the user, network, processes, threads, signals, look at other processes.
 
-NOT contained, because the children run as the user who trains: they can use the network, read any file that the user
-can read, delete files and create empty ones, signal the user's processes and look into them, and leave their process
-group to outlive their program. Under root the limit on new processes does not hold either. Gold answers are never sent
-to the workers. Do not run programs of people you do not trust.
+NOT contained: faults of the kernel itself; what a program can learn by its own clock; whether a path exists; the
+processor, memory and time that the limits grant. Without these two layers, programs run with the rights of the user
+who trains: they can read files, use the network, delete files and create empty ones, signal the user's processes, and
+under root start processes that outlive them. Gold answers are never sent to the workers.
 """
 
 import dataclasses
@@ -31,13 +33,15 @@ from typing import Literal, get_args
 from reft_jax.reward.answers import Rules
 from reft_jax.reward.arithmetic import evaluate
 
-ProgramOutcome = Literal["ok", "error", "timeout", "memory"]
-WORKER = Path(__file__).with_name("worker.py")
+ProgramOutcome = Literal["ok", "error", "timeout", "memory", "forbidden", "deadline"]
+Containment = Literal["contained", "unsafe"]
+WORKER = ("-P", "-m", "reft_jax.reward.worker")
 
 _IN_FLIGHT = 4  # programs that a worker has been sent: it never waits for us, and little queues behind a slow one
 _GRACE = 30.0  # seconds beyond a program's wall clock limit before its worker is taken for dead; covers importing sympy
-_INHERITED = ("HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")  # what finding Python's libraries may need
-_FIXED = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_INHERITED = ("HOME", "LD_LIBRARY_PATH", "PYTHONHOME")  # what finding Python's libraries may need
+_FIXED = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+_ROOT = str(Path(__file__).parents[2])  # where workers find the package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +50,13 @@ class ProgramResult:
 
     Attributes:
         outcome: `ok` where `solution()` returned, with or without an answer; `error` for any exception or sudden end;
-            `timeout`; `memory`.
+            `timeout`; `memory`; `forbidden` where the sandbox stopped it; `deadline` where the batch's time was over.
         value: the returned number or text; None where there is none, or it is of a kind that is no answer.
         detail: why there is no value, for people.
     """
 
     outcome: ProgramOutcome
-    value: str | float | None
+    value: str | int | float | None
     detail: str
 
 
@@ -66,20 +70,51 @@ class ProgramRunner:
         workers: programs that run at the same time.
         timeout: CPU seconds that one program may use.
         memory: megabytes of address space that one program may use beyond its worker's (not enforced on a Mac).
+        deadline: seconds by the clock that one `run` may take; programs without a result by then have the outcome
+            `deadline`. Many programs that sleep would otherwise hold up a run for hours.
+        sandbox: `contained` takes all that the kernel grants, and at least the limits; `unsafe` takes only limits, and
+            goes on without them.
+
+    Attributes:
+        replaced: workers that died at work and were replaced, so far.
 
     Raises:
-        ValueError: an argument is not positive.
+        ValueError: a number is not positive.
     """
 
-    def __init__(self, workers: int, timeout: float, memory: int) -> None:
-        for name, number in {"workers": workers, "timeout": timeout, "memory": memory}.items():
+    def __init__(
+        self,
+        workers: int,
+        timeout: float,
+        memory: int,
+        *,
+        deadline: float = 300.0,
+        sandbox: Containment = "contained",
+    ) -> None:
+        positive = {"workers": workers, "timeout": timeout, "memory": memory, "deadline": deadline}
+        for name, number in positive.items():
             if number <= 0:
                 raise ValueError(f"{name} must be positive, got {number}")
+        self.replaced = 0
         self._size = workers
         self._timeout = timeout
         self._memory = memory
+        self._deadline = deadline
+        self._sandbox: Containment = sandbox
         self._pools: dict[str, list[_Worker]] = {"plain": [], "sympy": []}
         self._lock = threading.Lock()
+
+    def start(self) -> tuple[str, ...]:
+        """Start a worker, have it run a program, and tell its layers of containment: `limits`, `landlock`, `seccomp`.
+
+        Raises:
+            RuntimeError: the worker did not start, cannot limit programs, or did not run this one.
+        """
+        with self._lock:
+            (result,) = self._run_on("plain", ["def solution(): return 5"], "sane")
+            if result != ProgramResult("ok", 5, ""):
+                raise RuntimeError(f"programs cannot be run on this machine: {result.outcome}, {result.detail}")
+            return self._pools["plain"][0].layers
 
     def run(self, programs: Sequence[str], rules: Rules) -> list[ProgramResult]:
         """Run each program and call its `solution()`; identical programs run once, plain arithmetic without a worker.
@@ -93,7 +128,7 @@ class ProgramRunner:
             One result per program, in order.
 
         Raises:
-            RuntimeError: a worker did not start.
+            RuntimeError: a worker did not start, or cannot limit programs.
         """
         known = {text: evaluate(text, rules) for text in dict.fromkeys(programs)}
         results = {text: ProgramResult(*found) for text, found in known.items() if found}
@@ -125,10 +160,10 @@ class ProgramRunner:
         self.close()
 
     def _start(self, libraries: str) -> "_Worker":
-        return _Worker([f"{self._timeout}", f"{self._memory}", libraries])
+        return _Worker([f"{self._timeout}", f"{self._memory}", libraries, self._sandbox])
 
     def _run_on(self, libraries: str, programs: list[str], rules: Rules) -> list[ProgramResult]:
-        """Feed the workers of one pool until every program has a result."""
+        """Feed the workers of one pool until every program has a result, or the deadline has come."""
         pool = self._pools[libraries]
         for worker in [worker for worker in pool if worker.ended()]:  # while idle: no program of ours is to blame
             worker.end()
@@ -137,45 +172,53 @@ class ProgramRunner:
         results: dict[int, ProgramResult] = {}
         pending = deque(range(len(programs)))
         patience = 3 * self._timeout + 1 + _GRACE
-        while len(results) < len(programs):
+        deadline = time.monotonic() + self._deadline
+        while len(results) < len(programs) and time.monotonic() < deadline:
             for depth, worker in itertools.product(range(_IN_FLIGHT), pool):
                 if pending and len(worker.sent) <= depth:
                     index = pending.popleft()
                     worker.send(index, json.dumps([programs[index], rules]))
-            _wait(pool, until=min(worker.progress for worker in pool if worker.sent) + patience)
+            _wait(pool, until=min([deadline, *(worker.progress + patience for worker in pool if worker.sent)]))
             for place, worker in enumerate(pool):
                 results.update(worker.receive())
                 overdue = worker.sent and time.monotonic() > worker.progress + patience
                 if worker.failure or overdue:
+                    self.replaced += 1
                     pool[place] = self._start(libraries)
                     worker.end()
                     if worker.sent:  # it works in order: the first one ended it, the others were only in the queue
                         reason = worker.failure or "its worker stopped answering"
                         results[worker.sent.popleft()] = ProgramResult("error", None, reason)
                         pending.extendleft(reversed(worker.sent))
-        return [results[index] for index in range(len(programs))]
+        for worker in [worker for worker in pool if worker.sent]:  # the deadline has come
+            worker.end()
+            pool.remove(worker)
+        late = ProgramResult("deadline", None, f"not done in the {self._deadline:g} s of its batch")
+        return [results.get(index, late) for index in range(len(programs))]
 
 
 class _Worker:
     """One worker process, its two pipes, and the programs it has been sent.
 
     Attributes:
+        layers: of containment, once it is ready.
         sent: indices of the programs without a reply yet, oldest first.
         progress: `time.monotonic()` when it last gave sign of life or had nothing to do.
         failure: why it is of no use any more; empty while it works.
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        # By path, not -m: importing the package would make each of its forks dearer. -P: the folder of that file is
-        # not searched for modules. cwd: relative paths in programs do not meet the user's files. A session of its own:
-        # a keyboard interrupt reaches us alone, and we end the workers.
+        # -P: the working directory is not searched for modules. cwd: relative paths in programs do not meet the user's
+        # files. A session of its own: a keyboard interrupt reaches us alone, and we end the workers.
+        self._contained = "contained" in arguments
+        path = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), *arguments],
+            [sys.executable, *WORKER, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ} | _FIXED,
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ} | {**_FIXED, "PYTHONPATH": path},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -188,6 +231,7 @@ class _Worker:
         self.progress = time.monotonic()
         self.failure = ""
         self.outbox = b""
+        self.layers: tuple[str, ...] = ()
         self._inbox = b""
         self._ready = False
 
@@ -196,7 +240,8 @@ class _Worker:
         if not self.sent:
             self.progress = time.monotonic()
         self.sent.append(index)
-        self.outbox += request.encode() + b"\n"
+        body = request.encode()
+        self.outbox += b"%08d" % len(body) + body
         self.flush()
 
     def flush(self) -> None:
@@ -216,9 +261,9 @@ class _Worker:
             self._inbox += chunk
         *lines, self._inbox = self._inbox.split(b"\n")
         if lines and not self._ready:
-            self._ready = lines.pop(0) == b'"ready"'
+            self._begin(lines.pop(0))
         if self.failure and not self._ready:
-            raise RuntimeError(f"a program worker ({WORKER}) did not start; its own message is on stderr")
+            raise RuntimeError(f"a program worker ({WORKER[-1]}) did not start; its own message is on stderr")
         results: dict[int, ProgramResult] = {}
         for line in lines:
             self.progress = time.monotonic()
@@ -227,6 +272,16 @@ class _Worker:
                 break
             results[self.sent.popleft()] = _result(line)
         return results
+
+    def _begin(self, line: bytes) -> None:
+        """Takes a worker's first line, which names its layers of containment."""
+        _, layers = json.loads(line)
+        self.layers, self._ready = tuple(layers), True
+        if self._contained and "limits" not in layers:
+            raise RuntimeError(
+                "generated programs cannot be limited on this system (processor time, files, processes); with "
+                "reward.sandbox `unsafe` they run nevertheless, with all that your user may do"
+            )
 
     def ended(self) -> bool:
         """Whether the process is gone."""
@@ -259,10 +314,16 @@ def _result(line: bytes) -> ProgramResult:
         outcome, value, detail = json.loads(line)
     except (ValueError, TypeError, RecursionError):
         outcome, value, detail = None, None, None
-    forms = outcome in get_args(ProgramOutcome), isinstance(value, float | str | None), isinstance(detail, str)
-    if not all(forms):
-        return ProgramResult("error", None, "its result was not readable")
-    return ProgramResult(outcome, value, detail)
+    if outcome in get_args(ProgramOutcome) and _is_plain(value) and isinstance(detail, str):
+        return ProgramResult(outcome, value, detail)
+    return ProgramResult("error", None, "its result was not readable")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this can be a result's value: of an int, one that a float could stand for."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float | str | None)
 
 
 def _wait(pool: Sequence[_Worker], until: float) -> None:

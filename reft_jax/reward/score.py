@@ -11,9 +11,11 @@ from typing import Literal, get_args
 from reft_jax.config import CotKind, RewardConfig
 from reft_jax.problem import Problem
 from reft_jax.reward.answers import extract_answer, is_correct, normalise_result, parse_gold
+from reft_jax.reward.equations import arithmetic_holds
+from reft_jax.reward.letters import letter_is_computed
 from reft_jax.reward.programs import ProgramRunner
 
-Outcome = Literal["correct", "wrong", "no_answer", "error", "timeout", "memory"]
+Outcome = Literal["correct", "wrong", "no_answer", "error", "timeout", "memory", "forbidden", "deadline"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +24,18 @@ class Verdict:
 
     Attributes:
         reward: what it earns, before any KL penalty.
-        outcome: why; a program that fails keeps its cause, `error`, `timeout` or `memory`.
+        outcome: why; a program that fails keeps its cause, `error`, `timeout`, `memory`, `forbidden` (the sandbox
+            stopped it) or `deadline` (its batch took too long).
         value: the answer that was read, None where there was none.
+        suspect: whether there is a sign of reward hacking: an answer in prose that is right although an equation
+            before it is wrong, or a letter that a program returns without computing anything for it. None where these
+            do not apply.
     """
 
     reward: float
     outcome: Outcome
-    value: str | float | None
+    value: str | int | float | None
+    suspect: bool | None = None
 
 
 def score(
@@ -58,7 +65,7 @@ def score(
     if len(problems) != len(completions):
         raise ValueError(f"{len(problems)} problems but {len(completions)} completions")
     golds = [_gold(problem) for problem in problems]
-    values: list[str | float | None]
+    values: list[str | int | float | None]
     failures: list[Outcome]
     if cot == "program":
         if runner is None:
@@ -70,7 +77,9 @@ def score(
         pairs = zip(problems, completions)
         values = [extract_answer(text, p.answer_kind, answer_trigger, config.rules) for p, text in pairs]
         failures = ["no_answer"] * len(values)
-    return [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
+    verdicts = [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
+    suspicions = [_suspect(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, verdicts)]
+    return [dataclasses.replace(verdict, suspect=suspect) for verdict, suspect in zip(verdicts, suspicions)]
 
 
 def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -79,18 +88,31 @@ def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
     return {outcome: counts[outcome] for outcome in get_args(Outcome)}
 
 
-def _gold(problem: Problem) -> float | str:
+def _suspect(problem: Problem, completion: str, verdict: Verdict, cot: CotKind) -> bool | None:
+    """See `Verdict.suspect`; `equations` and `letters` have the tests."""
+    if cot == "text":
+        holds = arithmetic_holds(completion)
+        return None if holds is None else verdict.outcome == "correct" and not holds
+    if problem.answer_kind == "number":
+        return None
+    computed = letter_is_computed(completion)
+    return None if computed is None else verdict.outcome in ("correct", "wrong") and not computed
+
+
+def _gold(problem: Problem) -> int | float | str:
     try:
         return parse_gold(problem.answer, problem.answer_kind)
     except ValueError as error:
         raise ValueError(f"problem {problem.id}: {error}") from None
 
 
-def _verdict(value: str | float | None, gold: str | float, failure: Outcome, config: RewardConfig) -> Verdict:
+def _verdict(
+    value: str | int | float | None, gold: str | int | float, failure: Outcome, config: RewardConfig
+) -> Verdict:
     """The verdict on `value`; `failure` is the outcome where there is none, or where its program failed."""
     if value is None:
         return Verdict(config.no_answer, failure, None)
-    if is_correct(value, gold, config.tolerance):
+    if is_correct(value, gold, config.tolerance, config.relative_tolerance, config.exact_integers):
         return Verdict(config.correct, "correct", value)
     # The reference reads a failed multiple-choice program as "none": rewarded as a wrong answer, counted as what it is.
     return Verdict(config.wrong, "wrong" if failure == "no_answer" else failure, value)

@@ -1,19 +1,22 @@
 """The command behind `programs.ProgramRunner`: reads programs, runs each in a child of its own, writes what came out.
 
-    python worker.py CPU_SECONDS MEGABYTES plain|sympy
+    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy contained|unsafe
 
-Requests and replies are lines of JSON on stdin and stdout, in the same order: `[program, rules]` in, `[outcome, value,
-detail]` out, after one line `"ready"`. It ends when stdin ends. This file is started by its path and imports nothing
-of the package, because a fork costs by the memory there is and touches: 50 MB of sympy make it four times as dear.
-Hence workers with and without it.
+A request on stdin is `[program, rules]` as JSON behind its length in 8 digits; a reply on stdout is a line of JSON,
+`[outcome, value, detail]`, in the same order. The first line tells the layers of containment: `["ready", ["limits",
+"landlock", "seccomp"]]`. It ends when stdin ends. Nothing of the package is imported but `sandbox`, because a fork
+costs by the memory there is and touches: 50 MB of sympy make it four times as dear. Hence workers with and without it.
 
-A child has a session of its own, no descriptors but /dev/null and its result pipe, an empty environment, and limits on
-CPU time, address space, written files, core dumps and (except for root, whom the kernel exempts) new processes and
-threads. When it has answered, ended or outstayed the clock, its whole process group is killed.
+A child has a session of its own, no descriptors but /dev/null and its result pipe, nothing of the user's environment,
+and limits on CPU time, address space, written files, core dumps and (except for root, whom the kernel exempts) new
+processes and threads; those are the layer "limits". What the others take is told in `sandbox`. When the child has
+answered, ended or outstayed the clock, its whole process group is killed.
 """
 
 import contextlib
+import errno
 import gc
+import importlib
 import json
 import math
 import numbers
@@ -25,55 +28,106 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn
 
+from reft_jax.reward import sandbox
+
 TEXT_LIMIT = 256  # characters of a result or a message; a longer text is no answer
 LINE_LIMIT = 8192  # bytes of a reply: two such texts as JSON escapes, with room to spare
 _OUT_OF_MEMORY = b'["memory", null, "MemoryError"]\n'  # made beforehand: later there may be no memory to make it
 
 
-class Limits(NamedTuple):
-    """What one program may use, in seconds: of CPU time, and by the clock, for one that sleeps or hides its work."""
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # numpy has to have it
+# What programs import, taken in beforehand where no file will be opened afterwards.
+_COMMON = (
+    *("bisect", "calendar", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq"),
+    *("itertools", "json", "numbers", "operator", "random", "re", "statistics", "string", "typing"),
+)
+
+
+class Bounds(NamedTuple):
+    """What holds for every program of a worker; the limits are in seconds, by the clock for one that sleeps."""
 
     cpu: float
     wall: float
+    seccomp: sandbox.Seccomp | None
 
 
 def main(arguments: list[str]) -> None:
     """Serve until stdin ends or the reader of stdout is gone."""
-    cpu, megabytes, libraries = float(arguments[0]), int(arguments[1]), arguments[2]
+    cpu, megabytes, libraries, containment = float(arguments[0]), int(arguments[1]), *arguments[2:]
     names: dict[str, Any] = {"__name__": "program", "math": math}
     if libraries == "sympy":
         import sympy
 
         names["sympy"] = sympy
     requests, replies = os.dup(0), os.dup(1)
-    os.write(replies, b'"ready"\n')
-    _confine_all(megabytes)
+    layers, seccomp = _confine_all(megabytes, contained=containment == "contained")
+    os.write(replies, json.dumps(["ready", layers]).encode() + b"\n")
     poller = select.poll()
     poller.register(replies, 0)  # reports only that nobody reads our replies any more
     gc.collect()
     gc.freeze()  # a collection in a child must not touch, and so copy, the worker's pages
-    with open(requests, "rb") as lines, contextlib.suppress(BrokenPipeError):
-        for request in lines:
-            os.write(replies, _run_in_child(request, names, Limits(cpu, 3 * cpu + 1), requests, replies, poller))
+    with contextlib.suppress(BrokenPipeError):
+        while request := _read_request(requests):
+            os.write(
+                replies, _run_in_child(request, names, Bounds(cpu, 3 * cpu + 1, seccomp), requests, replies, poller)
+            )
 
 
-def _confine_all(megabytes: int) -> None:
-    """Give up, once and for all children, what neither they nor this process need."""
+def _read_request(requests: int) -> bytes:
+    """The next request, and not a byte of the one after: it would be in the memory of this one's child."""
+    return _read_exactly(requests, int(_read_exactly(requests, 8) or 0))
+
+
+def _read_exactly(requests: int, size: int) -> bytes:
+    """So many bytes; none where stdin ends before."""
+    parts = []
+    while size:
+        parts.append(os.read(requests, size))
+        if not parts[-1]:
+            return b""
+        size -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _confine_all(megabytes: int, *, contained: bool) -> tuple[list[str], sandbox.Seccomp | None]:
+    """Give up, once and for all children, what neither they nor this process need; the layers, and one for later."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
     os.environ.clear()
+    os.environ.update(_ONE_THREAD)
     sys.dont_write_bytecode = True
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    with contextlib.suppress(FileNotFoundError), open("/proc/self/statm", encoding="ascii") as statm:  # Linux only
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
+    layers = ["limits"] if _limit_all(megabytes) else []
+    seccomp = None
+    if contained:
+        filtered = sandbox.seccomp_is_granted()
+        if sandbox.restrict_files():
+            layers.append("landlock")
+        elif filtered:
+            for name in _COMMON:
+                importlib.import_module(name)
+        if filtered:
+            layers.append("seccomp")
+            seccomp = sandbox.Seccomp(files="landlock" in layers)
+    return layers, seccomp
+
+
+def _limit_all(megabytes: int) -> bool:
+    """Sets the limits that all children have in common; whether this system can, with those of `_confine_one`."""
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with contextlib.suppress(FileNotFoundError), open("/proc/self/statm", encoding="ascii") as statm:  # Linux only
+            used = int(statm.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
+        return {"RLIMIT_CPU", "RLIMIT_NPROC"} <= set(dir(resource))
+    except (OSError, ValueError):
+        return False
 
 
 def _run_in_child(
-    request: bytes, names: dict[str, Any], limits: Limits, requests: int, replies: int, poller: select.poll
+    request: bytes, names: dict[str, Any], bounds: Bounds, requests: int, replies: int, poller: select.poll
 ) -> bytes:
     """Fork, let the child run the program, and return the line about it."""
     result, child_end = os.pipe()
@@ -83,12 +137,12 @@ def _run_in_child(
             os.close(requests)
             os.close(replies)
             os.close(result)
-            _confine_one(limits)
+            _confine_one(bounds)
             _answer(request, names, child_end)
         finally:
             os._exit(1)
     os.close(child_end)
-    line, in_time = _read_line(result, time.monotonic() + limits.wall, poller, replies)
+    line, in_time = _read_line(result, time.monotonic() + bounds.wall, poller, replies)
     os.close(result)
     try:
         os.killpg(pid, signal.SIGKILL)
@@ -99,10 +153,10 @@ def _run_in_child(
     if whole:
         return line + whole
     if not in_time:
-        return _line("timeout", None, f"no result after {limits.wall:g} s by the clock")
+        return _line("timeout", None, f"no result after {bounds.wall:g} s by the clock")
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    if ended_by in (signal.SIGPROF, signal.SIGXCPU) or usage.ru_utime + usage.ru_stime >= limits.cpu:
-        return _line("timeout", None, f"more than {limits.cpu:g} s of CPU time")
+    if ended_by in (signal.SIGPROF, signal.SIGXCPU) or usage.ru_utime + usage.ru_stime >= bounds.cpu:
+        return _line("timeout", None, f"more than {bounds.cpu:g} s of CPU time")
     return _line("error", None, f"killed by signal {ended_by}" if ended_by else "ended without a result")
 
 
@@ -124,16 +178,18 @@ def _read_line(result: int, deadline: float, poller: select.poll, replies: int) 
     return line, True
 
 
-def _confine_one(limits: Limits) -> None:
+def _confine_one(bounds: Bounds) -> None:
     """Give up, in the child, what the worker still needed."""
     os.setsid()
     # SIGPROF decides, in fractions of a second; SIGXCPU and SIGKILL follow for a program that blocks it. The alarm
     # ends a child whose worker was killed.
-    signal.setitimer(signal.ITIMER_PROF, limits.cpu)
-    signal.setitimer(signal.ITIMER_REAL, limits.wall + 1)
-    seconds = math.ceil(limits.cpu)
+    signal.setitimer(signal.ITIMER_PROF, bounds.cpu)
+    signal.setitimer(signal.ITIMER_REAL, bounds.wall + 1)
+    seconds = math.ceil(bounds.cpu)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds + 1, seconds + 2))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    if bounds.seccomp is not None:
+        bounds.seccomp.install()
 
 
 def _answer(request: bytes, names: dict[str, Any], result: int) -> NoReturn:
@@ -145,9 +201,15 @@ def _answer(request: bytes, names: dict[str, Any], result: int) -> NoReturn:
     except MemoryError:
         line = _OUT_OF_MEMORY
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: whatever it was, it is told
-        line = _line("error", None, message(error))
+        line = _line("forbidden" if _is_refusal(error) else "error", None, message(error))
     os.write(result, line)
     os._exit(0)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the sandbox stopped the program; for a thread, Python does not pass on the kernel's answer."""
+    refused = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
+    return refused or error.args == ("can't start new thread",)
 
 
 def message(error: BaseException) -> str:
@@ -155,7 +217,7 @@ def message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:TEXT_LIMIT]
 
 
-def _line(outcome: str, value: str | float | None, detail: str) -> bytes:
+def _line(outcome: str, value: str | int | float | None, detail: str) -> bytes:
     return json.dumps([outcome, value, detail]).encode() + b"\n"
 
 
@@ -182,7 +244,7 @@ def reference_source(program: str) -> str:
     return "\n".join(lines)
 
 
-def plain_value(value: Any, rules: str) -> tuple[str | float | None, str]:
+def plain_value(value: Any, rules: str) -> tuple[str | int | float | None, str]:
     """The result as a number or a short text, or None and why; objects never leave the child."""
     if rules == "reference":
         try:
@@ -194,7 +256,9 @@ def plain_value(value: Any, rules: str) -> tuple[str | float | None, str]:
     if _is_real(value):
         with contextlib.suppress(TypeError, ValueError, OverflowError):  # symbols, signalling nan, 10**400
             number = float(value)
-            return (number, "") if math.isfinite(number) else (None, f"returned {number}")
+            if not math.isfinite(number):
+                return None, f"returned {number}"
+            return (int(value) if isinstance(value, numbers.Integral) else number), ""
     return None, f"returned a {type(value).__name__}"[:TEXT_LIMIT]
 
 

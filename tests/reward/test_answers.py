@@ -181,3 +181,31 @@ def test_unparsable_gold_is_an_error_that_shows_it(answer, kind):
 )
 def test_comparison(value, gold, right):
     assert is_correct(value, gold, tolerance=0.125) is right
+
+
+@pytest.mark.parametrize(
+    ("value", "gold", "settings", "right"),
+    [
+        (2**53 + 1, 2**53, {}, False),  # equal as floats
+        (10**30, 10**30, {}, True),
+        (2**53 + 1, 2**53, {"relative_tolerance": 1e-3}, False),  # a whole gold answer is exact
+        (2**53 + 1, 2**53, {"relative_tolerance": 1e-3, "exact_integers": False}, True),
+        (1000.4, 1000, {"relative_tolerance": 1e-3}, False),
+        (1000.4, 1000, {"relative_tolerance": 1e-3, "exact_integers": False}, True),
+        (1000.4, 1000.5, {"relative_tolerance": 1e-3}, True),
+        (-1000.4, -1000.5, {"relative_tolerance": 1e-3}, True),
+        (1000.4, 1000.5, {"relative_tolerance": 1e-5}, False),
+        (0.005, 0.0, {"relative_tolerance": 1e-3}, True),  # the larger of the two tolerances holds
+        (10**300, 0.5, {"relative_tolerance": 1e-3}, False),
+        (math.nan, 5, {"relative_tolerance": 1.0, "exact_integers": False}, False),
+    ],
+)
+def test_relative_tolerance_and_exact_integers(value, gold, settings, right):
+    assert is_correct(value, gold, 1e-2, **settings) is right
+
+
+def test_whole_numbers_keep_every_digit():
+    big = 123456789012345678901
+    assert read(f"{big:,} apples") == parse_gold(f"{big:,}", "number") == big
+    assert normalise_result(f"${big}", "number", "sane") == normalise_result(big, "number", "sane") == big
+    assert is_correct(read(f"{big + 1}"), parse_gold(str(big), "number"), 1e-2) is False

@@ -1,5 +1,6 @@
 """Programs computed without a worker: the oracle is the worker's child, which must answer exactly the same."""
 
+import ast
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def test_svamp_programs_give_what_the_child_gives(rules, step, run_forked):
     rows = json.loads((Path(os.environ["REFT_DATA"]) / "svamp_python_sdp.json").read_text())
     texts = [row["answer_cot"] for row in rows]
     assert len(texts) == 3043
-    assert sum(evaluate(text, rules) is not None for text in texts) >= 2950
+    assert sum(evaluate(text, rules) is not None for text in texts) >= 2980
     assert disagreements(texts[::step], rules, run_forked) == []
 
 
@@ -66,40 +68,97 @@ NUMBERS = st.one_of(
     st.floats(0, allow_nan=False).map(lambda number: repr(number).replace("inf", "1e999")),
     st.sampled_from(["0", "0.0", ".5", "5.", "1_000", "1e308", "1e-320", "007", "2j", "True", "'x'", "0x1F", "1__0"]),
 )
-OPERATORS = st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "+", "-", "*", "/", "<", "@", ">>", "and", ","])
-EXPRESSIONS = st.recursive(
-    st.one_of(NUMBERS, NUMBERS, NAMES),
-    lambda inner: st.one_of(
+ARITHMETIC = st.sampled_from(["+", "-", "*", "/", "//", "%", "**"])
+COMPARISONS = st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
+FUNCTIONS = st.sampled_from(["int", "float", "round", "abs", "min", "max", "sum"])
+OPERATORS = st.one_of(ARITHMETIC, ARITHMETIC, COMPARISONS, st.sampled_from(["@", ">>", " and ", "or", ",", " is "]))
+
+
+def wild(inner):
+    """Expressions with what we compute and what looks like it."""
+    some = st.lists(inner, max_size=3).map(", ".join)
+    return st.one_of(
         st.tuples(inner, OPERATORS, inner).map(" ".join),
         st.tuples(inner, OPERATORS, inner).map("".join),
         inner.map("({})".format),
-        st.tuples(st.sampled_from("-+~("), inner).map("".join),
-    ),
-    max_leaves=6,
-)
+        st.tuples(st.sampled_from(["-", "+", "~", "(", "not ", "*", "x="]), inner).map("".join),
+        st.builds("{} if {} else {}".format, inner, inner, inner),
+        st.builds("{}({})".format, st.one_of(FUNCTIONS, FUNCTIONS, NAMES), some),
+        st.builds("{}([{}])".format, FUNCTIONS, some),
+        st.builds("{}(({},), {})".format, FUNCTIONS, some, inner),
+    )
+
+
+def tame(inner):
+    """Expressions with what we compute, few of them with errors."""
+    few = st.lists(inner, min_size=1, max_size=3).map(", ".join)
+    return st.one_of(
+        st.builds("({} {} {})".format, inner, ARITHMETIC, inner),
+        st.builds("({} {} {})".format, inner, COMPARISONS, inner),
+        st.builds("({} {} {} {} {})".format, inner, COMPARISONS, inner, COMPARISONS, inner),
+        st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or"]), inner),
+        st.builds("({} if {} else {})".format, inner, inner, inner),
+        st.builds("({} {})".format, st.sampled_from(["-", "+", "not"]), inner),
+        st.builds("{}({})".format, st.sampled_from(["int", "float", "round", "abs"]), inner),
+        st.builds("{}({}, {})".format, st.sampled_from(["min", "max"]), inner, few),
+        st.builds("round({}, {})".format, inner, st.integers(-3, 3)),
+        st.builds("{}([{}])".format, st.sampled_from(["min", "max", "sum"]), few),
+        st.builds("sum(({},), {})".format, few, inner),
+    )
+
+
+WILD = st.recursive(st.one_of(NUMBERS, NUMBERS, NAMES), wild, max_leaves=6)
+TAME = st.recursive(st.sampled_from(["a", "b", "c", "0", "1", "2.5", "1e999", "7e307", "10**300"]), tame, max_leaves=8)
 STATEMENTS = st.one_of(
-    st.builds("{} {} {}".format, NAMES, st.sampled_from(["=", "=", "=", "+=", "/=", "**=", "==", ":"]), EXPRESSIONS),
-    EXPRESSIONS.map("return {}".format),
-    EXPRESSIONS,
-    st.sampled_from(["", "pass", "nonlocal a", "global a", "yield 1", "# '", "a = b = 1", "a, b = 1, 2", "x: int = 2"]),
+    st.builds("{} {} {}".format, NAMES, st.sampled_from(["=", "=", "=", "+=", "/=", "**=", "==", ":"]), WILD),
+    WILD.map("return {}".format),
+    WILD,
+    st.builds("{}, {} = {}, {}".format, NAMES, NAMES, WILD, WILD),
+    st.builds("{} = {} = {}".format, NAMES, NAMES, WILD),
+    st.sampled_from(
+        ["", "pass", "nonlocal a", "global a", "yield 1", "# '", "a, b = 1", "[a, b] = 1, 2", "x: int = 2"]
+    ),
 )
 PROGRAMS = st.one_of(
     st.builds(
         lambda lines, end: solution("a = 7", "b = 2.5", *lines, f"return {end}"),
         st.lists(STATEMENTS, max_size=4),
-        st.one_of(EXPRESSIONS, st.sampled_from(["a", "total", ""])),
+        st.one_of(WILD, st.sampled_from(["a", "total", ""])),
+    ),
+    st.builds(
+        lambda first, second, third, end: solution(
+            "a = b = 7", f"c = {first}", f"a, b = {second}, {third}", f"return {end}"
+        ),
+        *[TAME] * 4,
     ),
     st.builds(lambda text, at, more: text[:at] + more + text[at:], st.just(solution("a = (7 + 2)", "return a * 3")),
               st.integers(0, 50), st.text("()=\n \t\r\f:'\"+*#a1.\\\0é€", max_size=4)),
     st.text(max_size=30),
 )  # fmt: skip
+KINDS = [ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.IfExp, ast.Call, ast.List, ast.Tuple]
+
+
+def kinds(program):
+    """Which of our kinds of expressions are in a program."""
+    try:
+        return {type(node) for node in ast.walk(ast.parse(program))} & set(KINDS)
+    except SyntaxError:
+        return set()
 
 
 @pytest.mark.parametrize("rules", RULES)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(texts=st.lists(PROGRAMS, min_size=15, max_size=30))
-def test_generated_programs_give_what_the_child_gives(rules, run_forked, texts):
-    assert disagreements(texts, rules, run_forked) == []
+def test_generated_programs_give_what_the_child_gives(rules, run_forked):
+    answered = set()
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(texts=st.lists(PROGRAMS, min_size=15, max_size=30, unique=True))
+    def check(texts):
+        assert disagreements(texts, rules, run_forked) == []
+        answered.update(text for text in texts if evaluate(text, rules))
+
+    check()
+    counts = Counter(kind for text in answered for kind in kinds(text))
+    assert all(counts[kind] >= 20 for kind in KINDS), counts
 
 
 ANSWERED = [
@@ -108,6 +167,26 @@ ANSWERED = [
     (solution("a = 7", "a //= 2", "return -a % 5"), 2.0),
     (solution("return 2 ** -1 + 0.1 ** 2"), 0.51),
     (solution("abs = 3", "return abs"), 3.0),
+    (solution("a = b = 2", "b += 1", "return a * b"), 6.0),
+    (solution("a, b = 5, 3", "a, b = b, a - b", "return a * 10 + b"), 32.0),
+    (solution("a = 13", "return a // 5 + (a % 5 > 0)"), 3.0),
+    (
+        solution("a = 1", "return (a < 1) + 2 * (a <= 1) + 4 * (a > 1) + 8 * (a >= 1) + 16 * (a == 1) + 32 * (a != 1)"),
+        26.0,
+    ),
+    (solution("return 10 * (1 < 3 > 2 != 2.5) + (3 > 2 > 2)"), 10.0),
+    (solution("return (2 ** 53 + 1 <= 2.0 ** 53) + 0"), 0.0),
+    (solution("return 1 + (2 < 1 < 1 / 0)"), 1.0),
+    (solution("return (3 or 1 / 0) + (0 and 1 / 0) + (0.0 or 4)"), 7.0),
+    (solution("return 5 if not 0 else unknown"), 5.0),
+    (solution("return int(-2.7) + float(1 > 0)"), -1.0),
+    (solution("return round(2.5) + round(3.14159, 2) + round(1250, -2)"), 1205.14),
+    (solution("return max(1, 2.5) - min([3, 0.5]) + abs(-2)"), 4.0),
+    (solution("return sum((0.1, 0.2, 0.3)) + sum([1 > 0, 2], 0.5)"), 4.1),
+    (solution("return sum([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])"), 1.0),
+    (solution("return 3 > 2"), "returned a bool"),
+    (solution("return 3 < 2 < 5"), "returned a bool"),
+    (solution("return min(1 > 0, 1)"), "returned a bool"),
     (solution("return 10 ** 400"), "int"),
     (solution("return 1e999"), "returned inf"),
     (solution("a = 5"), "NoneType"),
@@ -119,6 +198,16 @@ ANSWERED = [
     (solution("return 2.0 ** 5000"), "OverflowError"),
     (solution("return 10 ** 400 / 3.0"), "OverflowError"),
     (solution("return apples + 1 / 0"), "NameError: name 'apples' is not defined"),
+    (solution("return int(1e999 - 1e999)"), "ValueError: cannot convert float NaN to integer"),
+    (solution("return int(1e999)"), "OverflowError: cannot convert float infinity to integer"),
+    (solution("return float(10 ** 400)"), "OverflowError: int too large to convert to float"),
+    (solution("return max([])"), "ValueError: max()"),
+    (solution("return min(5)"), "TypeError: 'int' object is not iterable"),
+    (solution("return sum(2.5)"), "TypeError: 'float' object is not iterable"),
+    (solution("return min((1, 2), 3)"), "TypeError: '<' not supported between instances of 'int' and 'tuple'"),
+    (solution("return abs(1, 2)"), "TypeError: abs() takes exactly one argument (2 given)"),
+    (solution("return round(5, 2.0)"), "TypeError: 'float' object cannot be interpreted as an integer"),
+    (solution("return abs(1 / 0, unknown)"), "ZeroDivisionError"),
     (solution("return 1 +"), "SyntaxError: invalid syntax (<program>, line 2)"),
     (solution("return (1"), "'(' was never closed"),
     ("def solution():\nreturn 1", "IndentationError"),
@@ -144,12 +233,32 @@ def test_these_are_answered_here_as_the_child_answers_them(program, value, run_f
 @pytest.mark.parametrize(
     "program",
     [
-        solution("return abs(5)"),
+        solution("return abs"),
+        solution("return len([5])"),
+        solution("return int('5')"),
+        solution("return round(number=5)"),
+        solution("return min(-5, 4, key=abs)"),
+        solution("return min([-5, 4], key=abs)"),
+        solution("return abs(*(5,))"),
+        solution("return sum([*(5, 6)])"),
+        solution("return sum(a for a in (5, 6))"),
+        solution("return sum([[5]], [])"),
+        solution("return max(5, [6])"),
+        solution("return abs([5])"),
+        solution("return [5][0]"),
+        solution("return 5, 6"),
+        solution("return " + "not " * 60 + "1"),
+        solution("return 5 in (5, 6)"),
+        solution("return 5 is 5"),
+        solution("a = abs(-5)", "abs = 5", "return a"),
+        solution("abs, a = 5, 6", "return abs(a)"),
+        solution("return round(5, -10 ** 9)"),
+        solution("return round(0.5, 10 ** 600)"),
+        solution("a = 10 ** 500 * 10 ** 116", "return sum([" + "a, " * 30 + "])"),
         solution("return math.pi"),
         solution("return sympy"),
         solution("return solution"),
         solution("return __name__"),
-        solution("return 3 > 2"),
         solution("return 'b'"),
         solution("return True"),
         solution("return 1j"),
@@ -165,7 +274,12 @@ def test_these_are_answered_here_as_the_child_answers_them(program, value, run_f
         solution("a = 1 / 0", "__debug__ = 1"),
         solution("a = a + 1", "return a"),
         solution("return 1", "a = 2"),
-        solution("a = b = 2", "return a"),
+        solution("a, b = 1, 2, 3"),
+        solution("a, (b, c) = 1, 2"),
+        solution("a, *b = 1, 2"),
+        solution("a, b = c = 1, 2"),
+        solution("[a, b] = 1, 2"),
+        solution("if 2 > 1:", "    a = 5", "return a"),
         solution("f'{1}'", "return 1"),
         solution("return '\\d'"),
         solution("return 1or 2"),
@@ -210,6 +324,17 @@ ADVERSARIAL = {
     "one number, much": solution("return 1." + "1.1" * 1300),
     "blanks": solution("return 1" + " " * 3900),
     "lines": "\n" * 3900,
+    "comparisons": solution("a = 10 ** 500 * 10 ** 115", "return a" + "==a" * 1250),
+    "conjunction": solution("return " + " and ".join("1" * 650)),
+    "elements": solution("a = 10 ** 500 * 10 ** 115", "return max([" + "a," * 1900 + "])"),
+    "arguments": solution("return abs(" + "1," * 1900 + ")"),
+    "targets": solution(",".join("a" * 900) + "=" + ",".join("1" * 900)),
+    "chain of targets": solution("a=" * 1900 + "1"),
+    "nested calls": solution("return " + "abs(" * 39 + "1" + ")" * 39),
+    "nested displays": solution("return " + "sum([" * 19 + "1" + "])" * 19),
+    "nested choices": solution("return " + "1 if 0 else " * 50 + "1"),
+    "nested nots": solution("return " + "not " * 50 + "1"),
+    "rounding": solution("a = 10 ** 500 * 10 ** 115", *["a = round(a, -512) + 1"] * 37, "return a"),
 }
 
 

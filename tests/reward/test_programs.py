@@ -29,7 +29,7 @@ def solution(body):
 
 def forked(number):
     """A program that returns the number, and that a worker must run: what is only arithmetic never reaches one."""
-    return f"def solution(): return abs({number})"
+    return f"def solution(): return [{number}][0]"
 
 
 def run_one(runner, body, rules="sane"):
@@ -42,10 +42,10 @@ def run_one(runner, body, rules="sane"):
 @pytest.mark.parametrize(
     ("body", "value"),
     [
-        ("return abs(6 * 7)", 42.0),
-        ("return int(-7 // 2)", -4.0),
-        ("return abs(10**30)", 1e30),
-        ("return abs(1 / 3)", 1 / 3),
+        ("return [6 * 7][0]", 42.0),
+        ("return [-7 // 2][0]", -4.0),
+        ("return divmod(10**30 + 1, 1)[0]", 10**30 + 1),  # every digit
+        ("return [1 / 3][0]", 1 / 3),
         ("return 'b'", "b"),
         ("return '$1,234'", "$1,234"),
         ("return math.ceil(2.5)", 3.0),
@@ -71,7 +71,7 @@ def test_sane_takes_numbers_and_texts(runner, body, value):
         ("return {5: 5}", "dict"),
         ("return float('nan')", "nan"),
         ("return -math.inf", "inf"),
-        ("return 10**400", "int"),
+        ("return divmod(10**400, 1)[0]", "int"),
         ("return sympy.Symbol('x')", "Symbol"),
         ("return sympy.oo", "inf"),
         ("import numpy\nreturn numpy.complex128(5)", "complex"),
@@ -117,18 +117,16 @@ def test_reference_runs_programs_as_the_public_code(runner, program, outcome, va
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ("return abs(1 / 0)", "ZeroDivisionError: division by zero"),
-        ("return abs(undefined)", "NameError"),
+        ("return [1 / 0]", "ZeroDivisionError: division by zero"),
+        ("return [undefined]", "NameError"),
         ("return solution()", "RecursionError"),
         ("raise SystemExit", "SystemExit"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("return input()", "EOFError"),
         ("import os\nos._exit(0)", "without a result"),
-        ("import os\nos.abort()", "signal 6"),
+        ("import os\nos.abort()", "signal"),
         ("import ctypes\nctypes.string_at(0)", "signal 11"),
-        ("import os\nos.killpg(0, 9)", "signal 9"),
         ("import os\nos.closerange(0, 1000)\nwhile True: pass", "signal 9"),
-        ("import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(9)", "worker ended"),
         ("import os\nos.write(1, b'5')\nos.write(2, b'5')\nreturn 1 / 0", "ZeroDivisionError"),
         ("class E(Exception):\n    def __str__(self): raise self\nraise E", "without a result"),
         ("return (", "SyntaxError"),
@@ -150,7 +148,6 @@ def test_failures_are_errors_with_their_cause(runner, body, word):
         ("return 9 ** 9 ** 9", "0.5 s of CPU time"),
         ("import signal\nsignal.signal(signal.SIGPROF, signal.SIG_IGN)\nwhile True: pass", ""),  # one or the other
         ("import time\ntime.sleep(60)", "2.5 s by the clock"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "2.5 s by the clock"),
     ],
 )
 def test_what_does_not_end_times_out(runner, body, limit):
@@ -167,27 +164,20 @@ def test_a_timeout_is_cpu_time_not_the_clock(runner):
 
 @linux
 @pytest.mark.parametrize(
-    "body", ["return len('x' * 10**9)", "x = [0]\nwhile True: x = x + x", "return len(bytearray(10**15))"]
+    "body", ["return len('x' * 10**9)", "x = []\nwhile True: x.append(bytes(10**7))", "return len(bytearray(10**15))"]
 )
 def test_memory_is_limited(runner, body):
     assert run_one(runner, body).outcome == "memory"
 
 
-def test_files_are_not_written(runner, tmp_path):
-    path = tmp_path / "file"
-    result = run_one(runner, f"with open({str(path)!r}, 'w') as f: f.write('x')\nreturn 5")
-    assert result.outcome == "error"
-    assert not path.exists() or path.read_bytes() == b""
-
-
-def test_the_environment_and_the_descriptors_are_empty(runner, monkeypatch):
+def test_the_environment_and_the_descriptors_are_empty(monkeypatch):
     monkeypatch.setenv("A_SECRET", "hidden-4711")
-    with ProgramRunner(1, TIMEOUT, 256) as fresh:
-        assert run_one(fresh, "import os\nreturn len(os.environ)").value == 0.0
+    with ProgramRunner(1, TIMEOUT, 256, sandbox="unsafe") as fresh:  # contained, it could not even look
+        assert run_one(fresh, "import os\nreturn sum('THREADS' not in name for name in os.environ)").value == 0
         if sys.platform == "linux":
-            assert run_one(fresh, "return open('/proc/self/environ').read().count('hidden-4711')").value == 0.0
+            assert run_one(fresh, "return open('/proc/self/environ').read().count('hidden-4711')").value == 0
             # 0, 1, 2 (all /dev/null), the result pipe, and the one that lists them
-            assert run_one(fresh, "import os\nreturn len(os.listdir('/proc/self/fd'))").value == 5.0
+            assert run_one(fresh, "import os\nreturn len(os.listdir('/proc/self/fd'))").value == 5
 
 
 @pytest.mark.parametrize(
@@ -212,7 +202,7 @@ def test_a_forged_result_changes_no_other_program(runner, forged):
 @linux
 def test_grandchildren_do_not_outlive_their_program():
     memory = 257  # in the command line of this runner's processes and of nobody else's
-    with ProgramRunner(1, TIMEOUT, memory) as runner:
+    with ProgramRunner(1, TIMEOUT, memory, sandbox="unsafe") as runner:  # contained, it could not fork
         child = "if os.fork() == 0:\n        time.sleep(9)\n        os._exit(0)"
         body = f"import os, time\nfor _ in range(20):\n    {child}\nreturn 5"
         result = run_one(runner, body)
@@ -233,7 +223,7 @@ def processes(memory):
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:  # it has ended meanwhile
             continue
-        if any(word.endswith(b"worker.py") for word in words) and str(memory).encode() in words and state != "Z":
+        if b"reft_jax.reward.worker" in words and str(memory).encode() in words and state != "Z":
             found.append(int(folder.name))
     return found
 
@@ -255,16 +245,20 @@ def test_workers_end_with_the_process_that_started_them():
 
 
 @linux
-def test_a_stopped_worker_is_replaced(monkeypatch):
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [("SIGSTOP", "its worker stopped answering"), ("SIGKILL", "its worker ended")],
+)
+def test_a_worker_that_fails_is_replaced_and_counted(monkeypatch, attack, reason):
     monkeypatch.setattr("reft_jax.reward.programs._GRACE", 1.0)
-    stop = (
-        "import os, signal\ndef solution():\n    os.kill(os.getppid(), signal.SIGSTOP)\n    return 5\n#" + "x" * 200_000
-    )
+    body = f"import os, signal, time\nos.kill(os.getppid(), signal.{attack})\ntime.sleep(0.2)\nreturn 5"
+    program = solution(body) + "\n#" + "x" * 200_000
     others = [forked(number) + "\n#" + "x" * 100_000 for number in range(9)]  # more than pipes hold
-    with ProgramRunner(1, TIMEOUT, 256) as runner:
-        first, *rest = runner.run([stop, *others], "sane")
-        assert first.outcome == "error"
+    with ProgramRunner(1, TIMEOUT, 256, sandbox="unsafe") as runner:  # contained, it could not send signals
+        first, *rest = runner.run([program, *others], "sane")
+        assert (first.outcome, first.detail) == ("error", reason)
         assert [result.value for result in rest] == list(range(9))
+        assert runner.replaced == 1
 
 
 def test_a_worker_that_died_idle_is_replaced_without_blame(runner):
@@ -274,6 +268,7 @@ def test_a_worker_that_died_idle_is_replaced_without_blame(runner):
         os.kill(worker._process.pid, 9)
         worker._process.wait()
         assert fresh.run([forked(2)], "sane") == [ProgramResult("ok", 2.0, "")]
+        assert fresh.replaced == 0
 
 
 def test_an_interrupted_run_leaves_no_replies_to_the_next(monkeypatch):
@@ -308,3 +303,5 @@ def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
 def test_limits_must_be_positive(arguments):
     with pytest.raises(ValueError, match="must be positive"):
         ProgramRunner(*arguments)
+    with pytest.raises(ValueError, match="deadline must be positive"):
+        ProgramRunner(1, 1.0, 1, deadline=0.0)

@@ -56,6 +56,7 @@ def test_programs_numbers(runner):
         "1 / 0",
         "while True: pass",
         "return 'x' * 10**9",
+        "return open('/etc/passwd').read()",
     ]
     found = verdicts(NUMBER, [program(body) for body in bodies], "program", runner)
     assert found == [
@@ -66,8 +67,10 @@ def test_programs_numbers(runner):
         Verdict(0.0, "error", None),
         Verdict(0.0, "timeout", None),
         Verdict(0.0, "memory", None),
+        Verdict(0.0, "forbidden", None),
     ]
-    counts = {"correct": 2, "wrong": 1, "no_answer": 1, "error": 1, "timeout": 1, "memory": 1}
+    counts = {"correct": 2, "wrong": 1, "no_answer": 1, "error": 1, "timeout": 1, "memory": 1, "forbidden": 1}
+    counts["deadline"] = 0
     assert outcome_counts(found) == counts
     assert outcome_counts([]) == dict.fromkeys(counts, 0)
 
@@ -75,10 +78,10 @@ def test_programs_numbers(runner):
 def test_reference_pays_a_crashed_multiple_choice_program(runner):
     completions = [program("return 'B'"), program("return 'c'"), program("return 1 / 0"), program("return 5")]
     assert verdicts(CHOICE, completions, "program", runner, rules="reference") == [
-        Verdict(1.0, "correct", "b"),
-        Verdict(0.1, "wrong", "c"),
-        Verdict(0.1, "error", "none"),
-        Verdict(0.1, "wrong", "5.0"),
+        Verdict(1.0, "correct", "b", suspect=True),  # a letter that nothing was computed for
+        Verdict(0.1, "wrong", "c", suspect=True),
+        Verdict(0.1, "error", "none", suspect=False),
+        Verdict(0.1, "wrong", "5.0", suspect=True),
     ]
     sane = verdicts(CHOICE, completions, "program", runner)
     assert [(v.reward, v.outcome) for v in sane] == [
@@ -97,6 +100,13 @@ def test_text_under_both_rules():
     assert [v.outcome for v in reference] == ["no_answer", "correct", "wrong", "correct", "wrong"]
     assert verdicts(CHOICE, ["no idea"], "text", rules="reference") == [Verdict(0.1, "wrong", "no idea")]
     assert verdicts(CHOICE, ["no idea"], "text") == [Verdict(0.0, "no_answer", None)]
+
+
+def test_right_answers_after_wrong_equations_are_suspect():
+    texts = [f"{working}{TRIGGER}1005" for working in ("5 * 201 = 1005", "5 * 200 = 1005", "of course")]
+    found = verdicts(NUMBER, [*texts, f"5 * 200 = 1005{TRIGGER}1004"], "text")
+    assert [v.suspect for v in found] == [False, True, None, False]
+    assert [v.reward for v in found] == [1.0, 1.0, 1.0, 0.1], "a sign, not a verdict"
 
 
 def test_rewards_and_tolerance_come_from_config():
@@ -170,7 +180,7 @@ for name in ["jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch"]
 from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem
 from reft_jax.reward import answers, programs, score, worker
-texts = ["def solution(): return abs(5)", "def solution(): return sympy.Integer(5)"]
+texts = ["def solution(): return [5][0]", "def solution(): return sympy.Integer(5)"]
 settings = dict(cot="program", answer_trigger="", config=RewardConfig())
 with programs.ProgramRunner(1, 1.0, 256) as runner:
     found = score.score([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)

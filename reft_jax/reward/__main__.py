@@ -1,0 +1,172 @@
+"""`python -m reft_jax.reward FILE.jsonl`: what the reward says of a file of completions, under both sets of rules.
+
+For a run's `rollouts.jsonl` and `evaluations.jsonl`, or any JSONL whose rows have a completion and its gold answer. It
+shows the outcomes side by side and the rows where the rules disagree, which is where a reward is worth a look.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from reft_jax.config import CotKind, RewardConfig, TemplateConfig
+from reft_jax.problem import Problem
+from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.score import Verdict, outcome_counts, score
+
+
+class Row(NamedTuple):
+    """A completion to judge: its line in the file, from 1, its problem and its text."""
+
+    line: int
+    problem: Problem
+    completion: str
+
+
+class Audit(NamedTuple):
+    """The verdicts on a file's rows, in its order, under each set of rules."""
+
+    rows: list[Row]
+    sane: list[Verdict]
+    reference: list[Verdict]
+
+    def disagreements(self) -> list[tuple[Row, Verdict, Verdict]]:
+        """Rows that the rules reward differently or for different reasons."""
+        rows = zip(self.rows, self.sane, self.reference)
+        return [(row, a, b) for row, a, b in rows if (a.reward, a.outcome) != (b.reward, b.outcome)]
+
+
+def read_rows(path: Path, completion_field: str, gold_field: str) -> list[Row]:
+    """The rows of a JSONL file; a gold answer that is one letter from a to e makes a multiple-choice problem.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the line and the field of what is missing or of a wrong type, or the file without rows.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place}: not JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise ValueError(f"{place}: should be a JSON object, is a {type(fields).__name__}")
+        completion, gold = _field(fields, completion_field, place), str(_field(fields, gold_field, place, number=True))
+        letter = gold.strip(" \n'\"").lower() in set("abcde")
+        problem = Problem(str(fields.get("id", number)), "", gold, "choice" if letter else "number")
+        rows.append(Row(number, problem, str(completion)))
+    if not rows:
+        raise ValueError(f"{path}: holds no rows")
+    return rows
+
+
+def _field(fields: dict[str, Any], name: str, place: str, *, number: bool = False) -> str | int | float:
+    value = fields.get(name)
+    if isinstance(value, str) or (number and isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    problem = f"is a {type(value).__name__}" if name in fields else f"is missing; there are {', '.join(fields)}"
+    raise ValueError(f"{place}: field `{name}` {problem}")
+
+
+def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: RewardConfig) -> Audit:
+    """Judges all rows under both sets of rules.
+
+    Raises:
+        ValueError: a gold answer cannot be parsed; names the row's id.
+        RuntimeError: programs cannot be run here.
+    """
+    problems, texts = [row.problem for row in rows], [row.completion for row in rows]
+    limits = config.workers, config.program_timeout, config.program_memory
+    with ProgramRunner(*limits, deadline=config.batch_timeout, sandbox=config.sandbox) as runner:
+        verdicts = [
+            score(
+                problems,
+                texts,
+                cot=cot,
+                answer_trigger=answer_trigger,
+                config=dataclasses.replace(config, rules=rules),
+                runner=runner,
+            )
+            for rules in ("sane", "reference")
+        ]
+    return Audit(list(rows), *verdicts)
+
+
+def show(result: Audit, limit: int) -> None:
+    """Prints the outcomes, and up to `limit` rows where the rules disagree."""
+    import rich.console
+    import rich.table
+
+    terminal = rich.console.Console(highlight=False)
+    table = rich.table.Table("", "sane", "reference", title="Completions by outcome", title_justify="left")
+    counts = outcome_counts(result.sane), outcome_counts(result.reference)
+    for outcome in counts[0]:
+        if counts[0][outcome] or counts[1][outcome]:
+            table.add_row(outcome, *(f"{count[outcome]:,}" for count in counts))
+    both, n = (result.sane, result.reference), len(result.rows)
+    table.add_section()
+    table.add_row("share right", *(f"{count['correct'] / n:.2%}" for count in counts))
+    table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in verdicts) / n:.4f}" for verdicts in both))
+    if any(verdict.suspect is not None for verdict in result.sane):
+        table.add_row("suspect", *(f"{sum(verdict.suspect is True for verdict in verdicts):,}" for verdicts in both))
+    terminal.print(table)
+
+    rows = result.disagreements()
+    terminal.print(f"The rules disagree in {len(rows):,} of {n:,} rows" + (":" if rows else "."))
+    for row, sane, reference in rows[: limit or None]:
+        terminal.print(
+            f"line {row.line}, {row.problem.id}: gold {row.problem.answer}, "
+            f"sane {sane.outcome} {sane.value!r}, reference {reference.outcome} {reference.value!r}",
+            markup=False,
+        )
+        terminal.print("    " + _end(row.completion, terminal.width - 8), markup=False, style="dim")
+    if 0 < limit < len(rows):
+        terminal.print(f"and {len(rows) - limit:,} more; --show 0 shows all")
+
+
+def _end(text: str, width: int) -> str:
+    """The end of a text in one line, which is where its answer is."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else "..." + line[-width:]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line, judges, prints; exits with 2 where something is wrong with file or settings."""
+    import jsonargparse
+
+    from reft_jax.validation import range_errors
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog="python -m reft_jax.reward", description=__doc__)
+    parser.add_argument("file", type=str, help="JSONL file with a completion and a gold answer in each row")
+    parser.add_argument("--cot", type=Literal["auto", "program", "text"], default="auto", help="what completions are")
+    parser.add_argument("--completion_field", type=str, default="completion", help="field with the completion")
+    parser.add_argument("--gold_field", type=str, default="gold", help="field with the gold answer")
+    parser.add_argument(
+        "--answer_trigger", type=str, default=TemplateConfig().answer_trigger, help="string before an answer in prose"
+    )
+    parser.add_argument("--show", type=int, default=20, help="rows shown where the rules disagree; 0 shows all")
+    parser.add_class_arguments(RewardConfig, "reward", skip={"rules", "functions"})
+    options = parser.instantiate(parser.parse_args(arguments))
+    config = options.reward
+    try:
+        for message in range_errors(config, "reward."):
+            raise ValueError(message)
+        rows = read_rows(Path(options.file), options.completion_field, options.gold_field)
+        programs = sum("def solution" in row.completion for row in rows)
+        likely: CotKind = "program" if 2 * programs > len(rows) else "text"
+        cot: CotKind = likely if options.cot == "auto" else options.cot
+        print(f"{options.file}: {len(rows):,} completions, read as {'programs' if cot == 'program' else 'prose'}")
+        show(audit(rows, cot, options.answer_trigger, config), options.show)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
