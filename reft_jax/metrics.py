@@ -96,7 +96,9 @@ METRICS: Mapping[str, Metric] = {
     "reward/correct": Metric("share", "Sampled completions whose answer is right"),
     **{f"reward/outcome_{key}": Metric("share", f"Sampled completions {value}") for key, value in _OUTCOMES.items()},
     "reward/suspect": Metric("share", f"Sampled completions {_SUSPECT}"),
-    "reward/function/*": Metric("reward", "Mean of a reward function of your own, named as its import path ends"),
+    "reward/function/*": Metric(
+        "reward", "Mean of a reward function of your own, named as its import path ends (all of it where two end alike)"
+    ),
     "response/length_mean": Metric("tokens", "Mean length of the sampled completions, end token included"),
     "response/truncated": Metric("share", "Sampled completions cut at the longest response"),
     **_reading("eval", "Dev"),

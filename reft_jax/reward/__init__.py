@@ -5,7 +5,7 @@ arithmetic  programs that are nothing but arithmetic, computed without a process
 programs    a pool of processes that run the others under hard limits
 worker      the command that each of these processes is
 sandbox     what the Linux kernel takes from a program
-equations, letters   signs of reward hacking, in prose and in programs
+equations, sums, letters   signs of reward hacking, in prose and in programs
 functions   reward functions of the user's own
 score       problems and completions to verdicts
 

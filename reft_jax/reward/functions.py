@@ -1,23 +1,36 @@
 """Reward functions of the user's own, in the signature that TRL's users know.
 
-A function is called by keyword with `prompts`, `completions`, `completion_ids` and every column of the data, lists with
-one entry for each completion, and returns as many floats, or None where it does not apply:
+A function is called by keyword with `prompts`, `completions`, `completion_ids` and the data's columns, each a list with
+one entry per completion. It returns as many numbers, with None where it does not apply:
 
-    def brevity(prompts, completions, completion_ids, **columns):
+    def brevity(completion_ids, **columns):
         return [-len(ids) / 100 for ids in completion_ids]
+
+`reinforcement` adds the weighted values to the rewards of `score`.
 """
 
+import collections
+import dataclasses
 import importlib
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-_OWN = ("prompts", "completions", "completion_ids")
+_ARGUMENTS = ("prompts", "completions", "completion_ids")
 
 
-class RewardFunction(NamedTuple):
-    """A function that adds `weight` times its values to the rewards; `name` is what it is logged by."""
+@dataclasses.dataclass(frozen=True)
+class RewardFunction:
+    """A reward function and its share in the reward.
+
+    Attributes:
+        name: what its values are logged under: the last part of its path, or all of it where two end alike.
+        path: where it was imported from.
+        weight: what its values are multiplied by; 0 only logs them.
+        call: the function.
+    """
 
     name: str
     path: str
@@ -26,34 +39,19 @@ class RewardFunction(NamedTuple):
 
 
 def load_functions(functions: Mapping[str, float]) -> tuple[RewardFunction, ...]:
-    """The functions at import paths such as `my_rewards.brevity`, named as their paths end.
+    """Imports functions, given as import path (`my_rewards.brevity`) to weight.
 
     Raises:
-        ValueError: naming the path, for one without a module, a module or a function that is not there, what cannot
-            be called in this way, a weight that is not finite, or two functions of one name.
-        ImportError: from within a user's module, as it was raised.
+        ValueError: naming the path: there is no such module or function in it, its module fails to import (the
+            exception is the cause), it cannot be called or is asynchronous, or the weight is not a finite number.
     """
+    names = collections.Counter(path.rpartition(".")[2] for path in functions)
     loaded = []
     for path, weight in functions.items():
-        module, _, name = path.rpartition(".")
-        if not module:
-            raise ValueError(
-                f"reward.functions: `{path}` names no module; give an import path such as my_rewards.{path}"
-            )
-        try:
-            call = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
-                raise  # one that the user's module asks for
-            raise ValueError(f"reward.functions: `{path}`: there is no module `{error.name}` to import") from error
-        if not callable(call) or inspect.iscoroutinefunction(call):
-            kind = "there is none" if call is None else f"it is {call!r}"
-            raise ValueError(f"reward.functions: `{path}` must be a function, not asynchronous; {kind}")
-        if not math.isfinite(weight):
-            raise ValueError(f"reward.functions: the weight of `{path}` is {weight}: it must be finite")
-        loaded.append(RewardFunction(name, path, weight, call))
-    if len({function.name for function in loaded}) < len(loaded):
-        raise ValueError(f"reward.functions: two functions have the same name: {', '.join(functions)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"reward function {path!r}: the weight {weight!r} is not a finite number")
+        name = path.rpartition(".")[2]
+        loaded.append(RewardFunction(name if names[name] == 1 else path, path, float(weight), _import(path)))
     return tuple(loaded)
 
 
@@ -65,57 +63,85 @@ def call_functions(
     completion_ids: Sequence[Sequence[int]],
     columns: Mapping[str, Sequence[Any]],
 ) -> dict[str, list[float | None]]:
-    """What each function says of each completion, by its name.
+    """The values of each function by its name, one per completion; True and False count as 1 and 0.
 
-    Lists are made anew for each function, so that none sees what another did to them.
+    Each function gets lists of its own, so that it may sort or change them; the entries of columns are shared.
 
     Raises:
-        ValueError: naming the function, for a result that is not one finite number or None for each completion, and
-            for a data column that has the name of an argument.
-        RuntimeError: naming the function, where it raised an exception, which is the cause.
+        ValueError: a column has the name of another argument or not one entry per completion, or, naming the function
+            and the row, a result is no list, tuple or array of finite numbers and None, one per completion.
+        RuntimeError: naming the function, where it raises; the exception is the cause.
     """
-    if clashes := sorted(set(columns) & set(_OWN)):
-        raise ValueError(
-            f"reward.functions: the data has a column `{clashes[0]}`, which functions get already: rename it"
-        )
+    arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+    for name, column in (*arguments.items(), *columns.items()):
+        if len(column) != len(completions):
+            raise ValueError(f"{name!r} has {len(column)} entries for {len(completions)} completions")
+    if clashes := [name for name in _ARGUMENTS if name in columns]:
+        raise ValueError(f"the data's columns {clashes} are called as what reward functions get besides: rename them")
     values = {}
     for function in functions:
+        own = {name: list(column) for name, column in {**columns, **arguments}.items()}
+        own["completion_ids"] = [list(ids) for ids in completion_ids]
         try:
-            result = function.call(
-                prompts=list(prompts),
-                completions=list(completions),
-                completion_ids=[list(ids) for ids in completion_ids],
-                **{name: list(column) for name, column in columns.items()},
-            )
+            result = function.call(**own)
         except Exception as error:
-            raise RuntimeError(f"reward function `{function.path}` failed: {type(error).__name__}: {error}") from error
+            message = f"reward function {function.path!r} raised {type(error).__name__}: {error}"
+            raise RuntimeError(message) from error
         values[function.name] = _checked(result, function.path, len(completions))
     return values
 
 
-def _checked(result: Any, path: str, count: int) -> list[float | None]:
-    """The result as floats and None, or an error that says what it was."""
-    try:
-        found = list(result)
-    except TypeError:
-        raise ValueError(f"reward function `{path}` returned a {type(result).__name__}, not a list of floats") from None
-    if len(found) != count:
-        raise ValueError(f"reward function `{path}` returned {len(found)} values for {count} completions")
-    values: list[float | None] = []
-    for row, value in enumerate(found):
-        try:
-            number = None if value is None else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if number is not None and not (math.isfinite(number) and not isinstance(value, str)):
-            raise ValueError(
-                f"reward function `{path}` returned {value!r} for completion {row}: no finite number, no None"
-            )
-        values.append(number)
-    return values
-
-
 def weighted_sum(functions: Sequence[RewardFunction], values: Mapping[str, Sequence[float | None]]) -> list[float]:
-    """The sum of weight times value over the functions, for each completion; None counts as nothing."""
-    columns = [[function.weight * (value or 0.0) for value in values[function.name]] for function in functions]
-    return [math.fsum(row) for row in zip(*columns)]
+    """What the functions add to each completion's reward; None counts as nothing. Empty without functions."""
+    columns = [values[function.name] for function in functions]
+    weights = [function.weight for function in functions]
+    return [
+        sum((weight * value for weight, value in zip(weights, row) if value is not None), 0.0) for row in zip(*columns)
+    ]
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module_name, _, name = path.rpartition(".")
+    problem = f"reward function {path!r}: "
+    if not all(part.isidentifier() for part in path.split(".")) or not module_name:
+        raise ValueError(problem + "not an import path like my_rewards.brevity")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise ValueError(f"{problem}there is no module {missing!r}; is its folder on PYTHONPATH?") from error
+        raise ValueError(f"{problem}importing {module_name!r} raised {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise ValueError(f"{problem}module {module_name!r} has no {name!r}")
+    call = getattr(module, name)
+    if not callable(call):
+        raise ValueError(f"{problem}a {type(call).__name__} cannot be called")
+    if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
+        raise ValueError(f"{problem}asynchronous functions are not supported")
+    return call
+
+
+def _checked(result: Any, path: str, count: int) -> list[float | None]:
+    """A function's result as floats and None."""
+    entries = result.tolist() if hasattr(result, "tolist") else result  # of NumPy and its like
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"reward function {path!r} returned a {type(result).__name__}, not a list")
+    if len(entries) != count:
+        raise ValueError(f"reward function {path!r} returned {len(entries)} values for {count} completions")
+    return [
+        None if entry is None else _number(entry, f"{path!r} returned for row {row}")
+        for row, entry in enumerate(entries)
+    ]
+
+
+def _number(entry: Any, where: str) -> float:
+    scalar = entry.item() if hasattr(entry, "item") and getattr(entry, "ndim", 0) == 0 else entry
+    try:
+        number = float(scalar) if isinstance(scalar, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        what = number if isinstance(scalar, numbers.Real) else f"a {type(entry).__name__}"
+        raise ValueError(f"reward function {where} {what}: neither a finite number nor None")
+    return number

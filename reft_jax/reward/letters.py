@@ -1,69 +1,108 @@
-"""Letters that nothing was computed for: a sign of reward hacking in multiple choice (arXiv 2401.08967).
+"""A sign of reward hacking, which the ReFT paper (arXiv 2401.08967) names as its open problem for small answer spaces.
 
-Where there are five answers, a program that returns one of them outright is right every fifth time. `equations` has the
-sign for prose.
+One letter of five is right by chance; a program that returns one without computing it has found out. This reads the
+program's syntax tree; it executes nothing and raises nothing.
 """
 
 import ast
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 
-_LENGTH = 4000  # characters; the same bounds as in `arithmetic`, so that Python's parser has little to do
+_PROGRAM = 4000  # characters; with as few brackets the parser needs little stack and time
 _BRACKETS = 40
-_COMPUTING = (ast.BinOp, ast.Compare, ast.Call, ast.BoolOp, ast.Subscript, ast.comprehension, ast.For, ast.While)
+# What the parser warns of (warnings may be errors or noise), and integers too long to read.
+_ODD = re.compile(r"\\|0[xX]|[\d.][jJ]?(?:and|else|for|i[fns]|not|or)|[\d_]{300}")
+_COMPUTATIONS = (ast.BinOp, ast.Call, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_RETURN = "return"  # a keyword, so the name of nothing
 
 
 def letter_is_computed(program: str) -> bool | None:
-    """Whether what a program's `solution()` returns depends on anything computed: `x = 3 * 4; return "b"` does not.
+    """Whether what `solution()` returns depends on a computation, as a letter that was guessed does not.
 
-    The return expressions, the conditions around them, and all that is ever assigned to the names in these, and so on,
-    must hold an operation, a comparison or a call. The order of statements is not looked at.
+    Goes backwards from each `return` and the conditions around it through all assignments to the names found, in any
+    order, and the conditions around those. A computation is an operator, a call or a comprehension over names or
+    numbers, or a comparison, `and` or `or` over names: `'b' + ''`, `str('b')` and `1 == 1` are none. Loops, subscripts,
+    methods that add to a list, and names of the module are followed; classes and nested functions are not.
 
     Returns:
-        None where the text has no `solution()` with a `return`, is not Python, or is too long to be looked at.
+        None where the program does not parse, is too long or too nested to try (4,000 characters, 40 opening
+        brackets), or has no `solution` at its top level that returns a value.
     """
-    if len(program) > _LENGTH or sum(map(program.count, "([{")) > _BRACKETS:
+    if len(program) > _PROGRAM or sum(map(program.count, "([{")) > _BRACKETS or _ODD.search(program):
         return None
     try:
-        tree = compile(program, "<program>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         return None
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "solution"]
-    sources = list(_sources(found[-1].body, [])) if found else []
-    pending = [expressions for name, expressions in sources if name is None]
-    if not pending:
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "solution"]
+    if not functions:
         return None
-    seen: set[str] = set()
-    while pending:
-        nodes = [node for expression in pending.pop() for node in ast.walk(expression)]
-        if any(isinstance(node, _COMPUTING) for node in nodes):
-            return True
-        names = {node.id for node in nodes if isinstance(node, ast.Name)} - seen
-        seen |= names
-        pending += [expressions for name, expressions in sources if name in names]
+    sources: dict[str, list[ast.expr]] = {}
+    walrus = ((node.target.id, [node.value]) for node in ast.walk(tree) if isinstance(node, ast.NamedExpr))
+    for name, expressions in itertools.chain(_flow(tree.body), _flow(functions[-1].body), walrus):
+        sources.setdefault(name, []).extend(expressions)
+    if _RETURN not in sources:
+        return None
+    reached: set[str] = set()
+    names = [_RETURN]
+    while names:
+        name = names.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        for expression in sources.get(name, []):
+            nodes = list(ast.walk(expression))
+            if _computes(nodes):
+                return True
+            names += [node.id for node in nodes if isinstance(node, ast.Name)]
     return False
 
 
-def _sources(body: Sequence[ast.stmt], around: list[ast.AST]) -> Iterator[tuple[str | None, list[ast.AST]]]:
-    """Names, None for a `return`, and what each is made from: its expression and the conditions `around` it."""
-    for statement in body:
+def _computes(nodes: Sequence[ast.AST]) -> bool:
+    """Whether there is a computation among the nodes of an expression."""
+    named = any(isinstance(node, ast.Name) and node.id not in ("str", "repr") for node in nodes)
+    numbers = any(isinstance(node, ast.Constant) and type(node.value) in (int, float) for node in nodes)
+    return ((named or numbers) and any(isinstance(node, _COMPUTATIONS) for node in nodes)) or (
+        named and any(isinstance(node, ast.Compare | ast.BoolOp) for node in nodes)
+    )
+
+
+def _flow(body: Sequence[ast.stmt]) -> Iterator[tuple[str, list[ast.expr]]]:
+    """Each name that statements assign to and the expressions that decide its value; `_RETURN` is what they return."""
+    waiting: list[tuple[ast.stmt, list[ast.expr]]] = [(statement, []) for statement in body]
+    while waiting:
+        statement, conditions = waiting.pop()
+        inner = list(conditions)
+        targets: list[ast.expr] = []
+        values: list[ast.expr] = []
         match statement:
-            case ast.Return(value):
-                yield None, [*around, *([value] if value else [])]
-            case ast.Assign(targets, value):
-                names = (node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
-                yield from ((name, [*around, value]) for name in names)
-            case ast.AugAssign(ast.Name(id=name)):
-                yield name, [*around, ast.BinOp(ast.Name(name), statement.op, statement.value)]
-            case ast.AnnAssign(ast.Name(id=name), _, value) if value:
-                yield name, [*around, value]
-            case ast.If(test) | ast.While(test):
-                yield from _sources([*statement.body, *statement.orelse], [*around, test])
-            case ast.For(target, iterated):
-                names = (node.id for node in ast.walk(target) if isinstance(node, ast.Name))
-                yield from ((name, [*around, iterated]) for name in names)
-                yield from _sources([*statement.body, *statement.orelse], [*around, iterated])
-            case ast.With() | ast.Try():
-                handlers = [handler.body for handler in getattr(statement, "handlers", [])]
-                final = [*getattr(statement, "orelse", []), *getattr(statement, "finalbody", [])]
-                for part in (statement.body, *handlers, final):
-                    yield from _sources(part, around)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                continue
+            case ast.Return(value=ast.expr() as value):
+                yield _RETURN, [value, *conditions]
+            case ast.Assign(targets=targets, value=value):
+                values = [value]
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                targets, values = [target], [value]
+            case ast.AugAssign(target=target, op=op, value=value):
+                targets, values = [target], [ast.BinOp(target, op, value)]
+            case ast.Expr(ast.Call(func=ast.Attribute(value=target), args=values)):
+                targets = [target]
+            case ast.For(target=target, iter=value):
+                targets, values = [target], [value]
+                inner.append(value)
+            case ast.If(test=value) | ast.While(test=value) | ast.Match(subject=value):
+                inner.append(value)
+            case ast.With(items=items):
+                targets = [item.optional_vars for item in items if item.optional_vars]
+                values = [item.context_expr for item in items]
+        for target in targets:
+            index = [] if isinstance(target, ast.Name) else [target]
+            for node in ast.walk(target):
+                if isinstance(node, ast.Name):
+                    yield node.id, [*values, *index, *conditions]
+        for block in (statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            guards = [block.guard] if isinstance(block, ast.match_case) and block.guard else []
+            children = (getattr(block, field, []) for field in ("body", "orelse", "finalbody"))
+            waiting += [(child, [*inner, *guards]) for child in itertools.chain.from_iterable(children)]

@@ -1,124 +1,174 @@
-"""Reward functions of the user's own: found by import path, called as TRL calls them, and believed only when sound."""
+"""Users' own reward functions: what loads, what is called with what, and that each fault names its function."""
 
 import math
+import re
+import sys
 
+import numpy as np
 import pytest
 
 from reft_jax.reward.functions import RewardFunction, call_functions, load_functions, weighted_sum
 
-MODULE = """
-import math
-def brevity(prompts, completions, completion_ids, **columns): return [-len(ids) for ids in completion_ids]
-def level(completions, level, **kwargs): return [None if x is None else x / 10 for x in level]
-async def later(**kwargs): return []
-constant = 5
-"""
+SOURCES = {
+    "__init__": "",
+    "style": "def brevity(completion_ids, **columns):\n    return [-len(ids) / 100 for ids in completion_ids]\n"
+    "def tone(**columns):\n    return [0]\n"
+    "async def later(**columns):\n    return [0]\n"
+    "class Later:\n    async def __call__(self, **columns):\n        return [0]\n"
+    "waiting = Later()\nlimit = 3\n",
+    "other": "def tone(**columns):\n    return [1]\n",
+    "needy": "import no_such_library_at_all\n",
+    "raising": "raise ImportError('their own words')\n",
+    "dividing": "1 / 0\n",
+}
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    package = tmp_path / "their"
-    package.mkdir()
-    (package / "rewards.py").write_text(MODULE)
-    (package / "broken.py").write_text("import no_such_library")
-    monkeypatch.syspath_prepend(str(tmp_path))
+def package(tmp_path, monkeypatch):
+    """The import name of a package of reward functions."""
+    folder = tmp_path / "users_rewards"
+    folder.mkdir()
+    for name, source in SOURCES.items():
+        (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield folder.name
+    for name in [name for name in sys.modules if name.startswith(folder.name)]:
+        del sys.modules[name]
 
 
-def call(function, count=2, columns=None):
-    functions = [RewardFunction("f", "mine.f", 1.0, function)]
-    texts = ["x"] * count
+def function(call, weight=1.0):
+    return RewardFunction("f", "mine.f", weight, call)
+
+
+def call(*functions, columns=None, count=2):
     return call_functions(
-        functions, prompts=texts, completions=texts, completion_ids=[[1, 2]] * count, columns=columns or {}
-    )
-
-
-def test_functions_are_found_called_by_keyword_and_summed(module):
-    functions = load_functions({"their.rewards.brevity": 0.5, "their.rewards.level": 2})
-    assert [(function.name, function.weight) for function in functions] == [("brevity", 0.5), ("level", 2)]
-    values = call_functions(
         functions,
-        prompts=["a", "b"],
-        completions=["c", "d"],
-        completion_ids=[[1, 2, 3], []],
-        columns={"level": [4, None]},
+        prompts=[f"p{i}" for i in range(count)],
+        completions=[f"c{i}" for i in range(count)],
+        completion_ids=[[i] * (i + 1) for i in range(count)],
+        columns=columns or {},
     )
-    assert values == {"brevity": [-3.0, 0.0], "level": [0.4, None]}
-    assert weighted_sum(functions, values) == pytest.approx([-1.5 + 0.8, 0.0])
+
+
+def test_functions_are_imported_called_and_weighed(package):
+    functions = load_functions({f"{package}.style.brevity": 2, f"{package}.style.tone": 0.5})
+    assert [(f.name, f.weight) for f in functions] == [("brevity", 2.0), ("tone", 0.5)]
+    assert call(*functions, count=1) == {"brevity": [-0.01], "tone": [0.0]}
+
+
+def test_functions_of_one_name_are_told_apart_by_their_paths(package):
+    functions = load_functions({f"{package}.style.tone": 1.0, f"{package}.other.tone": 1.0})
+    assert call(*functions, count=1) == {f"{package}.style.tone": [0.0], f"{package}.other.tone": [1.0]}
 
 
 @pytest.mark.parametrize(
-    ("functions", "message"),
+    ("path", "weight", "says"),
     [
-        ({"brevity": 1.0}, "`brevity` names no module"),
-        ({"nowhere.f": 1.0}, "`nowhere.f`: there is no module `nowhere`"),
-        ({"their.nowhere.f": 1.0}, r"`their.nowhere.f`: there is no module `their\.nowhere`"),
-        ({"their.rewards.f": 1.0}, "`their.rewards.f` must be a function.*there is none"),
-        ({"their.rewards.constant": 1.0}, "must be a function.*it is 5"),
-        ({"their.rewards.later": 1.0}, "must be a function, not asynchronous"),
-        ({"their.rewards.brevity": math.nan}, "weight of `their.rewards.brevity` is nan"),
-        ({"math.log": 1.0, "cmath.log": 1.0}, "same name: math.log, cmath.log"),
+        ("style.nothing", 1.0, "has no 'nothing'"),
+        ("style.limit", 1.0, "a int cannot be called"),
+        ("style.later", 1.0, "asynchronous"),
+        ("style.waiting", 1.0, "asynchronous"),
+        ("absent.f", 1.0, "no module '{package}.absent'"),
+        ("needy.f", 1.0, "raised ModuleNotFoundError: No module named 'no_such_library_at_all'"),
+        ("raising.f", 1.0, "raised ImportError: their own words"),
+        ("dividing.f", 1.0, "raised ZeroDivisionError"),
+        ("style..tone", 1.0, "not an import path"),
+        ("style.tone", math.nan, "weight nan"),
+        ("style.tone", math.inf, "weight inf"),
+        ("style.tone", "1", "weight '1'"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(module, functions, message):
-    with pytest.raises(ValueError, match=message):
-        load_functions(functions)
+def test_what_cannot_be_loaded_is_an_error_that_names_it(package, path, weight, says):
+    with pytest.raises(ValueError, match=re.escape(says.format(package=package))) as error:
+        load_functions({f"{package}.{path}": weight})
+    assert f"{package}.{path}" in str(error.value)
 
 
-def test_an_import_error_of_their_own_is_shown_as_it_is(module):
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        load_functions({"their.broken.f": 1.0})
+@pytest.mark.parametrize("path", ["brevity", "", ".style.tone", "no_such_package.f"])
+def test_what_is_no_path_is_an_error_that_names_it(path):
+    with pytest.raises(ValueError, match=re.escape(repr(path))):
+        load_functions({path: 1.0})
+
+
+def test_arguments_come_by_keyword_with_the_columns():
+    seen = {}
+    call(function(lambda **arguments: seen.update(arguments) or [0, 0]), columns={"level": ("easy", "hard")})
+    assert seen == {
+        "prompts": ["p0", "p1"],
+        "completions": ["c0", "c1"],
+        "completion_ids": [[0], [1, 1]],
+        "level": ["easy", "hard"],
+    }
+
+
+def test_a_function_cannot_change_what_the_next_one_sees():
+    def vandal(completions, completion_ids, level, **columns):
+        completions.reverse(), completion_ids[1].clear(), level.clear()
+        return [0, 0]
+
+    def witness(completions, completion_ids, level, **columns):
+        return [completions == ["c0", "c1"] and completion_ids == [[0], [1, 1]], level == [1, 2]]
+
+    functions = [RewardFunction("a", "m.a", 1.0, vandal), RewardFunction("b", "m.b", 1.0, witness)]
+    assert call(*functions, columns={"level": [1, 2]})["b"] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("result", "message"),
+    ("result", "values"),
     [
-        ([1.0], "`mine.f` returned 1 values for 2 completions"),
-        ([], "returned 0 values"),
-        (None, "returned a NoneType, not a list"),
-        (5.0, "returned a float, not a list"),
-        ([1.0, math.nan], "returned nan for completion 1"),
-        ([-math.inf, 1.0], "returned -inf for completion 0"),
-        (["1", 1.0], "returned '1' for completion 0"),
-        ([[1.0], 1.0], r"returned \[1.0\] for completion 0"),
+        ([1, 0.5], [1.0, 0.5]),
+        ((None, True), [None, 1.0]),
+        (np.array([1, 2]), [1.0, 2.0]),
+        (np.float32([0.5, 2]), [0.5, 2.0]),
+        ([np.float32(0.5), np.bool_(False)], [0.5, 0.0]),
     ],
 )
-def test_results_that_are_no_rewards_are_named(result, message):
-    with pytest.raises(ValueError, match=message):
-        call(lambda **_: result)
+def test_numbers_of_all_kinds_become_floats(result, values):
+    found = call(function(lambda **columns: result))["f"]
+    assert found == values
+    assert all(type(value) in (float, type(None)) for value in found)
 
 
-def test_what_counts_as_a_number():
-    import numpy as np
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ([1.0], "1 values for 2"),
+        ([1.0, 2.0, 3.0], "3 values for 2"),
+        ([1.0, math.nan], "row 1 nan"),
+        ([-math.inf, 1.0], "row 0 -inf"),
+        ([0, 10**400], "row 1 inf"),
+        ([0, "1"], "row 1 a str"),
+        ([[0], [1]], "row 0 a list"),
+        ([0, 1j], "row 1 a complex"),
+        (np.zeros((2, 1)), "row 0 a list"),
+        (None, "a NoneType"),
+        (1.0, "a float"),
+        ("12", "a str"),
+        ({0: 1.0, 1: 2.0}, "a dict"),
+        ({0.5, 1.5}, "a set"),
+        ((i for i in range(2)), "a generator"),
+    ],
+)
+def test_results_that_are_no_rewards_are_errors_that_name_function_and_row(result, says):
+    with pytest.raises(ValueError, match=f"'mine.f' returned.*{re.escape(says)}"):
+        call(function(lambda **columns: result))
 
-    assert call(lambda **_: (True, None)) == {"f": [1.0, None]}
-    assert call(lambda **_: np.array([1, 2], np.int32)) == {"f": [1.0, 2.0]}
+
+def test_an_exception_names_its_function_and_is_the_cause():
+    with pytest.raises(RuntimeError, match=r"'mine.f' raised ZeroDivisionError") as error:
+        call(function(lambda **columns: 1 / 0))
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
-def test_an_exception_names_the_function_and_keeps_its_cause():
-    with pytest.raises(RuntimeError, match=r"`mine.f` failed: ZeroDivisionError: division by zero") as caught:
-        call(lambda **_: 1 / 0)
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+@pytest.mark.parametrize(
+    ("columns", "says"), [({"prompts": [1, 2]}, "prompts"), ({"level": [1]}, "'level' has 1 entries for 2")]
+)
+def test_columns_that_cannot_be_passed_on_are_errors(columns, says):
+    with pytest.raises(ValueError, match=says):
+        call(columns=columns)
 
 
-def test_a_column_with_the_name_of_an_argument_is_refused():
-    with pytest.raises(ValueError, match="column `completions`"):
-        call(lambda **_: [1.0, 1.0], columns={"completions": ["a", "b"]})
-
-
-def test_no_function_sees_what_another_did_to_its_lists():
-    seen = []
-
-    def spoil(completion_ids, level, **_):
-        completion_ids[0].clear()
-        level.clear()
-        return [0.0, 0.0]
-
-    def look(completion_ids, level, **_):
-        seen.extend([completion_ids, level])
-        return [0.0, 0.0]
-
-    functions = [RewardFunction("a", "a", 1.0, spoil), RewardFunction("b", "b", 1.0, look)]
-    call_functions(
-        functions, prompts=["", ""], completions=["", ""], completion_ids=[[1], [2]], columns={"level": [3, 4]}
-    )
-    assert seen == [[[1], [2]], [3, 4]]
+def test_none_counts_as_nothing_in_the_sum():
+    functions = [RewardFunction("a", "m.a", 2.0, min), RewardFunction("b", "m.b", -1.0, min)]
+    assert weighted_sum(functions, {"a": [1.0, None, None], "b": [0.5, 3.0, None]}) == [1.5, -3.0, 0.0]
+    assert weighted_sum([], {}) == []
