@@ -1,7 +1,8 @@
 """Checkpoints: what a run resumes from, and the models it chose on the way (Orbax).
 
     DIRECTORY/resume/STEP       the whole train state and the run's progress; the newest two are kept
-    DIRECTORY/NAME              parameters alone: pretrain, warmup, sft, sft_best, reft (the best on dev)
+    DIRECTORY/NAME              the decoder's parameters alone: pretrain, warmup, sft, sft_best, reft (the best on dev)
+    DIRECTORY/NAME_value_head   of the best policy, its value head
 
 Resuming and choosing are kept apart because a best-only policy would delete the newest step when its metric is worse.
 """
@@ -63,6 +64,11 @@ class Checkpoints:
         """Puts the parameters of `source` under `target` too."""
         shutil.rmtree(self._directory / target, ignore_errors=True)
         shutil.copytree(self._directory / source, self._directory / target)
+
+
+def value_head_name(name: str) -> str:
+    """The name under which the value head of parameters called `name` is saved."""
+    return f"{name}_value_head"
 
 
 def restore_params(directory: Path, abstract: Any) -> Any:

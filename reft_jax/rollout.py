@@ -112,7 +112,7 @@ def generate(
     *,
     max_response: int,
     sampling: Sampling,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int,
 ) -> Rollout:
     """Samples one response a row until its end token or `max_response` tokens.
@@ -124,7 +124,7 @@ def generate(
         seed, step: [] integers, see `row_keys`.
         max_response: R.
         sampling: how tokens are drawn.
-        eos: id that ends a response and counts as its last token.
+        eos: id, or ids, that end a response and count as its last token.
         pad: id written after the end; no meaning is ever read from it.
     """
     batch, prompt_size = prompts.tokens.shape
@@ -145,7 +145,7 @@ def generate(
                 loop.log_probs, jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype), (0, loop.t)
             ),
             lengths=loop.lengths + ~loop.ended,
-            ended=loop.ended | (token == eos),
+            ended=loop.ended | jnp.isin(token, jnp.array(eos)),
         )
 
     def decode(loop: _Loop) -> _Loop:
@@ -184,7 +184,7 @@ def build_generate(
     prompt: int,
     max_response: int,
     sampling: Sampling,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int,
     scan_layers: bool,
 ) -> tuple[Callable[..., Rollout], tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from reft_jax.checkpoint import Checkpoints, restore_params
+from reft_jax.checkpoint import Checkpoints, restore_params, value_head_name
 from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, Score, judge
 from reft_jax.config import Config
@@ -149,7 +149,7 @@ class Run:
                 prompt=prompt,
                 max_response=generation.max_response,
                 sampling=sampling,
-                eos=self.ids.eos,
+                eos=self.ids.ends,
                 pad=self.ids.pad,
                 scan_layers=generation.scan_layers,
             )
@@ -190,6 +190,8 @@ class Run:
         if best not in self.tally.best or reading.accuracy > self.tally.best[best]["accuracy"]:
             self.tally.best[best] = {"accuracy": reading.accuracy, "step": step, **self.tally.spent(*parts)}
             self.checkpoints.save_params(best, {"decoder": params["decoder"]})
+            if "value_head" in params:
+                self.checkpoints.save_params(value_head_name(best), {"value_head": params["value_head"]})
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes and shows a training step's metrics.

@@ -90,6 +90,8 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
         tokenizer.save_pretrained(directory / "tokenizer")
+        if config.model.path:  # an export needs them again
+            hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
@@ -139,7 +141,7 @@ def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
             config=config,
             mesh=mesh,
             tokenizer=tokenizer,
-            ids=special_ids(tokenizer),
+            ids=special_ids(tokenizer, hf.end_tokens(directory / "model")),
             problems=problems,
             prompts=prompts,
             examples=examples,

@@ -15,7 +15,7 @@ LAYERS = (
     ("data", "sharding", "losses", "models"),
     ("train_state", "rollout", "completion", "compilation"),
     ("sft", "ppo", "evaluate", "checkpoint"),
-    ("run", "startup", "supervised", "reinforcement", "train"),
+    ("run", "startup", "supervised", "reinforcement", "train", "export"),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FLAX_OUTSIDE_MODELS = {"sharding", "train_state"}  # for the boxes that carry a parameter's axis names, not for modules

@@ -221,6 +221,22 @@ def test_stops_when_the_last_row_has_ended():
     assert counting.steps == [PROMPT] + [1] * (longest - 1)
 
 
+def test_each_of_several_end_tokens_ends_a_response():
+    """A row with two end tokens is the shorter of its rows with one."""
+    prompts, first = make_prompts(), middle_token(GREEDY)
+    free = [response for response, _ in slow(GREEDY, -1)]
+    second = next(token for row in free for token in row[1:] if token != first and first not in row)
+    alone = [sample(prompts, GREEDY, eos).sequences.response_lengths for eos in (first, second)]
+    both = sample(prompts, GREEDY, (first, second))
+    np.testing.assert_array_equal(both.sequences.response_lengths, np.minimum(*alone))
+    assert np.any(both.sequences.response_lengths < alone[0])
+    assert np.any(both.sequences.response_lengths < alone[1])
+    lasts = [
+        row[length - 1] for row, length in zip(both.sequences.responses, both.sequences.response_lengths) if length
+    ]
+    assert {first, second} <= set(lasts)
+
+
 def test_one_compilation_serves_all_calls():
     chex.clear_trace_counter()
     prompts = make_prompts()

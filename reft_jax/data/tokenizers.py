@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,13 +11,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """The id that fills padding and the id that ends a response.
+    """The id that fills padding, the id that targets end with, and all ids that end a sampled response.
 
     They may be equal: masks are made from lengths, so that the padding id has no meaning.
     """
 
     pad: int
     eos: int
+    ends: tuple[int, ...]
 
 
 def load_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
@@ -45,8 +47,12 @@ def load_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def special_ids(tokenizer: "PreTrainedTokenizerBase") -> SpecialIds:
+def special_ids(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) -> SpecialIds:
     """The tokenizer's own pad and eos ids; without a pad token, padding is filled with eos.
+
+    Args:
+        tokenizer: names them.
+        ends: more ids that end a response, as a chat model's `generation_config.json` has them.
 
     Raises:
         ValueError: the tokenizer has no eos token, so that no response could end.
@@ -57,4 +63,5 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> SpecialIds:
             f"tokenizer `{tokenizer.name_or_path}` names no eos token, which ends every response: set `eos_token` in "
             "its tokenizer_config.json"
         )
-    return SpecialIds(pad=eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, eos=eos)
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return SpecialIds(pad=pad, eos=eos, ends=tuple(dict.fromkeys([eos, *ends])))

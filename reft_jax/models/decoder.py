@@ -251,8 +251,14 @@ class Decoder(nn.Module):
 
         Returns:
             (final hidden states [B, T, D], the cache with the tokens in it).
+
+        Raises:
+            ValueError: where a row can become longer than the model's positions.
         """
         d = self.config.decoder
+        length = tokens.shape[1] if cache is None else cache.k.shape[2]
+        if length > d.max_positions:  # beyond it a learned table has no row, and a sliding window would cut
+            raise ValueError(f"rows of {length} tokens are longer than model.decoder.max_positions = {d.max_positions}")
         x = jnp.take(self.embed.astype(self.config.dtype), tokens, axis=0)
         rotary = None
         if d.rotary_dim:

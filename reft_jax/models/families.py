@@ -1,132 +1,19 @@
-"""Model families of Hugging Face: how `config.json` becomes a `DecoderConfig`, and where each parameter is stored.
+"""Model families of Hugging Face: where each keeps the decoder's parameters.
 
-A family is data: a translator of fields, and a table from the decoder's parameters to a checkpoint's tensors. The table
-says how dimensions are laid out, not what to do with them, so that it can be read in both directions (`hf.py` does).
+A family is data: a translator of its `config.json` (`family_configs`), and a table from the decoder's parameters to a
+checkpoint's tensors. The table says how dimensions are laid out, not what to do with them, so that it can be read in
+both directions: `hf` reads a checkpoint by it, `hf_export` writes one.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from reft_jax.config import DecoderConfig
-
-ACTIVATIONS = {
-    "silu": "silu",
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ConfigFields:
-    """The fields of a `config.json`; null counts as missing, as it does there."""
-
-    path: Path
-    values: Mapping[str, Any]
-
-    def __getitem__(self, key: str) -> Any:
-        if self.values.get(key) is None:
-            raise ValueError(f"{self.path}: field {key} is missing")
-        return self.values[key]
-
-    def get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def translate(self, key: str, default: Any, supported: Mapping[Any, Any]) -> Any:
-        """What `supported` makes of the field.
-
-        Raises:
-            ValueError: for any other value.
-        """
-        value = self.get(key, default)
-        if value not in supported:
-            raise self.refusal(key, f"supported: {', '.join(map(repr, supported))}")
-        return supported[value]
-
-    def refusal(self, key: str, reason: str) -> ValueError:
-        return ValueError(f"{self.path}: {key} = {self.values.get(key)!r} is not supported ({reason})")
-
-
-def _rope(fields: ConfigFields, head_dim: int) -> dict[str, Any]:
-    """Rotary fields, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    nested = fields.get("rope_parameters", fields.get("rope_scaling", {}))
-    rope = ConfigFields(fields.path, {"rope_theta": fields.get("rope_theta", 10_000.0), **nested})
-    kind = "rope_type" if "rope_type" in nested else "type"
-    scaled = rope.translate(kind, "default", {"default": False, "llama3": True})
-    rope.translate("partial_rotary_factor", 1.0, {1.0: True})
-    common = {"rotary_dim": head_dim, "rope_theta": rope["rope_theta"]}
-    if not scaled:
-        return common
-    return common | {
-        "rope_scaling_factor": rope["factor"],
-        "rope_low_freq_factor": rope["low_freq_factor"],
-        "rope_high_freq_factor": rope["high_freq_factor"],
-        "rope_original_positions": rope["original_max_position_embeddings"],
-    }
-
-
-def _llama_config(fields: ConfigFields) -> DecoderConfig:
-    heads = fields["num_attention_heads"]
-    kv_heads = fields.get("num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise fields.refusal("num_key_value_heads", f"it does not divide num_attention_heads = {heads}")
-    head_dim = fields.get("head_dim", fields["hidden_size"] // heads)
-    max_positions = fields.get("max_position_embeddings", 2048)
-    if fields.get("sliding_window", max_positions) < max_positions:
-        raise fields.refusal("sliding_window", f"attention is never cut off: max_position_embeddings = {max_positions}")
-    return DecoderConfig(
-        vocab_size=fields["vocab_size"],
-        embed_dim=fields["hidden_size"],
-        num_layers=fields["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        mlp_dim=fields["intermediate_size"],
-        max_positions=max_positions,
-        norm="rms",
-        norm_eps=fields.get("rms_norm_eps", 1e-6),
-        activation=fields.translate("hidden_act", "silu", ACTIVATIONS),
-        gated_mlp=True,
-        qkv_bias=fields.get("attention_bias", False),
-        attention_out_bias=fields.get("attention_bias", False),
-        mlp_bias=fields.get("mlp_bias", False),
-        tie_embeddings=fields.get("tie_word_embeddings", False),
-        initializer_range=fields.get("initializer_range", 0.02),
-        **_rope(fields, head_dim),
-    )
-
-
-def _gpt2_config(fields: ConfigFields) -> DecoderConfig:
-    embed_dim, heads = fields["n_embd"], fields["n_head"]
-    if embed_dim % heads:
-        raise fields.refusal("n_head", f"it does not divide n_embd = {embed_dim}")
-    fields.translate("add_cross_attention", False, {False: False})
-    return DecoderConfig(
-        vocab_size=fields["vocab_size"],
-        embed_dim=embed_dim,
-        num_layers=fields["n_layer"],
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=embed_dim // heads,
-        mlp_dim=fields.get("n_inner", 4 * embed_dim),
-        max_positions=fields.get("n_positions", 1024),
-        norm="layer",
-        norm_eps=fields.get("layer_norm_epsilon", 1e-5),
-        activation=fields.translate("activation_function", "gelu_new", ACTIVATIONS),
-        gated_mlp=False,
-        qkv_bias=True,
-        attention_out_bias=True,
-        mlp_bias=True,
-        tie_embeddings=fields.get("tie_word_embeddings", True),
-        rotary_dim=0,
-        scale_attention=fields.get("scale_attn_weights", True),
-        scale_attention_by_layer=fields.get("scale_attn_by_inverse_layer_idx", False),
-        initializer_range=fields.get("initializer_range", 0.02),
-    )
+from reft_jax.models import family_configs
+from reft_jax.models.family_configs import CODEGEN_GROUPS, ConfigFields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +26,41 @@ class Stored:
     """Name of the tensor, less the family's prefix; `{}` is the layer, the parameter's first dimension."""
     layout: str
     """Dimensions of the tensor, separated by commas, each the product of the parameter's axes named there; the
-    extra axis `part` counts the parameters that share the tensor."""
+    extra axis `part` counts the parameters that share the tensor, and `group` the equal runs into which the parameter's
+    next axis in the dimension is cut."""
     part: int = 0
     """Index along `part`."""
     parts: int = 1
     """Size of `part`."""
+    groups: int = 1
+    """Size of `group`."""
+
+    @property
+    def axes(self) -> list[list[str]]:
+        """The parameter's axes in each dimension of the tensor."""
+        return [[axis for axis in dim.split() if axis not in ("part", "group")] for dim in self.layout.split(",")]
+
+    def places(self, sizes: Mapping[str, int]) -> list[np.ndarray]:
+        """Indices into each dimension of the tensor where the parameter's entries stand, ascending, by its axes there.
+
+        `sizes` are the lengths of the parameter's axes; with (heads, head_dim) = (4, 6) in 2 groups of 2 parts, part 1
+        in the layout "group part heads head_dim" stands at 12..23 and 36..47, as an array [4, 6].
+        """
+        places = []
+        for dim, own in zip(self.layout.split(","), self.axes):
+            lengths = {axis: {**sizes, "part": self.parts, "group": self.groups}[axis] for axis in dim.split()}
+            if "group" in lengths:
+                lengths[own[0]] //= self.groups
+            index: np.ndarray = np.arange(math.prod(lengths.values())).reshape(tuple(lengths.values()))
+            if "part" in lengths:
+                index = index.take(self.part, axis=list(lengths).index("part"))
+            places.append(index.reshape([sizes[axis] for axis in own]))
+        return places
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape of the tensor, `sizes` being the lengths of the parameter's axes."""
+        sizes = {**sizes, "part": self.parts, "group": 1}  # groups cut an axis, they add none
+        return tuple(math.prod(sizes[axis] for axis in dim.split()) for dim in self.layout.split(","))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +97,8 @@ _LLAMA_TENSORS = (
     *_linear("blocks/attn/q", "layers.{}.self_attn.q_proj", "heads head_dim, embed", "heads head_dim"),
     *_linear("blocks/attn/k", "layers.{}.self_attn.k_proj", "kv_heads head_dim, embed", "kv_heads head_dim"),
     *_linear("blocks/attn/v", "layers.{}.self_attn.v_proj", "kv_heads head_dim, embed", "kv_heads head_dim"),
+    Stored("blocks/attn/q_norm/scale", "layers.{}.self_attn.q_norm.weight", "head_dim"),
+    Stored("blocks/attn/k_norm/scale", "layers.{}.self_attn.k_norm.weight", "head_dim"),
     *_linear("blocks/attn/o", "layers.{}.self_attn.o_proj", "embed, heads head_dim", "embed"),
     *_norm("blocks/mlp_norm", "layers.{}.post_attention_layernorm"),
     *_linear("blocks/mlp/gate", "layers.{}.mlp.gate_proj", "mlp, embed", "mlp"),
@@ -203,7 +122,52 @@ _GPT2_TENSORS = (
     *_linear("blocks/mlp/down", "h.{}.mlp.c_proj", "mlp, embed", "embed"),
 )
 
+# OPT's body has one module, the decoder, and bare files keep its name.
+_OPT_TENSORS = (
+    Stored("embed", "decoder.embed_tokens.weight", TABLE),
+    Stored("position_embed", "decoder.embed_positions.weight", "position_rows, embed"),
+    Stored("lm_head", "lm_head.weight", TABLE),
+    *_norm("final_norm", "decoder.final_layer_norm"),
+    *_norm("blocks/attn_norm", "decoder.layers.{}.self_attn_layer_norm"),
+    *_linear("blocks/attn/q", "decoder.layers.{}.self_attn.q_proj", "heads head_dim, embed", "heads head_dim"),
+    *_linear("blocks/attn/k", "decoder.layers.{}.self_attn.k_proj", "kv_heads head_dim, embed", "kv_heads head_dim"),
+    *_linear("blocks/attn/v", "decoder.layers.{}.self_attn.v_proj", "kv_heads head_dim, embed", "kv_heads head_dim"),
+    *_linear("blocks/attn/o", "decoder.layers.{}.self_attn.out_proj", "embed, heads head_dim", "embed"),
+    *_norm("blocks/mlp_norm", "decoder.layers.{}.final_layer_norm"),
+    *_linear("blocks/mlp/up", "decoder.layers.{}.fc1", "mlp, embed", "mlp"),
+    *_linear("blocks/mlp/down", "decoder.layers.{}.fc2", "embed, mlp", "embed"),
+)
+
+
+def _codegen_qkv(param: str, heads: str, part: int) -> Stored:
+    layout = f"group part {heads} head_dim, embed"
+    return Stored(f"blocks/attn/{param}/kernel", "h.{}.attn.qkv_proj.weight", layout, part, 3, CODEGEN_GROUPS)
+
+
+# Each group of CodeGen's fused projection has the queries, then the values, then the keys of its heads.
+_CODEGEN_TENSORS = (
+    Stored("embed", "wte.weight", TABLE),
+    Stored("lm_head", "lm_head.weight", TABLE),
+    Stored("lm_head_bias", "lm_head.bias", "table_rows"),
+    *_norm("final_norm", "ln_f"),
+    *_norm("blocks/attn_norm", "h.{}.ln_1"),
+    _codegen_qkv("q", "heads", 0),
+    _codegen_qkv("v", "kv_heads", 1),
+    _codegen_qkv("k", "kv_heads", 2),
+    Stored("blocks/attn/o/kernel", "h.{}.attn.out_proj.weight", "embed, heads head_dim"),
+    *_linear("blocks/mlp/up", "h.{}.mlp.fc_in", "mlp, embed", "mlp"),
+    *_linear("blocks/mlp/down", "h.{}.mlp.fc_out", "embed, mlp", "embed"),
+)
+
+_INV_FREQ = r"rotary_emb\.inv_freq$"
+_MASKS = r"attn\.((masked_)?bias|causal_mask)$"
+
 FAMILIES = {
-    "llama": Family(_llama_config, "model.", _LLAMA_TENSORS, ignored=r"rotary_emb\.inv_freq$"),
-    "gpt2": Family(_gpt2_config, "transformer.", _GPT2_TENSORS, ignored=r"attn\.(masked_)?bias$"),  # causal masks
+    "llama": Family(family_configs.llama, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
+    "mistral": Family(family_configs.mistral, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
+    "qwen2": Family(family_configs.qwen2, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
+    "qwen3": Family(family_configs.qwen3, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
+    "gpt2": Family(family_configs.gpt2, "transformer.", _GPT2_TENSORS, ignored=_MASKS),
+    "opt": Family(family_configs.opt, "model.", _OPT_TENSORS, ignored=r"decoder\.version$"),
+    "codegen": Family(family_configs.codegen, "transformer.", _CODEGEN_TENSORS, ignored=_MASKS),
 }

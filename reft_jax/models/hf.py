@@ -4,11 +4,9 @@ At the start of a run `resolve` finds the directory, `decoder_config` reads the 
 its weights, each device's share by itself. What tells one family from another is in `families.py`.
 """
 
-import contextlib
-import dataclasses
 import json
-import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.families import FAMILIES, ConfigFields, Family, Stored
+from reft_jax.models.tensor_files import FileTensor, list_tensors
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # weights, configs and every form of tokenizer
-CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "BF16", "F16")
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 def resolve(path: str, revision: str = "main") -> Path:
@@ -39,7 +37,10 @@ def resolve(path: str, revision: str = "main") -> Path:
     if Path(path).expanduser().is_dir():
         return Path(path).expanduser()
     try:
-        return Path(huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
+        directory = Path(huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
+        if not any(directory.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=PICKLES)
+        return directory
     except HFValidationError as error:
         raise FileNotFoundError(f"{path}: no such directory, and not a hub id (owner/name)") from error
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
@@ -74,50 +75,24 @@ def decoder_config(directory: Path) -> DecoderConfig:
     return family.config(fields)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    """One tensor of an open file; slices of it are read when asked for."""
-
-    path: Path
-    name: str
-    file: Any
-
-    def view(self, shape: tuple[int, ...]) -> Any:
-        """The tensor, to be sliced, after a check of its shape and type."""
-        view = self.file.get_slice(self.name)
-        if tuple(view.get_shape()) != shape:
-            raise ValueError(f"{self.path}: tensor {self.name} has shape {tuple(view.get_shape())}, expected {shape}")
-        if view.get_dtype() not in FLOATS:
-            raise ValueError(f"{self.path}: tensor {self.name} is {view.get_dtype()}; readable are {', '.join(FLOATS)}")
-        return view
+def end_tokens(directory: Path) -> tuple[int, ...]:
+    """The ids that end a response by `generation_config.json`, which names one or several; none without that file."""
+    path = directory / GENERATION_FILE
+    if not path.exists():
+        return ()
+    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
 
 
-def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, _Tensor]:
-    """All tensors of a checkpoint by name, in one file or in those of an index; `stack` closes the files."""
-    index = directory / INDEX_FILE
-    listed: dict[str, str] = {}
-    if (directory / WEIGHTS_FILE).exists() or not index.exists():
-        files = [WEIGHTS_FILE]
-    else:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(listed.values()))
-    tensors: dict[str, _Tensor] = {}
-    for file in files:
-        path = directory / file
-        try:
-            handle = stack.enter_context(safe_open(path, framework="numpy"))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: no such file; the weights are missing or not all downloaded") from error
-        except SafetensorError as error:
-            raise ValueError(f"{path}: truncated or corrupt ({error}); fetch it again") from error
-        tensors |= {name: _Tensor(path, name, handle) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    for name, file in listed.items():
-        if name not in tensors or tensors[name].path.name != file:
-            raise ValueError(f"{index}: tensor {name} should be in {file}, but is not there")
-    return tensors
+def copy_config_files(source: Path, target: Path) -> None:
+    """Copies `config.json` and, where there is one, `generation_config.json` from one directory to another."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_FILE, GENERATION_FILE):
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
 
 
-def _read(tensor: _Tensor, stored: Stored, sizes: Mapping[str, int], ranges: Mapping[str, range]) -> np.ndarray:
+def _read(tensor: FileTensor, stored: Stored, sizes: Mapping[str, int], ranges: Mapping[str, range]) -> np.ndarray:
     """The piece `ranges` of a parameter, its axes in their order; no more than the box around it is read.
 
     Args:
@@ -126,28 +101,20 @@ def _read(tensor: _Tensor, stored: Stored, sizes: Mapping[str, int], ranges: Map
         sizes: length of each axis in the file.
         ranges: the wanted part of each axis.
     """
-    sizes = {**sizes, "part": stored.parts}
-    wanted = {**ranges, "part": range(stored.part, stored.part + 1)}
-    dims = [dim.split() for dim in stored.layout.split(",")]
+    axes = stored.axes
     rows = [  # ascending indices into each dimension of the tensor
-        np.ravel_multi_index(np.ix_(*(wanted[axis] for axis in dim)), [sizes[axis] for axis in dim]).ravel()
-        for dim in dims
+        place[np.ix_(*(ranges[axis] for axis in dim))].ravel() for place, dim in zip(stored.places(sizes), axes)
     ]
-    view = tensor.view(tuple(math.prod(sizes[axis] for axis in dim) for dim in dims))
-    box = view[tuple(slice(int(r[0]), int(r[-1]) + 1) for r in rows)]
+    box = tensor.read(stored.shape(sizes), tuple(slice(int(r[0]), int(r[-1]) + 1) for r in rows))
     for dimension, r in enumerate(rows):
         if len(r) < box.shape[dimension]:
             box = box.take(r - r[0], axis=dimension)
-    axes = [axis for dim in dims for axis in dim]
-    piece = box.reshape([len(wanted[axis]) for axis in axes])
-    if "part" in axes:
-        piece = piece.squeeze(axes.index("part"))
-        axes.remove("part")
-    return piece.transpose([axes.index(axis) for axis in ranges])
+    order = [axis for dim in axes for axis in dim]
+    return box.reshape([len(ranges[axis]) for axis in order]).transpose([order.index(axis) for axis in ranges])
 
 
 def _assemble(
-    tensors: list[_Tensor], stored: Stored, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding, vocab: int
+    tensors: list[FileTensor], stored: Stored, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding, vocab: int
 ) -> jax.Array:
     """A parameter from the tensors of its layers (one tensor, where it has no layers)."""
     shape, axes = box.value.shape, [str(name) for name in box.names]
@@ -170,8 +137,8 @@ def _assemble(
 
 
 def _locate(
-    found: Mapping[str, _Tensor], family: Family, directory: Path, params: set[str], config: DecoderConfig
-) -> dict[str, list[_Tensor]]:
+    found: Mapping[str, FileTensor], family: Family, directory: Path, params: set[str], config: DecoderConfig
+) -> dict[str, list[FileTensor]]:
     """The tensors of each parameter, by layer.
 
     Raises:
@@ -193,11 +160,11 @@ def _locate(
     return {param: [found[name] for name in layered] for param, layered in wanted.items()}
 
 
-def _is_box(x: Any) -> bool:
+def is_box(x: Any) -> bool:
     return isinstance(x, nn.LogicallyPartitioned)
 
 
-def _param(path: Any) -> str:
+def param_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -226,12 +193,12 @@ def load_decoder_params(directory: Path, config: ModelConfig, shardings: Any = N
     boxed = jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["params"]
     if shardings is None:
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: first, boxed, is_leaf=_is_box)
-    params = {_param(path) for path, _ in jax.tree.leaves_with_path(boxed, is_leaf=_is_box)}
-    with contextlib.ExitStack() as stack:
-        tensors = _locate(_open(directory, stack), family, directory, params, config.decoder)
+        shardings = jax.tree.map(lambda _: first, boxed, is_leaf=is_box)
+    params = {param_name(path) for path, _ in jax.tree.leaves_with_path(boxed, is_leaf=is_box)}
+    tensors = _locate(list_tensors(directory), family, directory, params, config.decoder)
 
-        def load(path: Any, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding) -> jax.Array:
-            return _assemble(tensors[_param(path)], stored[_param(path)], box, sharding, config.decoder.vocab_size)
+    def load(path: Any, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding) -> jax.Array:
+        name = param_name(path)
+        return _assemble(tensors[name], stored[name], box, sharding, config.decoder.vocab_size)
 
-        return jax.tree_util.tree_map_with_path(load, boxed, shardings, is_leaf=_is_box)
+    return jax.tree_util.tree_map_with_path(load, boxed, shardings, is_leaf=is_box)

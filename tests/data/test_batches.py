@@ -150,9 +150,10 @@ def test_a_problem_without_a_chain_of_thought_is_refused(tokenizer) -> None:
 
 
 def test_special_ids(tokenizer) -> None:
-    assert special_ids(tokenizer) == SpecialIds(pad=EOS, eos=EOS)
+    assert special_ids(tokenizer) == SpecialIds(pad=EOS, eos=EOS, ends=(EOS,))
     without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="q")
-    assert special_ids(without) == SpecialIds(pad=ids("q")[0], eos=ids("q")[0])
+    assert special_ids(without) == SpecialIds(pad=ids("q")[0], eos=ids("q")[0], ends=(ids("q")[0],))
+    assert special_ids(tokenizer, (7, EOS, 9)).ends == (EOS, 7, 9)
     without.eos_token = None
     with pytest.raises(ValueError, match="no eos token"):
         special_ids(without)

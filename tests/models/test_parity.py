@@ -20,7 +20,7 @@ from reft_jax.models.decoder import Decoder, KVCache, rope_frequencies
 from reft_jax.models.hf import decoder_config, load_decoder_params
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = ("llama", "llama3", "gpt2", "gpt2_by_layer")
+CASES = sorted(path.name for path in GOLDEN.iterdir())
 LENGTHS = np.array([12, 7, 3])
 SEEN = np.arange(12) < LENGTHS[:, None]  # [B, T] which tokens are not padding
 TOKENS = np.random.default_rng(0).integers(0, 61, (3, 12))  # padding too is random: nothing may depend on it
@@ -61,27 +61,28 @@ def torch():
 def torch_model(torch, directory: Path, dtype: str = "float32"):
     """The model of transformers; in float64 its norms and rotary tables are made to be what the type promises.
 
-    transformers computes Llama's norms in float32 whatever the type, and so does everyone the rotary tables: these
+    transformers computes RMSNorm in float32 whatever the type, and so does everyone the rotary tables: these
     are given ours (float32 then checks them), so that 1e-10 can be asked of all else.
     """
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
-    if dtype == "float64":
-        frequencies = rope_frequencies(decoder_config(directory))
-        for module in model.modules():
-            if type(module).__name__ == "LlamaRMSNorm":
-                module.forward = lambda x, m=module: (
-                    m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
-                )
-            if type(module).__name__ == "LlamaRotaryEmbedding":
+    if dtype != "float64":
+        return model
+    d = decoder_config(directory)
 
-                def tables(x, position_ids):
-                    angle = jnp.asarray(position_ids.numpy(), jnp.float32)[..., None] * frequencies[None, None]
-                    double = lambda table: torch.tensor(np.asarray(table)).double().repeat(1, 1, 2)
-                    return double(jnp.cos(angle)), double(jnp.sin(angle))
+    def tables(x, position_ids):
+        angle = jnp.asarray(position_ids.numpy(), jnp.float32)[..., None] * rope_frequencies(d)[None, None]
+        sin, cos = (torch.tensor(np.asarray(table)).double() for table in (jnp.sin(angle), jnp.cos(angle)))
+        return (sin, cos) if d.rope_interleaved else (cos.repeat(1, 1, 2), sin.repeat(1, 1, 2))
 
-                module.forward = tables
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = lambda x, m=module: (
+                m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
+            )
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.forward = tables
     return model
 
 
@@ -90,6 +91,31 @@ def test_logits_equal_those_that_torch_gave(case):
     expected = np.load(GOLDEN / case / "expected.npz")
     config, params = load(GOLDEN / case)
     assert_close(forward(config, params, expected["tokens"]), expected["logits"], 1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cached_decoding_gives_the_logits_that_torch_gave(case):
+    """Prompts of 5 and 2 tokens in one padded prefill, then 7 tokens one at a time, each row at its own place."""
+    expected = np.load(GOLDEN / case / "expected.npz")
+    (config, params), tokens, lengths = load(GOLDEN / case), expected["tokens"], np.array([5, 2])
+    slots = lengths[:, None] + np.arange(-1, 7)  # of the last token of the prompt, and of those after it
+    take = lambda x: np.take_along_axis(x, slots.reshape(2, 8, *(1,) * (x.ndim - 2)), axis=1)
+    variables, model = {"params": params}, Decoder(config)
+
+    @jax.jit
+    def cached(prompt, rest):
+        hidden, cache = model.apply(variables, prompt, jnp.arange(5)[None], KVCache.empty(config, 2, 12))
+        last = jnp.take_along_axis(hidden, jnp.asarray(lengths)[:, None, None] - 1, axis=1)
+
+        def step(cache, inputs):
+            token, position = inputs
+            hidden, cache = model.apply(variables, token[:, None], position[:, None], cache)
+            return cache, hidden[:, 0]
+
+        after = jax.lax.scan(step, cache, (rest.T, jnp.asarray(slots[:, 1:].T)))[1].swapaxes(0, 1)
+        return model.apply(variables, jnp.concatenate([last, after], axis=1), method="logits")
+
+    assert_close(cached(tokens[:, :5], take(tokens)[:, 1:]), take(expected["logits"]), 1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
