@@ -2,7 +2,8 @@
 
     DIRECTORY/resume/STEP       the whole train state and the run's progress; the newest two are kept
     DIRECTORY/NAME              the decoder's parameters alone: pretrain, warmup, sft, sft_best, reft (the best on dev)
-    DIRECTORY/NAME_value_head   of the best policy, its value head
+    DIRECTORY/NAME_value_head   the value head of the best policy
+    DIRECTORY/NAME_lora         the adapters, which in NAME are merged into the decoder
 
 Resuming and choosing are kept apart because a best-only policy would delete the newest step when its metric is worse.
 """
@@ -66,9 +67,9 @@ class Checkpoints:
         shutil.copytree(self._directory / source, self._directory / target)
 
 
-def value_head_name(name: str) -> str:
-    """The name under which the value head of parameters called `name` is saved."""
-    return f"{name}_value_head"
+def part_name(name: str, part: str) -> str:
+    """The name under which a part, `value_head` or `lora`, of the parameters called `name` is saved."""
+    return f"{name}_{part}"
 
 
 def restore_params(directory: Path, abstract: Any) -> Any:

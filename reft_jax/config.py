@@ -86,6 +86,20 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation: small matrices beside frozen weights (Hu et al. 2021)."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 16.0
+    """Adapters are multiplied by `alpha` / `rank`."""
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    """Linear maps of a block that have one; `gate` only where the MLP is gated."""
+    path: str = ""
+    """PEFT adapter that is merged into `model.path` at the start, whatever `rank` says."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Which model, and how it is computed."""
 
@@ -97,6 +111,8 @@ class ModelConfig:
     """Directory or hub id of the tokenizer; empty takes `path`'s; `embedded` builds the embedded problems' own."""
     decoder: DecoderConfig = DecoderConfig()
     """Shape of the model; filled from the checkpoint when `path` is given."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters, in SFT and PPO; the reference is the model with PPO's adapters off."""
     dtype: Dtype = "float32"
     """Type that activations and matrix products are computed in."""
     param_dtype: Dtype = "float32"

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from reft_jax.checkpoint import restore_params, value_head_name
+from reft_jax.checkpoint import part_name, restore_params
 from reft_jax.config import Config, MeshConfig, load_config
+from reft_jax.models.adapter_files import save_adapters
 from reft_jax.models.hf import CONFIG_FILE, GENERATION_FILE
 from reft_jax.models.hf_export import fresh_fields, save_decoder
 from reft_jax.models.policy import Params, Policy
@@ -42,6 +43,47 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
         FileExistsError: `out` has something in it.
         ValueError: a model made from scratch has a shape that no architecture of transformers has.
     """
+    run_dir, config = read_run(checkpoint, out)
+    stored = config.model.param_dtype if config.model.param_dtype != "float64" else "float32"
+    fields = read_fields(run_dir, config)
+    params = read_params(checkpoint, config, part="decoder")
+    save_decoder(out, params, config.model.decoder, fields, dtype=dtype or stored, shard_bytes=shard_bytes)
+    write_generation_config(run_dir, out)
+    shutil.copytree(run_dir / "tokenizer", out, dirs_exist_ok=True)
+    head = checkpoint.with_name(part_name(checkpoint.name, "value_head"))
+    if head.exists():
+        kernel, bias = (read_params(head, config, part="value_head")[name] for name in ("kernel", "bias"))
+        arrays = {"weight": np.asarray(kernel, np.float32).T.copy(), "bias": np.asarray(bias, np.float32)}
+        save_file(arrays, out / VALUE_HEAD_FILE, metadata={"format": "pt"})  # as torch's Linear keeps them
+
+
+def export_adapter(checkpoint: Path, out: Path, base: str = "") -> None:
+    """Writes the adapters of a checkpoint in PEFT's format, unmerged.
+
+    Those of `warmup`, `sft` and `sft_best` belong to the model that SFT started from; those of `reft` to the warm-up,
+    into which SFT's are merged: export `warmup` for it and give its path as `base`.
+
+    Args:
+        checkpoint: a folder of RUN_DIR/checkpoints.
+        out: a folder that is not there yet, or empty.
+        base: path or hub id of the model they belong to; empty takes the run's `model.path`.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or it has no adapters.
+        FileExistsError: `out` has something in it.
+        ValueError: naming an adapter that PEFT's format has no place for.
+    """
+    run_dir, config = read_run(checkpoint, out)
+    folder = checkpoint.with_name(part_name(checkpoint.name, "lora"))
+    if not folder.exists():
+        raise FileNotFoundError(f"no {folder}: the run was trained without adapters (model.lora.rank 0)")
+    lora = read_params(folder, config, part="lora")
+    model_type = read_fields(run_dir, config)["model_type"]
+    save_adapters(out, lora, config.model, model_type, base or config.model.path)
+
+
+def read_run(checkpoint: Path, out: Path) -> tuple[Path, Config]:
+    """The folder and config of the run that a checkpoint is of, if `out` can be written to."""
     run_dir = checkpoint.absolute().parent.parent
     for path in (checkpoint, run_dir / "config.yaml"):
         if not path.exists():
@@ -53,17 +95,7 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     config = load_config(["--config", str(run_dir / "config.yaml")])
     if "float64" in (config.model.dtype, config.model.param_dtype):
         jax.config.update("jax_enable_x64", True)
-    stored = config.model.param_dtype if config.model.param_dtype != "float64" else "float32"
-    fields = read_fields(run_dir, config)
-    params = read_params(checkpoint, config, value_head=False)["decoder"]
-    save_decoder(out, params, config.model.decoder, fields, dtype=dtype or stored, shard_bytes=shard_bytes)
-    write_generation_config(run_dir, out)
-    shutil.copytree(run_dir / "tokenizer", out, dirs_exist_ok=True)
-    head = checkpoint.with_name(value_head_name(checkpoint.name))
-    if head.exists():
-        kernel, bias = (read_params(head, config, value_head=True)["value_head"][name] for name in ("kernel", "bias"))
-        arrays = {"weight": np.asarray(kernel, np.float32).T.copy(), "bias": np.asarray(bias, np.float32)}
-        save_file(arrays, out / VALUE_HEAD_FILE, metadata={"format": "pt"})  # as torch's Linear keeps them
+    return run_dir, config
 
 
 def read_fields(run_dir: Path, config: Config) -> dict[str, Any]:
@@ -74,12 +106,11 @@ def read_fields(run_dir: Path, config: Config) -> dict[str, Any]:
     return fresh_fields(config.model.decoder)
 
 
-def read_params(checkpoint: Path, config: Config, *, value_head: bool) -> Params:
-    """A checkpoint's parameters, laid out over whatever devices are here."""
+def read_params(checkpoint: Path, config: Config, *, part: str) -> Params:
+    """The only part in a checkpoint, `decoder`, `value_head` or `lora`, on the first device."""
     mesh = make_mesh(MeshConfig(fsdp=1, data=1, tensor=1), jax.devices()[:1])
-    abstract = abstract_params(Policy(config.model, mesh), mesh, value_head=value_head)
-    wanted = "value_head" if value_head else "decoder"
-    return restore_params(checkpoint, {wanted: abstract[wanted]})
+    abstract = abstract_params(Policy(config.model, mesh), mesh, value_head=True)
+    return restore_params(checkpoint, {part: abstract[part]})[part]
 
 
 def write_generation_config(run_dir: Path, out: Path) -> None:
@@ -103,11 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=str, help="folder of RUN_DIR/checkpoints")
     parser.add_argument("out", type=str, help="folder to write, not there yet or empty")
     parser.add_argument("--dtype", type=Dtype | None, default=None, help="of the weights; default: the run's own")
+    parser.add_argument("--adapter", action="store_true", help="write the adapters in PEFT's format, unmerged")
+    parser.add_argument("--base", type=str, default="", help="model that the adapters belong to; default: the run's")
     parser.add_argument("--shard_size", type=float, default=5.0, help="largest file in GB (1e9 bytes)")
     options = parser.parse_args(arguments)
     try:
-        size = int(options.shard_size * 1e9)
-        export(Path(options.checkpoint), Path(options.out), dtype=options.dtype, shard_bytes=size)
+        checkpoint, out, size = Path(options.checkpoint), Path(options.out), int(options.shard_size * 1e9)
+        if options.adapter:
+            export_adapter(checkpoint, out, options.base)
+        else:
+            export(checkpoint, out, dtype=options.dtype, shard_bytes=size)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

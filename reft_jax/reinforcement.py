@@ -15,20 +15,21 @@ from reft_jax.ppo import build_experience, build_update, check_experience, check
 from reft_jax.rollout import Sampling
 from reft_jax.run import Run, Stage
 from reft_jax.sharding import batch_shardings, to_global, to_host
-from reft_jax.train_state import abstract_params, abstract_state, copy_params, init_params, init_state, make_optimizer
+from reft_jax.train_state import abstract_params, abstract_state, copy_params, init_state, make_optimizer
 
 
 def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable[[], Params]) -> None:
     """PPO: sample, judge, score, update (ReFT, section 3.2)."""
     config, temperature = run.config.ppo, run.config.generation.temperature
+    adapted = run.config.model.lora.rank > 0
     reference = start()
     optimizer = make_optimizer(config.optimizer, stage.schedule)
     state = run.resume(
         stage.name, abstract_state(abstract_params(run.policy, run.mesh, value_head=True), optimizer, run.mesh)
     )
     if state is None:
-        head = init_params(run.policy, run.mesh, jax.random.key(run.config.seed), value_head=True)["value_head"]
-        state = init_state({**copy_params(reference), "value_head": head}, optimizer, run.mesh)
+        start_from = reference if adapted else copy_params(reference)
+        state = init_state({**start_from, **run.fresh("value_head", "lora")}, optimizer, run.mesh)
     rows_per_iteration = config.rollout_batch_size * config.samples_per_question
     generate = run.generate("rollout", rows_per_iteration, Sampling(temperature))
     buckets = len(run.config.generation.prompt_buckets)
@@ -53,8 +54,11 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
         )
         bucket = (batch.tokens.shape[1],)
         on_device = to_global(batch, batch_shardings(batch, run.mesh))
-        decoder = {"decoder": state.params["decoder"]}
-        rollout = generate[bucket](decoder, on_device, np.int32(run.config.seed), np.int32(iteration))
+        if adapted:  # the frozen decoder, adapters off; the update before has moved its buffers
+            reference = {"decoder": state.params["decoder"]}
+        rollout = generate[bucket](
+            run.sampling_params(state.params), on_device, np.int32(run.config.seed), np.int32(iteration)
+        )
         on_host = to_host(rollout)
         clock.lap("rollout")
 

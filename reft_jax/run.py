@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reft_jax.checkpoint import Checkpoints, restore_params, value_head_name
+from reft_jax.checkpoint import Checkpoints, part_name, restore_params
 from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, Score, judge
 from reft_jax.config import Config
@@ -21,12 +22,14 @@ from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.evaluate import Evaluation, evaluate
 from reft_jax.metrics import MetricsWriter
 from reft_jax.models import hf
+from reft_jax.models.adapter_files import load_adapters
+from reft_jax.models.lora import merge
 from reft_jax.models.policy import Params, Policy
 from reft_jax.problem import Problem
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.rollout import Rollout, Sampling, build_generate
-from reft_jax.train_state import abstract_params, init_params
+from reft_jax.train_state import abstract_params, init_params, init_parts
 
 SEEDS = ("pretrain", "sft", "ppo", "minibatches")
 """What draws an order of its own from the run's seed."""
@@ -115,18 +118,38 @@ class Run:
         """Parameters {"decoder"} that the first stage starts from: the checkpoint's, or fresh ones."""
         model = self.config.model
         if not model.path:
-            return init_params(self.policy, self.mesh, jax.random.key(self.config.seed), value_head=False)
-        abstract = abstract_params(self.policy, self.mesh, value_head=False)["decoder"]
+            key = jax.random.key(self.config.seed)
+            return init_params(self.policy, self.mesh, key, value_head=False, adapters=False)
+        abstract = abstract_params(self.policy, self.mesh, value_head=False, adapters=False)["decoder"]
         directory = hf.resolve(model.path, model.revision)
-        return {"decoder": hf.load_decoder_params(directory, model, jax.tree.map(lambda x: x.sharding, abstract))}
+        decoder = hf.load_decoder_params(directory, model, jax.tree.map(lambda x: x.sharding, abstract))
+        if not model.lora.path:
+            return {"decoder": decoder}
+        settings, lora = load_adapters(hf.resolve(model.lora.path), model, hf.model_type(directory))
+        return merge({"decoder": decoder, "lora": lora}, settings)
 
     def saved_params(self, name: str) -> Params:
         """Parameters {"decoder"} that an earlier stage saved under `name`."""
-        return self.checkpoints.restore_params(name, abstract_params(self.policy, self.mesh, value_head=False))
+        abstract = abstract_params(self.policy, self.mesh, value_head=False, adapters=False)
+        return self.checkpoints.restore_params(name, abstract)
 
     def foreign_params(self, directory: str) -> Params:
         """Parameters {"decoder"} from another run's checkpoint."""
-        return restore_params(Path(directory), abstract_params(self.policy, self.mesh, value_head=False))
+        abstract = abstract_params(self.policy, self.mesh, value_head=False, adapters=False)
+        return restore_params(Path(directory), abstract)
+
+    def fresh(self, *parts: str) -> Params:
+        """Fresh parameters of some parts: `value_head`, and `lora` where the model is adapted."""
+        abstract = abstract_params(self.policy, self.mesh, value_head=True)
+        wanted = {name: abstract[name] for name in parts if name in abstract}
+        return wanted and init_parts(self.policy, self.mesh, jax.random.key(self.config.seed), wanted)
+
+    def save_params(self, name: str, params: Params) -> None:
+        """Saves a model: its decoder, with adapters merged into it, and apart from it adapters and value head."""
+        self.checkpoints.save_params(name, merge(params, self.config.model.lora))
+        for part in ("value_head", "lora"):
+            if part in params:
+                self.checkpoints.save_params(part_name(name, part), {part: params[part]})
 
     def judge(
         self, rollout: Rollout, problems: list[Problem], rows: Any, functions: Sequence[RewardFunction] = ()
@@ -156,13 +179,20 @@ class Run:
 
         return self.add_programs(name, build, len(generation.prompt_buckets))
 
+    def sampling_params(self, params: Params) -> Params:
+        """What the sampling programs take: decoder and adapters, these 0 for a model into which they were merged."""
+        adapted = {name: params[name] for name in ("decoder", "lora") if name in params}
+        if self.config.model.lora.rank and "lora" not in adapted:
+            adapted["lora"] = jax.tree.map(jnp.zeros_like, self.fresh("lora")["lora"])
+        return adapted
+
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """Accuracy of `params` ({"decoder"}; a value head is ignored) on a split."""
         settings = self.config.evaluation
         sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
         return evaluate(
             self.generate("evaluate", settings.batch_size, sampling),
-            {"decoder": params["decoder"]},
+            self.sampling_params(params),
             self.prompts[split],
             config=self.config,
             mesh=self.mesh,
@@ -189,9 +219,7 @@ class Run:
         self.console.advance(self.tally.stage_step, metrics)
         if best not in self.tally.best or reading.accuracy > self.tally.best[best]["accuracy"]:
             self.tally.best[best] = {"accuracy": reading.accuracy, "step": step, **self.tally.spent(*parts)}
-            self.checkpoints.save_params(best, {"decoder": params["decoder"]})
-            if "value_head" in params:
-                self.checkpoints.save_params(value_head_name(best), {"value_head": params["value_head"]})
+            self.save_params(best, params)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes and shows a training step's metrics.

@@ -31,6 +31,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "position_rows": None,
     "norm": None,
     "value": None,
+    "lora_rank": None,
     # Activations.
     "batch": ("data", "fsdp"),
     "length": None,

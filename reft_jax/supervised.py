@@ -1,5 +1,6 @@
 """The supervised loop of `pretrain` and `sft`: batches in order, one optimizer step each, evaluation between epochs."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reft_jax.config import SupervisedConfig
+from reft_jax.config import LoraConfig, SupervisedConfig
 from reft_jax.data.batches import Example, training_batch
 from reft_jax.models.policy import Params
 from reft_jax.run import Run, Stage
@@ -21,12 +22,14 @@ def supervised(
 ) -> None:
     """Maximum likelihood on annotated chains of thought; leaves the parameters under the stage's name."""
     optimizer = make_optimizer(config.optimizer, stage.schedule)
-    params = abstract_params(run.policy, run.mesh, value_head=False)
+    adapters = stage.name != "pretrain"  # there, a fresh model learns with all its weights
+    model = run.config.model if adapters else dataclasses.replace(run.config.model, lora=LoraConfig())
+    params = abstract_params(run.policy, run.mesh, value_head=False, adapters=adapters)
     state = run.resume(stage.name, abstract_state(params, optimizer, run.mesh))
     if state is None:
-        state = init_state(start(), optimizer, run.mesh)
+        state = init_state({**start(), **(run.fresh("lora") if adapters else {})}, optimizer, run.mesh)
     build = lambda prompt, response: build_step(
-        run.config.model, config, run.mesh, total_steps=stage.schedule, prompt=prompt, response=response
+        model, config, run.mesh, total_steps=stage.schedule, prompt=prompt, response=response
     )
     programs = run.add_programs(stage.name, build, len(config.prompt_buckets) * len(config.response_buckets))
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
@@ -50,7 +53,7 @@ def supervised(
             recorder.flush()
             end_of_epoch(run, stage, epoch, state)
             recorder.restart_clock()
-    run.checkpoints.save_params(stage.name, state.params)
+    run.save_params(stage.name, state.params)
 
 
 def end_of_epoch(run: Run, stage: Stage, epoch: int, state: Any) -> None:
@@ -60,7 +63,7 @@ def end_of_epoch(run: Run, stage: Stage, epoch: int, state: Any) -> None:
     if stage.name == "sft" and (marked or epoch % config.evaluate_every == 0):
         run.evaluate_dev(state.params, step, best="sft_best", parts=("warmup", "sft"))
     if stage.name == "sft" and epoch == config.warmup_epoch:
-        run.checkpoints.save_params("warmup", state.params)
+        run.save_params("warmup", state.params)
     if stage.name == "pretrain" or marked or epoch % config.save_every == 0:
         run.save(step, state)
 

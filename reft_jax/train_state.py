@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from reft_jax.config import OptimizerConfig
 from reft_jax.data.batches import Array, Sequences
+from reft_jax.models.lora import join, split_trainable
 from reft_jax.models.policy import Params, Policy
 from reft_jax.sharding import abstract_rows, constrain, param_shardings, replicated
 
@@ -48,25 +49,41 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
 
 
-def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool) -> Params:
+def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
     """Shapes, types and shardings of the policy's parameters; touches no device.
+
+    Args:
+        policy: the model.
+        mesh: what they are split over.
+        value_head: whether the value head is among them.
+        adapters: whether its adapters are, where `model.lora` asks for any.
 
     Raises:
         ValueError: naming the parameter, when a dimension does not divide by its mesh axes.
     """
-    boxed = jax.eval_shape(policy.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
-    if not value_head:
-        boxed = {"decoder": boxed["decoder"]}
+    boxed = _parts(jax.eval_shape(policy.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
+    wanted = {"decoder": True, "value_head": value_head, "lora": adapters}
+    boxed = {name: tree for name, tree in boxed.items() if wanted[name]}
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh))
 
 
-def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool) -> Params:
+def _parts(variables: Params) -> Params:
+    """The parameters by part, {"decoder", "value_head"[, "lora"]}, of what the policy's `init` gives."""
+    lora = variables.get("lora")
+    return {**variables["params"], **({"lora": lora["decoder"]} if lora else {})}
+
+
+def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool, adapters: bool = True) -> Params:
     """Fresh parameters, each device making only its own shards."""
-    abstract = abstract_params(policy, mesh, value_head=value_head)
+    return init_parts(policy, mesh, key, abstract_params(policy, mesh, value_head=value_head, adapters=adapters))
+
+
+def init_parts(policy: Policy, mesh: Mesh, key: jax.Array, abstract: Params) -> Params:
+    """Fresh parameters of the parts in `abstract`, some of those of `abstract_params`; the others are never made."""
 
     def init(key: jax.Array) -> Params:
-        params = nn.meta.unbox(policy.init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+        params = nn.meta.unbox(_parts(policy.init(key, jnp.zeros((1, 1), jnp.int32))))
         return {name: params[name] for name in abstract}
 
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(key)
@@ -74,12 +91,13 @@ def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool)
 
 def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state around (abstract) `params`: moments lie where their parameters do."""
+    trainable, _ = split_trainable(params)
     scalar = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     opt_state = optax.tree_map_params(
         optimizer,
         lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
-        jax.eval_shape(optimizer.init, params),
-        params,
+        jax.eval_shape(optimizer.init, trainable),
+        trainable,
         transform_non_params=scalar,
     )
     return TrainState(step=scalar(jax.ShapeDtypeStruct((), jnp.int32)), params=params, opt_state=opt_state)
@@ -88,7 +106,7 @@ def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A state at step 0 that owns `params`: the first step donates their buffers."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(split_trainable(params)[0])
     step = jax.device_put(jnp.int32(0), shardings.step)
     return TrainState(step=step, params=params, opt_state=opt_state)
 
@@ -123,35 +141,37 @@ def microbatches(batch: Any, count: int, mesh: Mesh | None) -> Any:
 def accumulate(
     loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Params, batch: Any, count: int, mesh: Mesh | None
 ) -> tuple[Params, Any]:
-    """Gradient of `loss` summed over `count` micro-batches of `batch`.
+    """Gradient of `loss` by what is trainable, summed over `count` micro-batches of `batch`.
 
     Args:
         loss: (params, micro-batch) -> (its share of the loss, auxiliary arrays). The shares must add up to the loss
             of the whole batch: they are divided by counts of the whole batch, not of the micro-batch.
-        params: what is differentiated by.
+        params: the policy's; the gradient is by `split_trainable`'s first part of them.
         batch: a tree of arrays [B, ...], B divisible by `count`.
         count: number of micro-batches.
 
     Returns:
         (gradient, auxiliary arrays stacked over the micro-batches).
     """
-    gradient = jax.grad(loss, has_aux=True)
+    trainable, frozen = split_trainable(params)
+    gradient = jax.grad(lambda trainable, batch: loss(join(trainable, frozen), batch), has_aux=True)
     if count == 1:
-        gradients, aux = gradient(params, batch)
+        gradients, aux = gradient(trainable, batch)
         return gradients, jax.tree.map(lambda x: x[None], aux)
 
     def add(total: Params, microbatch: Any) -> tuple[Params, Any]:
-        gradients, aux = gradient(params, microbatch)
+        gradients, aux = gradient(trainable, microbatch)
         return jax.tree.map(jnp.add, total, gradients), aux
 
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), microbatches(batch, count, mesh))
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trainable), microbatches(batch, count, mesh))
 
 
 def apply_gradients(
     state: TrainState, gradients: Params, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step; also returns the gradient's global norm before clipping."""
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    trainable, frozen = split_trainable(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
+    params = join(optax.apply_updates(trainable, updates), frozen)
     metrics = {"optimizer/gradient_norm": optax.tree.norm(gradients)}
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

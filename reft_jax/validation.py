@@ -13,11 +13,11 @@ POSITIVE = {
     *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
     *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
     *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
-    *("rope_theta",),
+    *("rope_theta", "alpha"),
 }
 NOT_NEGATIVE = {
     *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
-    *("schedule_epochs", "logits_chunk", "relative_tolerance"),
+    *("schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
     *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
     *("vocab_size", "rotary_dim", "position_offset"),
 }
@@ -96,6 +96,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
+    if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):
+        yield f"model.lora.targets names {', '.join(unknown)}: there are {', '.join(Config().model.lora.targets)}"
     if model.decoder.num_heads % model.decoder.num_kv_heads:
         yield (
             f"model.decoder.num_heads ({model.decoder.num_heads}) must be a multiple of "

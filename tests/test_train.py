@@ -171,7 +171,8 @@ def test_files_of_a_run(finished):
     run_dir, output = finished
     expected = {"config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
     assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
-    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"resume", "warmup", "sft", "sft_best", "reft"}
+    models = {"warmup", "sft", "sft_best", "reft", "reft_value_head"}
+    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == models | {"resume"}
     info = json.loads((run_dir / "run.json").read_text())
     assert info["versions"]["jax"] == jax.__version__
     assert load_config(["--config", str(run_dir / "config.yaml")]).model.decoder.vocab_size > 100, "resolved"

@@ -19,6 +19,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from reft_jax.config import DecoderConfig, ModelConfig
+from reft_jax.models.lora import SUFFIX, Adapter
 from reft_jax.sharding import constrain
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -97,7 +98,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: 
 def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...], *, bias: bool, std: float, name: str):
     """A linear map whose kernel and bias carry their logical axis names; it contracts all axes but the features'."""
     contracted = len(axes) - len(features)
-    return nn.DenseGeneral(
+    dense = nn.DenseGeneral(
         features,
         axis=tuple(range(-contracted, 0)),
         use_bias=bias,
@@ -107,6 +108,10 @@ def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...]
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[contracted:]),
         name=name,
     )
+    if not config.lora.rank or name not in config.lora.targets:
+        return dense
+    adapter = Adapter(config, features, axes, name=name + SUFFIX)
+    return lambda x: dense(x) + adapter(x)
 
 
 def _norm(config: ModelConfig, axis: str, name: str | None) -> nn.Module:
@@ -231,7 +236,7 @@ class Decoder(nn.Module):
         block: Any = nn.remat(Block, prevent_cse=not self.config.scan_layers) if self.config.remat else Block
         self.blocks = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=d.num_layers,

@@ -75,6 +75,11 @@ def decoder_config(directory: Path) -> DecoderConfig:
     return family.config(fields)
 
 
+def model_type(directory: Path) -> str:
+    """The family of the model in a directory, a key of `FAMILIES`."""
+    return _read_fields(directory)[0]["model_type"]
+
+
 def end_tokens(directory: Path) -> tuple[int, ...]:
     """The ids that end a response by `generation_config.json`, which names one or several; none without that file."""
     path = directory / GENERATION_FILE

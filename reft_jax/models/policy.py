@@ -1,7 +1,8 @@
 """The policy: a decoder with a value head on the same body, and the scoring of responses.
 
 SFT and the reference use the same module without ever touching the value head: their parameters are
-`{"decoder": ...}`, the policy's `{"decoder": ..., "value_head": ...}`.
+`{"decoder": ...}`, the policy's `{"decoder": ..., "value_head": ...}`; adapters, where there are any, are `"lora"`
+beside them.
 """
 
 import math
@@ -61,7 +62,10 @@ class Policy(nn.Module):
 
 def call(policy: Policy, params: Params, *args: Any, method: str) -> Any:
     """The result of one of the policy's methods; they are pure and mutate no state."""
-    return policy.apply({"params": params}, *args, method=method)
+    variables = {"params": {name: tree for name, tree in params.items() if name != "lora"}}
+    if "lora" in params:
+        variables["lora"] = {"decoder": params["lora"]}
+    return policy.apply(variables, *args, method=method)
 
 
 @struct.dataclass

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from reft_jax.checkpoint import Checkpoints, value_head_name
+from reft_jax.checkpoint import Checkpoints, part_name
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, load_config
 from reft_jax.export import export, main
 from reft_jax.models.hf import decoder_config, load_decoder_params
@@ -103,7 +103,7 @@ def make_run(tmp_path):
         params["value_head"]["kernel"] = params["value_head"]["kernel"] + 0.5
         with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
             checkpoints.save_params("reft", {"decoder": params["decoder"]})
-            checkpoints.save_params(value_head_name("reft"), {"value_head": params["value_head"]})
+            checkpoints.save_params(part_name("reft", "value_head"), {"value_head": params["value_head"]})
         return tmp_path / "run", config.model, params
 
     return make

@@ -1,0 +1,193 @@
+"""Low-rank adaptation: off it is nothing, merged it is the same, and PEFT reads and computes what we do."""
+
+import dataclasses
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from reft_jax.config import LoraConfig, ModelConfig
+from reft_jax.models.adapter_files import load_adapters, save_adapters
+from reft_jax.models.hf import decoder_config, load_decoder_params, model_type
+from reft_jax.models.lora import merge, split_trainable
+from reft_jax.models.policy import Policy, call
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = ("llama", "gpt2", "codegen", "qwen3")
+TOKENS = np.random.default_rng(0).integers(0, 61, (3, 9))
+
+
+def adapted(case: str, dtype: str = "float64", **settings) -> tuple[ModelConfig, dict]:
+    """A golden model with adapters of random numbers, B included: {"decoder", "lora"}."""
+    lora = LoraConfig(rank=3, alpha=7.0, **settings)
+    config = ModelConfig(decoder=decoder_config(GOLDEN / case), lora=lora, dtype=dtype, param_dtype=dtype)
+    variables = nn.meta.unbox(Policy(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    tree = variables["lora"]["decoder"]
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    random = jax.tree.map(lambda x: 0.3 * jax.random.normal(next(keys), x.shape, x.dtype), tree)
+    return config, {"decoder": load_decoder_params(GOLDEN / case, config), "lora": random}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(config: ModelConfig, params: dict) -> jax.Array:
+    policy = Policy(config)
+    return call(policy, params, call(policy, params, jnp.asarray(TOKENS, jnp.int32), method="hidden"), method="logits")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_merged_adapters_compute_the_same_and_fresh_ones_nothing(case):
+    with jax.enable_x64(True):
+        config, params = adapted(case)
+        base, active = logits(config, {"decoder": params["decoder"]}), logits(config, params)
+        assert jnp.abs(active - base).max() > 0.1 * jnp.abs(base).max()
+        np.testing.assert_allclose(logits(config, merge(params, config.lora)), active, rtol=1e-10, atol=1e-10)
+        variables = nn.meta.unbox(Policy(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+        fresh = {"decoder": params["decoder"], "lora": variables["lora"]["decoder"]}
+        np.testing.assert_allclose(logits(config, fresh), base, rtol=0, atol=1e-13 * jnp.abs(base).max())
+        assert any(np.any(x) for x in jax.tree.leaves(fresh["lora"])), "A is not 0, or nothing could be learnt"
+
+
+def test_only_the_targets_have_adapters():
+    _, params = adapted("llama", "float32", targets=("q", "down"))
+    assert {part: list(adapters) for part, adapters in params["lora"]["blocks"].items()} == {
+        "attn": ["q_lora"],
+        "mlp": ["down_lora"],
+    }
+    trainable, frozen = split_trainable({**params, "value_head": 1})
+    assert set(trainable) == {"lora", "value_head"}
+    assert set(frozen) == {"decoder"}
+
+
+@pytest.mark.parametrize(("case", "targets"), [("llama", LoraConfig().targets), ("gpt2", ("o", "up", "down"))])
+def test_files_come_back_as_they_were(case, targets, tmp_path):
+    config, params = adapted(case, "float32", targets=targets)
+    save_adapters(tmp_path, params["lora"], config, model_type(GOLDEN / case), "some/base")
+    settings, again = load_adapters(tmp_path, config, model_type(GOLDEN / case))
+    assert (settings.rank, settings.alpha, set(settings.targets)) == (3, 7.0, set(targets))
+    jax.tree.map(np.testing.assert_array_equal, params["lora"], again)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # what peft asks transformers
+@pytest.mark.parametrize(("case", "targets"), [("llama", LoraConfig().targets), ("gpt2", ("o", "up", "down"))])
+def test_peft_computes_the_same_logits_and_gradients(case, targets, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    peft = pytest.importorskip("peft", reason="needs peft")
+    from transformers import AutoModelForCausalLM
+
+    config, params = adapted(case, "float32", targets=targets)
+    save_adapters(tmp_path / "ours", params["lora"], config, model_type(GOLDEN / case), str(GOLDEN / case))
+    base = AutoModelForCausalLM.from_pretrained(GOLDEN / case, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).eval()
+    expected = model(torch.tensor(TOKENS)).logits
+    actual = logits(config, params)
+    scale = np.abs(expected.detach().numpy()).max()
+    assert np.abs(actual - expected.detach().numpy()).max() <= 1e-5 * scale
+
+    chosen = expected[:, :-1].log_softmax(-1).gather(2, torch.tensor(TOKENS)[:, 1:, None])
+    chosen.sum().backward()
+    for parameter in model.parameters():  # gradients are written to a file and read as if they were adapters
+        if parameter.grad is not None:
+            parameter.data = parameter.grad
+    model.save_pretrained(tmp_path / "gradients")
+    _, theirs = load_adapters(tmp_path / "gradients", config, model_type(GOLDEN / case))
+
+    def total(lora):
+        log_probs = jax.nn.log_softmax(logits(config, {**params, "lora": lora})[:, :-1])
+        return jnp.sum(jnp.take_along_axis(log_probs, TOKENS[:, 1:, None].astype(np.int32), axis=2))
+
+    ours = jax.grad(total)(params["lora"])
+    for path, gradient in jax.tree.leaves_with_path(ours):
+        other = functools.reduce(lambda tree, key: tree[key.key], path, theirs)
+        assert np.abs(gradient - other).max() <= 1e-5 * np.abs(other).max(), jax.tree_util.keystr(path)
+
+
+def test_what_the_format_has_no_place_for_is_named(tmp_path):
+    config, params = adapted("gpt2", "float32")
+    with pytest.raises(ValueError, match=r"adapter of [qkv] has no place.*gpt2 keeps that projection with others"):
+        save_adapters(tmp_path, params["lora"], config, "gpt2", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"use_dora": True}, ValueError, r"adapter_config\.json: use_dora = True is not supported"),
+        ({"peft_type": "IA3"}, ValueError, "peft_type = 'IA3'"),
+        ({"r": 4}, ValueError, r"lora_A\.weight has shape \(3, 24\), expected \(4, 24\)"),
+        ("missing", ValueError, r"q_proj\.lora_B\.weight is missing"),
+        ("extra", ValueError, r"tensor base_model\.model\.lm_head\.lora_A\.weight is for nothing"),
+        ("no file", FileNotFoundError, r"adapter_config\.json: no such file"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(change, error, message, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    config, params = adapted("llama", "float32", targets=("q",))
+    save_adapters(tmp_path, params["lora"], config, "llama", "")
+    fields, path = json.loads((tmp_path / "adapter_config.json").read_text()), tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    if isinstance(change, dict):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(fields | change))
+    elif change == "missing":
+        save_file({k: v for k, v in tensors.items() if "1.self_attn.q_proj.lora_B" not in k}, path)
+    elif change == "extra":
+        save_file(tensors | {"base_model.model.lm_head.lora_A.weight": np.zeros((3, 24), np.float32)}, path)
+    else:
+        (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(error, match=message):
+        load_adapters(tmp_path, config, "llama")
+
+
+def test_training_moves_the_adapters_alone_and_the_optimizer_holds_nothing_else():
+    from reft_jax.config import MeshConfig, SftConfig
+    from reft_jax.data.batches import Sequences
+    from reft_jax.sft import build_step
+    from reft_jax.sharding import batch_shardings, make_mesh, to_global
+    from reft_jax.train_state import init_params, init_state, make_optimizer
+
+    config, _ = adapted("llama", "float32")
+    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, vocab_multiple=8))
+    mesh, settings = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()), SftConfig(batch_size=8, microbatch_size=4)
+    state = init_state(
+        init_params(Policy(config, mesh), mesh, jax.random.key(0), value_head=False),
+        make_optimizer(settings.optimizer, 10),
+        mesh,
+    )
+    before = jax.tree.map(np.asarray, state.params)
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(before["lora"]))
+    rows = np.random.default_rng(0).integers(0, 61, (8, 9)).astype(np.int32)
+    batch = Sequences(rows, np.full(8, 4, np.int32), rows[:, 4:], np.full(8, 5, np.int32))
+    step, _ = build_step(config, settings, mesh, total_steps=10, prompt=4, response=5)
+    losses = []
+    for _ in range(4):
+        state, metrics = step(state, to_global(batch, batch_shardings(batch, mesh)))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    after = jax.tree.map(np.asarray, state.params)
+    jax.tree.map(np.testing.assert_array_equal, before["decoder"], after["decoder"])
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(before["lora"]), jax.tree.leaves(after["lora"])))
+
+
+def test_an_adapter_is_merged_when_a_run_starts_from_it(tmp_path):
+    """`model.lora.path`: the folder may be gone when the run is under way."""
+    from reft_jax.run import Run
+
+    config, params = adapted("llama", "float32")
+    shutil.copytree(GOLDEN / "llama", tmp_path / "base")
+    save_adapters(tmp_path / "adapter", params["lora"], config, "llama", "")
+    model = dataclasses.replace(config, path=str(tmp_path / "base"), lora=LoraConfig(path=str(tmp_path / "adapter")))
+    from types import SimpleNamespace
+
+    from reft_jax.config import MeshConfig
+    from reft_jax.sharding import make_mesh
+
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    run = SimpleNamespace(config=SimpleNamespace(model=model, seed=0), mesh=mesh, policy=Policy(model, mesh))
+    started = Run.start_params(run)
+    jax.tree.map(np.testing.assert_array_equal, started, merge(params, config.lora))
