@@ -419,6 +419,37 @@ def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
 
 
 @pytest.mark.long
+def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, here, tmp_path, monkeypatch):
+    (tmp_path / "their_rewards.py").write_text(
+        "def brevity(completion_ids, **columns): return [-len(ids) / 100 for ids in completion_ids]"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides = {"model__lora__rank": 4, "sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 1}
+    functions = '{"their_rewards.brevity": 0.5}'
+    run_dir = tmp_path / "adapted"
+    here(arguments(run_dir, ppo__epochs=1, reward__functions=functions, **overrides))
+
+    warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "reft"))
+    adapters = restore(run_dir / "checkpoints" / "reft_lora")["lora"]["blocks"]
+    moved = {}
+    for part, targets in (("attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
+        for target in targets:
+            before, after = (tree["blocks"][part].pop(target)["kernel"] for tree in (warmup, reft))
+            a, b = (adapters[part][f"{target}_lora"][key] for key in ("a", "b"))
+            delta = 16 / 4 * np.stack([x.reshape(-1, 4) @ y.reshape(4, -1) for x, y in zip(a, b)])
+            np.testing.assert_allclose(after, before + delta.reshape(before.shape), rtol=1e-5, atol=1e-6)
+            moved[target] = np.any(after != before)
+    assert all(moved.values()), moved
+    assert_same_bits(warmup, reft)  # all that is left: embedding and norms
+
+    for metrics in steps(run_dir, "ppo"):
+        assert metrics["reward/function/brevity"] == pytest.approx(-metrics["response/length_mean"] / 100)
+    for record in read(run_dir, "rollouts"):
+        own = {"correct": 1.0, "wrong": 0.1}.get(record["outcome"], 0.0)
+        assert record["functions"] == {"brevity": -record["tokens"] / 100}
+        assert record["reward"] == pytest.approx(own - 0.5 * record["tokens"] / 100)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """PPO's learning rate is absurd: the error names the step, and the checkpoint at the end of SFT."""
     run_dir = tmp_path / "nan"

@@ -158,6 +158,22 @@ def test_a_model_that_was_loaded_keeps_its_config(make_run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params["decoder"], load_decoder_params(tmp_path / "out", model))
 
 
+def test_adapters_are_exported_apart_from_the_model(make_run, tmp_path, capsys):
+    from reft_jax.models.adapter_files import load_adapters
+
+    run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--model.lora.rank", "2")
+    with pytest.raises(SystemExit):
+        main([str(run / "checkpoints" / "reft"), str(tmp_path / "out"), "--adapter"])
+    assert "was trained without adapters" in capsys.readouterr().err
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save_params(part_name("reft", "lora"), {"lora": params["lora"]})
+    main([str(run / "checkpoints" / "reft"), str(tmp_path / "out"), "--adapter", "--base", "their/base"])
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == "their/base"
+    settings, lora = load_adapters(tmp_path / "out", model, "llama")
+    assert (settings.rank, settings.alpha) == (2, 16.0)
+    jax.tree.map(np.testing.assert_array_equal, params["lora"], lora)
+
+
 def test_what_cannot_be_exported_is_named(make_run, tmp_path, capsys):
     run, _, _ = make_run("--model.tokenizer", "embedded", "--model.decoder.gated_mlp", "false")
     (tmp_path / "full").mkdir()
