@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, summarise
 from reft_jax.data.batches import Prompt, epoch_order, training_prompts
 from reft_jax.models.policy import Params
@@ -15,31 +16,15 @@ from reft_jax.ppo import build_experience, build_update, check_experience, check
 from reft_jax.rollout import Sampling
 from reft_jax.run import Run, Stage
 from reft_jax.sharding import batch_shardings, to_global, to_host
-from reft_jax.train_state import abstract_params, abstract_state, copy_params, init_state, make_optimizer
+from reft_jax.train_state import TrainState, abstract_params, abstract_state, copy_params, init_state, make_optimizer
 
 
 def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable[[], Params]) -> None:
     """PPO: sample, judge, score, update (ReFT, section 3.2)."""
-    config, temperature = run.config.ppo, run.config.generation.temperature
-    adapted = run.config.model.lora.rank > 0
-    reference = start()
-    optimizer = make_optimizer(config.optimizer, stage.schedule)
-    state = run.resume(
-        stage.name, abstract_state(abstract_params(run.policy, run.mesh, value_head=True), optimizer, run.mesh)
-    )
-    if state is None:
-        start_from = reference if adapted else copy_params(reference)
-        state = init_state({**start_from, **run.fresh("value_head", "lora")}, optimizer, run.mesh)
+    config = run.config.ppo
+    state, reference = begin(run, stage, start)
+    generate, score, update = programs(run, stage)
     rows_per_iteration = config.rollout_batch_size * config.samples_per_question
-    generate = run.generate("rollout", rows_per_iteration, Sampling(temperature))
-    buckets = len(run.config.generation.prompt_buckets)
-    common: dict[str, Any] = {"temperature": temperature, "response": run.config.generation.max_response}
-    build_scoring = functools.partial(build_experience, run.config.model, config, run.mesh, **common)
-    build_updating = functools.partial(build_update, run.config.model, config, run.mesh, **common)
-    score = run.add_programs("experience", lambda prompt: build_scoring(prompt=prompt), buckets)
-    update = run.add_programs(
-        "update", lambda prompt: build_updating(prompt=prompt, total_steps=stage.schedule), buckets
-    )
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
     for iteration in range(run.tally.stage_step, stage.stop):
         clock = PhaseClock()
@@ -54,7 +39,7 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
         )
         bucket = (batch.tokens.shape[1],)
         on_device = to_global(batch, batch_shardings(batch, run.mesh))
-        if adapted:  # the frozen decoder, adapters off; the update before has moved its buffers
+        if run.config.model.lora.rank:  # the frozen decoder, adapters off; the update before has moved its buffers
             reference = {"decoder": state.params["decoder"]}
         rollout = generate[bucket](
             run.sampling_params(state.params), on_device, np.int32(run.config.seed), np.int32(iteration)
@@ -88,6 +73,36 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
             check_first_update(updates[0], tolerance=config.check_tolerance)
 
         finish_iteration(run, stage, iteration + 1, state, completions, metrics, clock)
+
+
+def begin(run: Run, stage: Stage, start: Callable[[], Params]) -> tuple[TrainState, Params]:
+    """The state to begin or go on with, and the reference; with adapters both hold one copy of the decoder."""
+    adapted = run.config.model.lora.rank > 0
+    optimizer = make_optimizer(run.config.ppo.optimizer, stage.schedule)
+    params = abstract_params(run.policy, run.mesh, value_head=True)
+    state = run.resume(stage.name, abstract_state(params, optimizer, run.mesh))
+    if state is not None and adapted:
+        return state, {"decoder": state.params["decoder"]}
+    reference = start()
+    if state is None:
+        own = reference if adapted else copy_params(reference)
+        state = init_state({**own, **run.fresh("value_head", "lora")}, optimizer, run.mesh)
+    return state, reference
+
+
+def programs(run: Run, stage: Stage) -> tuple[Programs, Programs, Programs]:
+    """The compiled steps by prompt bucket: generate, score, update."""
+    config, generation = run.config.ppo, run.config.generation
+    generate = run.generate(
+        "rollout", config.rollout_batch_size * config.samples_per_question, Sampling(generation.temperature)
+    )
+    buckets = len(generation.prompt_buckets)
+    common: dict[str, Any] = {"temperature": generation.temperature, "response": generation.max_response}
+    scoring = functools.partial(build_experience, run.config.model, config, run.mesh, **common)
+    updating = functools.partial(build_update, run.config.model, config, run.mesh, total_steps=stage.schedule, **common)
+    score = run.add_programs("experience", lambda prompt: scoring(prompt=prompt), buckets)
+    update = run.add_programs("update", lambda prompt: updating(prompt=prompt), buckets)
+    return generate, score, update
 
 
 class PhaseClock:
