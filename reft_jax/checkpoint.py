@@ -3,6 +3,7 @@
     DIRECTORY/resume/STEP       the whole train state and the run's progress; the newest two are kept
     DIRECTORY/NAME              the decoder's parameters alone: pretrain, warmup, sft, sft_best, reft (the best on dev)
     DIRECTORY/NAME_value_head   the value head of the best policy
+    DIRECTORY/NAME_critic       its critic's decoder, where that is one of its own
     DIRECTORY/NAME_lora         the adapters, which in NAME are merged into the decoder
 
 Resuming and choosing are kept apart because a best-only policy would delete the newest step when its metric is worse.

@@ -273,6 +273,8 @@ class PpoConfig:
     """Optimizer of this stage; its schedule counts optimizer steps."""
     kl_coef: float = 0.01
     """Weight of the per-token KL penalty in the reward."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Values come from a head on the policy's body, or on a decoder of its own that starts as the warm-up's copy."""
     vf_coef: float = 5.0
     """Weight of the value loss."""
     clip_range: float = 0.2

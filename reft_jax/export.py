@@ -30,7 +30,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_bytes: int = 5 * 10**9) -> None:
-    """Writes weights, config, generation config, tokenizer and, where there is one, the value head.
+    """Writes weights, config, generation config, tokenizer, and value head and critic where there are any.
+
+    The value head is a file of its own, a separate critic a folder `critic` with a config and weights like the model's.
 
     Args:
         checkpoint: a folder of RUN_DIR/checkpoints.
@@ -50,6 +52,12 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     save_decoder(out, params, config.model.decoder, fields, dtype=dtype or stored, shard_bytes=shard_bytes)
     write_generation_config(run_dir, out)
     shutil.copytree(run_dir / "tokenizer", out, dirs_exist_ok=True)
+    critic = checkpoint.with_name(part_name(checkpoint.name, "critic"))
+    if critic.exists():
+        params = read_params(critic, config, part="critic")
+        save_decoder(
+            out / "critic", params, config.model.decoder, fields, dtype=dtype or stored, shard_bytes=shard_bytes
+        )
     head = checkpoint.with_name(part_name(checkpoint.name, "value_head"))
     if head.exists():
         kernel, bias = (read_params(head, config, part="value_head")[name] for name in ("kernel", "bias"))
@@ -107,9 +115,9 @@ def read_fields(run_dir: Path, config: Config) -> dict[str, Any]:
 
 
 def read_params(checkpoint: Path, config: Config, *, part: str) -> Params:
-    """The only part in a checkpoint, `decoder`, `value_head` or `lora`, on the first device."""
+    """The only part in a checkpoint, `decoder`, `value_head`, `critic` or `lora`, on the first device."""
     mesh = make_mesh(MeshConfig(fsdp=1, data=1, tensor=1), jax.devices()[:1])
-    abstract = abstract_params(Policy(config.model, mesh), mesh, value_head=True)
+    abstract = abstract_params(Policy(config.model, mesh, config.ppo.critic == "separate"), mesh, value_head=True)
     return restore_params(checkpoint, {part: abstract[part]})[part]
 
 

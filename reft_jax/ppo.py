@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from reft_jax import losses
 from reft_jax.config import ModelConfig, PpoConfig
 from reft_jax.data.batches import Sequences
-from reft_jax.models.policy import Params, Policy, call, score_responses
+from reft_jax.models.policy import Params, Policy, response_values, score_responses
 from reft_jax.rollout import Rollout
 from reft_jax.sharding import abstract_rows, batch_shardings, replicated
 from reft_jax.train_state import (
@@ -72,7 +72,7 @@ def make_experience(
         return {
             "log_probs": scores.log_probs,
             "entropy": scores.entropy,
-            "values": call(policy, params, scores.hidden, method="values"),
+            "values": response_values(policy, params, rows, scores.hidden),
             "reference": score_responses(policy, reference, rows, temperature).log_probs,
         }
 
@@ -133,7 +133,7 @@ def update(
     def loss(params: Params, part: Experience) -> tuple[jax.Array, dict[str, Any]]:
         mask = part.sequences.response_mask
         scores = score_responses(policy, params, part.sequences, temperature)
-        values = call(policy, params, scores.hidden, method="values")
+        values = response_values(policy, params, part.sequences, scores.hidden)
         policy_loss = losses.ppo_policy_loss(
             scores.log_probs, part.log_probs, part.advantages, mask, clip_range=config.clip_range
         )
@@ -233,7 +233,7 @@ def build_experience(
     model: ModelConfig, config: PpoConfig, mesh: Mesh, *, temperature: float, prompt: int, response: int
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(params, reference, rollout, rewards) -> (Experience, metrics)` for one bucket, and its arguments."""
-    policy = Policy(model, mesh)
+    policy = Policy(model, mesh, config.critic == "separate")
     wide = jnp.promote_types(model.dtype, jnp.float32)
     batch = config.rollout_batch_size * config.samples_per_question
     params = abstract_params(policy, mesh, value_head=True)
@@ -262,7 +262,7 @@ def build_update(
     response: int,
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(state, experience, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state."""
-    policy = Policy(model, mesh)
+    policy = Policy(model, mesh, config.critic == "separate")
     make, args = build_experience(model, config, mesh, temperature=temperature, prompt=prompt, response=response)
     optimizer = make_optimizer(config.optimizer, total_steps)
     state = abstract_state(abstract_params(policy, mesh, value_head=True), optimizer, mesh)

@@ -11,7 +11,7 @@ import numpy as np
 from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, summarise
 from reft_jax.data.batches import Prompt, epoch_order, training_prompts
-from reft_jax.models.policy import Params
+from reft_jax.models.policy import Params, Policy
 from reft_jax.ppo import build_experience, build_update, check_experience, check_first_update, with_other_padding
 from reft_jax.rollout import Sampling
 from reft_jax.run import Run, Stage
@@ -79,14 +79,16 @@ def begin(run: Run, stage: Stage, start: Callable[[], Params]) -> tuple[TrainSta
     """The state to begin or go on with, and the reference; with adapters both hold one copy of the decoder."""
     adapted = run.config.model.lora.rank > 0
     optimizer = make_optimizer(run.config.ppo.optimizer, stage.schedule)
-    params = abstract_params(run.policy, run.mesh, value_head=True)
+    policy = Policy(run.config.model, run.mesh, run.config.ppo.critic == "separate")
+    params = abstract_params(policy, run.mesh, value_head=True)
     state = run.resume(stage.name, abstract_state(params, optimizer, run.mesh))
     if state is not None and adapted:
         return state, {"decoder": state.params["decoder"]}
     reference = start()
     if state is None:
         own = reference if adapted else copy_params(reference)
-        state = init_state({**own, **run.fresh("value_head", "lora")}, optimizer, run.mesh)
+        critic = {"critic": copy_params(reference["decoder"])} if policy.separate_critic else {}
+        state = init_state({**own, **critic, **run.fresh("value_head", "lora")}, optimizer, run.mesh)
     return state, reference
 
 

@@ -145,9 +145,9 @@ class Run:
         return wanted and init_parts(self.policy, self.mesh, jax.random.key(self.config.seed), wanted)
 
     def save_params(self, name: str, params: Params) -> None:
-        """Saves a model: its decoder, with adapters merged into it, and apart from it adapters and value head."""
+        """Saves a model: its decoder, adapters merged, and apart from it adapters, critic and value head."""
         self.checkpoints.save_params(name, merge(params, self.config.model.lora))
-        for part in ("value_head", "lora"):
+        for part in ("value_head", "critic", "lora"):
             if part in params:
                 self.checkpoints.save_params(part_name(name, part), {part: params[part]})
 

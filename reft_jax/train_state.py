@@ -55,21 +55,21 @@ def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool, adapters: b
     Args:
         policy: the model.
         mesh: what they are split over.
-        value_head: whether the value head is among them.
+        value_head: whether the value head is among them, and the critic where the policy has one of its own.
         adapters: whether its adapters are, where `model.lora` asks for any.
 
     Raises:
         ValueError: naming the parameter, when a dimension does not divide by its mesh axes.
     """
     boxed = _parts(jax.eval_shape(policy.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
-    wanted = {"decoder": True, "value_head": value_head, "lora": adapters}
+    wanted = {"decoder": True, "critic": value_head, "value_head": value_head, "lora": adapters}
     boxed = {name: tree for name, tree in boxed.items() if wanted[name]}
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh))
 
 
 def _parts(variables: Params) -> Params:
-    """The parameters by part, {"decoder", "value_head"[, "lora"]}, of what the policy's `init` gives."""
+    """The parameters by part, {"decoder", "value_head"[, "critic"][, "lora"]}, of what the policy's `init` gives."""
     lora = variables.get("lora")
     return {**variables["params"], **({"lora": lora["decoder"]} if lora else {})}
 

@@ -427,7 +427,7 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
     overrides = {"model__lora__rank": 4, "sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 1}
     functions = '{"their_rewards.brevity": 0.5}'
     run_dir = tmp_path / "adapted"
-    here(arguments(run_dir, ppo__epochs=1, reward__functions=functions, **overrides))
+    here(arguments(run_dir, ppo__epochs=1, ppo__critic="separate", reward__functions=functions, **overrides))
 
     warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "reft"))
     adapters = restore(run_dir / "checkpoints" / "reft_lora")["lora"]["blocks"]
@@ -441,6 +441,8 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
             moved[target] = np.any(after != before)
     assert all(moved.values()), moved
     assert_same_bits(warmup, reft)  # all that is left: embedding and norms
+    critic = restore(run_dir / "checkpoints" / "reft_critic")["critic"]
+    assert np.any(critic["embed"] != reft["embed"]), "a critic of its own learns with all its weights"
 
     for metrics in steps(run_dir, "ppo"):
         assert metrics["reward/function/brevity"] == pytest.approx(-metrics["response/length_mean"] / 100)

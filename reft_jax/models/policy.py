@@ -1,10 +1,11 @@
 """The policy: a decoder with a value head on the same body, and the scoring of responses.
 
 SFT and the reference use the same module without ever touching the value head: their parameters are
-`{"decoder": ...}`, the policy's `{"decoder": ..., "value_head": ...}`; adapters, where there are any, are `"lora"`
-beside them.
+`{"decoder": ...}`, the policy's `{"decoder": ..., "value_head": ...}`; adapters (`"lora"`) and a separate critic
+(`"critic"`), where there are any, stand beside them.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
-from reft_jax.config import ModelConfig
+from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import entropy, token_log_probs
 from reft_jax.models.decoder import Decoder, KVCache
@@ -23,13 +24,16 @@ Params = Any  # a dict of arrays
 
 
 class Policy(nn.Module):
-    """Decoder and value head; its methods are reached through `call`."""
+    """Decoder and value head, this on the decoder's states or on a critic's; its methods are reached through `call`."""
 
     config: ModelConfig
     mesh: Mesh | None = None
+    separate_critic: bool = False
 
     def setup(self):
         self.decoder = Decoder(self.config, self.mesh)
+        if self.separate_critic:
+            self.critic = Decoder(dataclasses.replace(self.config, lora=LoraConfig()), self.mesh)
         wide = jnp.promote_types(self.config.param_dtype, jnp.float32)
         self.value_head = nn.Dense(
             1,
@@ -42,6 +46,10 @@ class Policy(nn.Module):
     def hidden(self, tokens: jax.Array) -> jax.Array:
         """Final hidden states [B, T, D] of contiguous rows of tokens [B, T]."""
         return self.decoder(tokens, jnp.arange(tokens.shape[1])[None])[0]
+
+    def critic_hidden(self, tokens: jax.Array) -> jax.Array:
+        """As `hidden`, of the separate critic."""
+        return self.critic(tokens, jnp.arange(tokens.shape[1])[None])[0]
 
     def step(self, tokens: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """As `Decoder.__call__` with a cache: a prefill, or one more token a row."""
@@ -57,6 +65,8 @@ class Policy(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Touches every parameter; for `init`."""
+        if self.separate_critic:
+            self.critic_hidden(tokens)
         return self.values(self.hidden(tokens)[:, 0])
 
 
@@ -77,12 +87,26 @@ class Scores:
     hidden: jax.Array  # [B, R, D] the states in which they were chosen
 
 
-def response_hidden(policy: Policy, params: Params, sequences: Sequences) -> jax.Array:
+def response_hidden(policy: Policy, params: Params, sequences: Sequences, method: str = "hidden") -> jax.Array:
     """Hidden states from which the response tokens are predicted, [B, R, D]: those one position before them."""
-    hidden = call(policy, params, sequences.tokens, method="hidden")  # [B, T, D]
+    hidden = call(policy, params, sequences.tokens, method=method)  # [B, T, D]
     before = sequences.prompt_lengths[:, None] - 1 + jnp.arange(sequences.responses.shape[1])[None]
     before = jnp.minimum(before, hidden.shape[1] - 1)  # beyond the row's end there is only padding, masked later
     return jnp.take_along_axis(hidden, before[:, :, None], axis=1)
+
+
+def response_values(policy: Policy, params: Params, sequences: Sequences, hidden: jax.Array) -> jax.Array:
+    """Values [B, R] of the states that the response tokens were chosen in.
+
+    Args:
+        policy: the model.
+        params: its parameters; with `critic` among them, that one's states are valued.
+        sequences: [B, T].
+        hidden: [B, R, D] the policy's own states, which a shared critic values.
+    """
+    if "critic" in params:
+        hidden = response_hidden(policy, params, sequences, method="critic_hidden")
+    return call(policy, params, hidden, method="values")
 
 
 def score_responses(policy: Policy, params: Params, sequences: Sequences, temperature: float = 1.0) -> Scores:

@@ -136,6 +136,16 @@ def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
     )
 
 
+def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
+    run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--ppo.critic", "separate")
+    critic = jax.tree.map(lambda x: x + 1, params["decoder"])
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save_params(part_name("reft", "critic"), {"critic": critic})
+    export(run / "checkpoints" / "reft", tmp_path / "out")
+    for folder, expected in (("out", params["decoder"]), ("out/critic", critic)):
+        jax.tree.map(np.testing.assert_array_equal, expected, load_decoder_params(tmp_path / folder, model))
+
+
 def test_a_model_that_was_loaded_keeps_its_config(make_run, tmp_path):
     """The folder it was loaded from is not needed any more."""
     base = tmp_path / "base"
