@@ -51,6 +51,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
         jax.config.update("jax_enable_x64", True)
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
     config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
+    check_lengths(config)
     claim_directory(config, tokenizer)
     return config, tokenizer
 
@@ -69,6 +70,24 @@ def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
     if decoder.vocab_size < tokenizer_size:
         raise ValueError(f"the tokenizer has {tokenizer_size} tokens, the model's embedding only {decoder.vocab_size}")
     return dataclasses.replace(config, decoder=decoder)
+
+
+def check_lengths(config: Config) -> None:
+    """Refuses buckets that are longer than the model's positions.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    lengths = {"generation": max(config.generation.prompt_buckets) + config.generation.max_response}
+    stages = (("pretrain", config.pretrain.epochs, config.pretrain), ("sft", config.sft.schedule_epochs, config.sft))
+    lengths |= {name: max(s.prompt_buckets) + max(s.response_buckets) for name, on, s in stages if on}
+    for name, length in lengths.items():
+        if length > config.model.decoder.max_positions:
+            response = "max_response" if name == "generation" else "response_buckets"
+            raise ValueError(
+                f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has "
+                f"{config.model.decoder.max_positions} positions (model.decoder.max_positions)"
+            )
 
 
 def claim_directory(config: Config, tokenizer: Any) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from reft_jax import config as config_module
 from reft_jax.config import Config, load_config, to_dict
+from reft_jax.startup import prepare
 from reft_jax.train import main
 from reft_jax.validation import validate
 
@@ -274,3 +275,24 @@ def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(monkey
     limit = [] if "--data.train.limit" in arguments else ["--data.train.limit", "60"]
     with pytest.raises(SystemExit, match=message):
         main([*VALID, "--run_dir", str(tmp_path / "run"), *limit, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["--generation.max_response", "1749"],
+            "generation.prompt_buckets and generation.max_response come to 2049 tok",
+        ),
+        (["--sft.response_buckets", "[8, 1025]"], "sft.prompt_buckets and sft.response_buckets come to 2049 tokens"),
+        (["--model.decoder.max_positions", "699"], "come to 700 tokens, but the model has 699 positions"),
+    ],
+)
+def test_buckets_longer_than_the_models_positions_are_refused_at_the_start(settings, message, tmp_path):
+    """All of it at once is 300 + 400 tokens of generation and 1024 + 1024 of SFT, by default."""
+    line = [*VALID[2:], "--run_dir", str(tmp_path / "run"), "--generation.prompt_buckets", "[300]"]
+    off = ["--sft.schedule_epochs", "0"] if "sft" not in settings[0] else []
+    config = load_config([*line, *off, *settings])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(config)
+    assert not (tmp_path / "run").exists()

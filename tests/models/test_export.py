@@ -96,7 +96,8 @@ def make_run(tmp_path):
     """A run's folder with one checkpoint, as training leaves it; returns the folder, the model and its parameters."""
 
     def make(*settings):
-        data = ["--data.train.kind", "generated", "--data.train.path", "train"]
+        data = ["--data.train.kind", "generated", "--data.train.path", "train", "--sft.schedule_epochs", "0"]
+        data += ["--generation.prompt_buckets", "[64]", "--generation.max_response", "32"]
         config, _ = prepare(load_config(["--run_dir", str(tmp_path / "run"), *data, *settings]))
         mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())  # a checkpoint of many devices
         params = init_params(Policy(config.model, mesh), mesh, jax.random.key(0), value_head=True)
