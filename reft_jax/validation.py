@@ -96,6 +96,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
+    if model.lora.path and not model.path:
+        yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
     if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):
         yield f"model.lora.targets names {', '.join(unknown)}: there are {', '.join(Config().model.lora.targets)}"
     if model.decoder.num_heads % model.decoder.num_kv_heads:

@@ -170,6 +170,8 @@ IMPOSSIBLE = [
     (["--model.tokenizer", ""], "model.path and model.tokenizer are both empty"),
     (["--model.decoder.num_kv_heads", "3"], r"model.decoder.num_heads (4) must be a multiple of model.decoder.num_kv"),
     (["--model.decoder.rotary_dim", "15"], "model.decoder.rotary_dim (15) must be even"),
+    (["--model.lora.targets", "[q, query]"], "model.lora.targets names query: there are q, k, v"),
+    (["--model.lora.path", "adapter"], "model.lora.path is set and model.path is empty"),
     (["--model.decoder.rotary_dim", "18"], "model.decoder.rotary_dim (18) must be even and at most"),
     (["--sft.schedule_epochs", "0", "--ppo.epochs", "0"], "are all 0: there is nothing to do"),
     (["--pretrain.epochs", "1"], "pretrain.source.kind is `none`"),

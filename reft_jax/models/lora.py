@@ -52,10 +52,12 @@ def scale(config: LoraConfig) -> float:
 
 
 def merge(params: Params, config: LoraConfig) -> Params:
-    """{"decoder"} with the adapters added to its kernels, in their type; {"decoder"} alone where there are none."""
+    """{"decoder"} with the adapters, if there are any, added to its kernels, in their type and layout."""
+    decoder = params["decoder"]
     if "lora" not in params:
-        return {"decoder": params["decoder"]}
-    return {"decoder": jax.jit(_merge, static_argnums=2)(params["decoder"], params["lora"], scale(config))}
+        return {"decoder": decoder}
+    add = jax.jit(_merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, decoder))
+    return {"decoder": add(decoder, params["lora"], scale(config))}
 
 
 def _merge(decoder: Params, lora: Params, factor: float) -> Params:

@@ -186,8 +186,15 @@ def test_an_adapter_is_merged_when_a_run_starts_from_it(tmp_path):
 
     from reft_jax.config import MeshConfig
     from reft_jax.sharding import make_mesh
+    from reft_jax.train_state import abstract_params
 
-    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, vocab_multiple=8))
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
     run = SimpleNamespace(config=SimpleNamespace(model=model, seed=0), mesh=mesh, policy=Policy(model, mesh))
     started = Run.start_params(run)
-    jax.tree.map(np.testing.assert_array_equal, started, merge(params, config.lora))
+    wanted = abstract_params(Policy(model, mesh), mesh, value_head=False)
+    assert jax.tree.map(lambda x: x.sharding, started) == jax.tree.map(lambda x: x.sharding, wanted)
+    expected = merge(params, config.lora)["decoder"]
+    np.testing.assert_allclose(started["decoder"].pop("embed")[:61], expected.pop("embed"), rtol=0, atol=0)
+    np.testing.assert_allclose(started["decoder"].pop("lm_head")[:61], expected.pop("lm_head"), rtol=0, atol=0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), started["decoder"], expected)
