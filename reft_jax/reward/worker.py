@@ -33,8 +33,6 @@ from reft_jax.reward import sandbox
 TEXT_LIMIT = 256  # characters of a result or a message; a longer text is no answer
 LINE_LIMIT = 8192  # bytes of a reply: two such texts as JSON escapes, with room to spare
 _OUT_OF_MEMORY = b'["memory", null, "MemoryError"]\n'  # made beforehand: later there may be no memory to make it
-
-
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # numpy has to have it
 # What programs import, taken in beforehand where no file will be opened afterwards.
 _COMMON = (
@@ -48,6 +46,7 @@ class Bounds(NamedTuple):
 
     cpu: float
     wall: float
+    limited: bool
     seccomp: sandbox.Seccomp | None
 
 
@@ -66,11 +65,10 @@ def main(arguments: list[str]) -> None:
     poller.register(replies, 0)  # reports only that nobody reads our replies any more
     gc.collect()
     gc.freeze()  # a collection in a child must not touch, and so copy, the worker's pages
+    bounds = Bounds(cpu, 3 * cpu + 1, "limits" in layers, seccomp)
     with contextlib.suppress(BrokenPipeError):
         while request := _read_request(requests):
-            os.write(
-                replies, _run_in_child(request, names, Bounds(cpu, 3 * cpu + 1, seccomp), requests, replies, poller)
-            )
+            os.write(replies, _run_in_child(request, names, bounds, requests, replies, poller))
 
 
 def _read_request(requests: int) -> bytes:
@@ -185,9 +183,10 @@ def _confine_one(bounds: Bounds) -> None:
     # ends a child whose worker was killed.
     signal.setitimer(signal.ITIMER_PROF, bounds.cpu)
     signal.setitimer(signal.ITIMER_REAL, bounds.wall + 1)
-    seconds = math.ceil(bounds.cpu)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds + 1, seconds + 2))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    if bounds.limited:
+        seconds = math.ceil(bounds.cpu)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds + 1, seconds + 2))
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     if bounds.seccomp is not None:
         bounds.seccomp.install()
 

@@ -308,6 +308,10 @@ def test_the_minimum_is_enough_to_run_and_less_is_not(weaker):
     assert attack(runner, "while True: pass").outcome == "timeout"
     with pytest.raises(RuntimeError, match=r"cannot be limited.*reward\.sandbox `unsafe`"):
         weaker(NO_LANDLOCK + NO_SECCOMP + NO_LIMITS).start()
+    unsafe = weaker(NO_LIMITS, sandbox="unsafe")
+    assert unsafe.start() == ()
+    assert attack(unsafe, "return [5][0]").value == 5
+    assert attack(unsafe, "while True: pass").outcome == "timeout"  # by the timer of the process
 
 
 def test_unsafe_is_limits_alone():
