@@ -179,7 +179,7 @@ for name in ["jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch"]
     sys.modules[name] = None
 from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem
-from reft_jax.reward import answers, programs, score, worker
+from reft_jax.reward import __main__, answers, equations, functions, letters, programs, sandbox, score, worker
 texts = ["def solution(): return [5][0]", "def solution(): return sympy.Integer(5)"]
 settings = dict(cot="program", answer_trigger="", config=RewardConfig())
 with programs.ProgramRunner(1, 1.0, 256) as runner:
