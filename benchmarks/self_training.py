@@ -26,7 +26,7 @@ from reft_jax.startup import open_run, prepare
 def sample_correct(run: Run, warmup: Path, samples: int) -> dict[str, list[str]]:
     """Unique correct programs of the warm-up model for each training question, by problem id."""
     config = run.config
-    params = run.foreign_params(str(warmup))
+    params = run.sampling_params(run.foreign_params(str(warmup)))
     programs = run.generate("rollout", config.evaluation.batch_size, Sampling(config.generation.temperature))
     found: dict[str, list[str]] = {}
     for i in range(samples):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 CotKind = Literal["program", "text"]
+Weights = Literal["auto", "split", "copied"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,6 +308,10 @@ class GenerationConfig:
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
+    weights: Weights = "auto"
+    """Layout of the weights while sampling, in the compute type: heads, MLP and vocabulary `split` over fsdp and tensor
+    together (least memory, and fastest for large models), or `copied` to every fsdp index, which then samples rows of
+    its own (fastest for small models). `auto` splits where everything divides evenly and copies otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,19 +7,19 @@ neighbours change it.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from reft_jax.config import ModelConfig
+from reft_jax.config import ModelConfig, Weights
 from reft_jax.data.batches import Array, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
 from reft_jax.models.decoder import KVCache
 from reft_jax.models.policy import Params, Policy, call
-from reft_jax.sharding import abstract_rows, batch_shardings, replicated
+from reft_jax.sharding import abstract_rows, batch_shardings, constrain, replicated
 from reft_jax.train_state import abstract_params
 
 
@@ -127,14 +127,18 @@ def generate(
         eos: id, or ids, that end a response and count as its last token.
         pad: id written after the end; no meaning is ever read from it.
     """
+    rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), column=policy.column)
+    prompts = jax.tree.map(rows, prompts)
     batch, prompt_size = prompts.tokens.shape
     keys = row_keys(seed, step, prompts)
-    cache = KVCache.empty(policy.config, batch, prompt_size + max_response, policy.mesh)
+    cache = KVCache.empty(policy.config, batch, prompt_size + max_response, policy.mesh, policy.column)
 
     def emit(loop: _Loop, hidden: jax.Array) -> _Loop:
         """Draws the next token from the newest hidden states [B, D]."""
         key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, loop.t)
-        token, log_prob = draw(call(policy, params, hidden, method="logits"), key, sampling)
+        # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
+        logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
+        token, log_prob = draw(logits, key, sampling)
         token = jnp.where(loop.ended, pad, token)
         return dataclasses.replace(
             loop,
@@ -167,13 +171,66 @@ def generate(
     )
     loop = jax.lax.while_loop(lambda loop: (loop.t < max_response) & ~jnp.all(loop.ended), decode, emit(empty, last))
     # Pad, then write the response behind each row's prompt.
-    slots = jnp.arange(max_response)[None] + prompts.lengths[:, None]
     tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max_response)), constant_values=pad)
-    tokens = tokens.at[jnp.arange(batch)[:, None], slots].set(loop.responses)
+    write = lambda row, response, start: jax.lax.dynamic_update_slice(row, response, (start,))
+    tokens = jax.vmap(write)(tokens, loop.responses, prompts.lengths)
     sequences = Sequences(
         tokens=tokens, prompt_lengths=prompts.lengths, responses=loop.responses, response_lengths=loop.lengths
     )
     return Rollout(sequences=sequences, log_probs=loop.log_probs, ended=loop.ended)
+
+
+def rollout_policy(config: ModelConfig, mesh: Mesh, weights: Weights, *, scan_layers: bool = True) -> Policy:
+    """The model as it samples.
+
+    Raises:
+        ValueError: naming the parameter that cannot be split evenly, where `weights` is `split`.
+    """
+    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat=False), mesh)
+    if weights == "copied":
+        return policy.clone(column="copied")
+    policy = policy.clone(column="split")
+    try:
+        abstract_params(policy, mesh, value_head=False)
+    except ValueError:
+        if weights == "split":
+            raise
+        return policy.clone(column="copied")
+    return policy
+
+
+def abstract_rollout_params(policy: Policy) -> Params:
+    """Shapes, types and shardings of the parameters that `policy`, made by `rollout_policy`, samples with.
+
+    They are in the compute type, but for those that are used in a wider one: norms, and the bias of the output.
+    """
+
+    def narrow(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        wide = any("norm" in key.key or key.key == "lm_head_bias" for key in path)
+        return x if wide else jax.ShapeDtypeStruct(x.shape, policy.config.dtype, sharding=x.sharding)
+
+    abstract = abstract_params(policy, cast(Mesh, policy.mesh), value_head=False)
+    return jax.tree_util.tree_map_with_path(narrow, abstract)
+
+
+def needs_layout(config: ModelConfig, mesh: Mesh, weights: Weights) -> bool:
+    """Whether the weights are sampled with in another layout or type than they are trained in."""
+    trained = jax.tree.leaves(abstract_params(Policy(config, mesh), mesh, value_head=False))
+    sampled = jax.tree.leaves(abstract_rollout_params(rollout_policy(config, mesh, weights)))
+    same = lambda x, y: x.dtype == y.dtype and x.sharding.is_equivalent_to(y.sharding, x.ndim)
+    return not all(map(same, trained, sampled))
+
+
+def build_layout(config: ModelConfig, mesh: Mesh, weights: Weights) -> tuple[Callable[..., Params], tuple[Params]]:
+    """The jitted `params -> params` from the layout of training to that of sampling, and its abstract argument.
+
+    Called once for all rollouts of an iteration, and once for an evaluation; where `needs_layout` is false it would
+    only copy.
+    """
+    abstract = abstract_rollout_params(rollout_policy(config, mesh, weights))
+    convert = lambda params: jax.tree.map(lambda x, to: x.astype(to.dtype), params, abstract)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(convert, out_shardings=shardings), (abstract_params(Policy(config, mesh), mesh, value_head=False),)
 
 
 def build_generate(
@@ -187,9 +244,13 @@ def build_generate(
     eos: int | tuple[int, ...],
     pad: int,
     scan_layers: bool,
+    weights: Weights = "auto",
 ) -> tuple[Callable[..., Rollout], tuple[Any, ...]]:
-    """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments."""
-    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat=False), mesh)
+    """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments.
+
+    `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do.
+    """
+    policy = rollout_policy(config, mesh, weights, scan_layers=scan_layers)
 
     def step(params: Params, prompts: PromptBatch, seed: jax.Array, step: jax.Array) -> Rollout:
         return generate(
@@ -199,10 +260,5 @@ def build_generate(
     ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
     prompts = PromptBatch(tokens=ids(prompt), lengths=ids(), problem=ids(), sample=ids())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    args = (
-        abstract_params(policy, mesh, value_head=False),
-        abstract_rows(prompts, mesh),
-        scalar,
-        scalar,
-    )
+    args = (abstract_rollout_params(policy), abstract_rows(prompts, mesh), scalar, scalar)
     return jax.jit(step, out_shardings=batch_shardings(jax.eval_shape(step, *args), mesh)), args

@@ -28,7 +28,7 @@ from reft_jax.models.policy import Params, Policy
 from reft_jax.problem import Problem
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.programs import ProgramRunner
-from reft_jax.rollout import Rollout, Sampling, build_generate
+from reft_jax.rollout import Rollout, Sampling, build_generate, build_layout, needs_layout
 from reft_jax.train_state import abstract_params, init_params, init_parts
 
 SEEDS = ("pretrain", "sft", "ppo", "minibatches")
@@ -175,6 +175,7 @@ class Run:
                 eos=self.ids.ends,
                 pad=self.ids.pad,
                 scan_layers=generation.scan_layers,
+                weights=generation.weights,
             )
 
         return self.add_programs(name, build, len(generation.prompt_buckets))
@@ -184,7 +185,10 @@ class Run:
         adapted = {name: params[name] for name in ("decoder", "lora") if name in params}
         if self.config.model.lora.rank and "lora" not in adapted:
             adapted["lora"] = jax.tree.map(jnp.zeros_like, self.fresh("lora")["lora"])
-        return adapted
+        layout = (self.config.model, self.mesh, self.config.generation.weights)
+        if not needs_layout(*layout):
+            return adapted
+        return self.add_programs("layout", functools.partial(build_layout, *layout), 1)[()](adapted)
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """Accuracy of `params` ({"decoder"}; a value head is ignored) on a split."""

@@ -1,12 +1,13 @@
 """The device mesh, the table from logical to mesh axes, and the way from host arrays to global ones.
 
 Parameters, batches and activations name their dimensions (`embed`, `heads`, `batch`); `RULES` alone says which
-mesh axes these are split over. A name that is not in the table is an error, never a replicated array.
+mesh axes these are split over, in training and in sampling. A name that is not in the table is an error, never a
+replicated array.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -17,29 +18,47 @@ from reft_jax.config import MeshConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
-    # Parameters: one dimension over fsdp, one over tensor.
-    "layers": None,
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
+Column = Literal["training", "split", "copied"]
+MeshAxes = str | tuple[str, ...] | None
+
+
+class Rule(NamedTuple):
+    """The mesh axes that a dimension is split over, in each of the layouts that a model is computed in.
+
+    A decode step in the layout of training would gather every weight for every token. Sampling has two of its own, in
+    which no device needs a weight that it does not hold: weights `split` over fsdp and tensor together, each row on all
+    of these devices; or `copied` to every fsdp index, which has rows of its own.
+    """
+
+    training: MeshAxes
+    split: MeshAxes
+    copied: MeshAxes
+
+
+_ALL = ("fsdp", "tensor")
+RULES: dict[str, Rule] = {
+    # Parameters: in training one dimension over fsdp, one over tensor.
+    "layers": Rule(None, None, None),
+    "embed": Rule("fsdp", None, None),
+    "heads": Rule("tensor", _ALL, "tensor"),
+    "kv_heads": Rule("tensor", _ALL, "tensor"),
+    "head_dim": Rule(None, None, None),
+    "mlp": Rule("tensor", _ALL, "tensor"),
     # Splitting a table over fsdp in its features makes XLA replicate the looked-up activations; its rows split well.
-    "table_rows": ("fsdp", "tensor"),
-    "table_embed": None,
-    "position_rows": None,
-    "norm": None,
-    "value": None,
-    "lora_rank": None,
+    "table_rows": Rule(_ALL, _ALL, "tensor"),
+    "table_embed": Rule(None, None, None),
+    "position_rows": Rule(None, None, None),
+    "norm": Rule(None, None, None),
+    "value": Rule(None, None, None),
+    "lora_rank": Rule(None, None, None),
     # Activations.
-    "batch": ("data", "fsdp"),
-    "length": None,
-    "activation_embed": None,
-    "activation_heads": "tensor",
-    "activation_kv_heads": "tensor",
-    "activation_mlp": "tensor",
-    "activation_vocab": "tensor",
+    "batch": Rule(("data", "fsdp"), "data", ("data", "fsdp")),
+    "length": Rule(None, None, None),
+    "activation_embed": Rule(None, None, None),
+    "activation_heads": Rule("tensor", _ALL, "tensor"),
+    "activation_kv_heads": Rule("tensor", _ALL, "tensor"),
+    "activation_mlp": Rule("tensor", _ALL, "tensor"),
+    "activation_vocab": Rule("tensor", _ALL, "tensor"),
 }
 
 Axes = Sequence[str | None]
@@ -70,32 +89,32 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def partition_spec(axes: Axes) -> PartitionSpec:
+def partition_spec(axes: Axes, column: Column = "training") -> PartitionSpec:
     """Mesh axes of an array whose dimensions have the logical names `axes` (None: not split).
 
     Raises:
         KeyError: for a name that `RULES` does not have.
     """
-    return PartitionSpec(*(None if name is None else RULES[name] for name in axes))
+    return PartitionSpec(*(None if name is None else getattr(RULES[name], column) for name in axes))
 
 
-def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+def named_sharding(mesh: Mesh, *axes: str | None, column: Column = "training") -> NamedSharding:
     """The sharding on `mesh` of an array whose dimensions have the logical names `axes`."""
-    return NamedSharding(mesh, partition_spec(axes))
+    return NamedSharding(mesh, partition_spec(axes, column))
 
 
-def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None, column: Column = "training") -> jax.Array:
     """Fixes the layout of an activation inside a jitted function; without a mesh it is left to the caller."""
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, named_sharding(mesh, *axes))
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, named_sharding(mesh, *axes, column=column))
 
 
-def shard_count(mesh: Mesh, axis: str) -> int:
+def shard_count(mesh: Mesh, axis: str, column: Column = "training") -> int:
     """Number of pieces that a dimension called `axis` is cut into."""
-    names = RULES[axis] or ()
+    names = getattr(RULES[axis], column) or ()
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
-def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+def param_shardings(boxed: Any, mesh: Mesh, column: Column = "training") -> Any:
     """Shardings of a tree of (abstract) parameters that carry their logical axis names.
 
     Raises:
@@ -104,14 +123,15 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
 
     def sharding(path: tuple[Any, ...], leaf: nn.LogicallyPartitioned) -> NamedSharding:
         for size, name in zip(leaf.value.shape, leaf.names):
-            if name is not None and size % shard_count(mesh, name):
+            if name is not None and size % (count := shard_count(mesh, name, column)):
                 where = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise ValueError(
                     f"parameter {where}: its {name} dimension of {size} does not divide by the "
-                    f"{shard_count(mesh, name)} shards of mesh {dict(mesh.shape)}; change `mesh`"
+                    f"{count} shards of mesh {dict(mesh.shape)}; change `mesh`"
                     + (" or set model.decoder.vocab_multiple" if name == "table_rows" else "")
+                    + (" or set generation.weights to `copied`" if column == "split" else "")
                 )
-        return named_sharding(mesh, *leaf.names)
+        return named_sharding(mesh, *leaf.names, column=column)
 
     is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)
     return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=is_box)

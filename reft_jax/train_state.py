@@ -50,7 +50,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 
 def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
-    """Shapes, types and shardings of the policy's parameters; touches no device.
+    """Shapes, types and shardings of the policy's parameters in its layout; touches no device.
 
     Args:
         policy: the model.
@@ -65,7 +65,7 @@ def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool, adapters: b
     wanted = {"decoder": True, "critic": value_head, "value_head": value_head, "lora": adapters}
     boxed = {name: tree for name, tree in boxed.items() if wanted[name]}
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh))
+    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, policy.column))
 
 
 def _parts(variables: Params) -> Params:

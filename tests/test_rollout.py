@@ -14,7 +14,16 @@ from reft_jax.compilation import Programs
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy, score_responses
-from reft_jax.rollout import Sampling, build_generate, draw, filter_logits, generate
+from reft_jax.rollout import (
+    Sampling,
+    build_generate,
+    build_layout,
+    draw,
+    filter_logits,
+    generate,
+    needs_layout,
+    rollout_policy,
+)
 from reft_jax.sharding import batch_shardings, make_mesh, to_global, to_host
 from reft_jax.train_state import init_params
 
@@ -42,9 +51,12 @@ def mesh(fsdp: int = 1, tensor: int = 1):
 
 
 @functools.cache
-def params(fsdp: int = 1, tensor: int = 1):
+def params(fsdp: int = 1, tensor: int = 1, weights: str = "auto"):
+    """The same parameters as a sampling program on that mesh takes them."""
     where = mesh(fsdp, tensor)
-    return init_params(Policy(MODEL, where), where, jax.random.key(0), value_head=False)
+    trained = init_params(Policy(MODEL, where), where, jax.random.key(0), value_head=False)
+    layout, _ = build_layout(MODEL, where, weights)
+    return layout(trained)
 
 
 def make_prompts() -> PromptBatch:
@@ -66,10 +78,10 @@ def take(prompts: PromptBatch, rows, width: int = PROMPT) -> PromptBatch:
 
 
 @functools.cache
-def program(batch: int, prompt: int, sampling: Sampling, eos: int, scan_layers: bool = False, shape=(1, 1)):
+def program(batch: int, prompt: int, sampling: Sampling, eos: int, scan_layers: bool = False, shape=(1, 1, "auto")):
     step, args = build_generate(
         MODEL,
-        mesh(*shape),
+        mesh(*shape[:2]),
         batch=batch,
         prompt=prompt,
         max_response=RESPONSE,
@@ -77,13 +89,16 @@ def program(batch: int, prompt: int, sampling: Sampling, eos: int, scan_layers: 
         eos=eos,
         pad=PAD,
         scan_layers=scan_layers,
+        weights=shape[2],
     )
     return step.lower(*args).compile()
 
 
-def sample(prompts: PromptBatch, sampling: Sampling, eos: int, seed=SEED, step=STEP, scan_layers=False, shape=(1, 1)):
+def sample(
+    prompts: PromptBatch, sampling: Sampling, eos: int, seed=SEED, step=STEP, scan_layers=False, shape=(1, 1, "auto")
+):
     run = program(*prompts.tokens.shape, sampling, eos, scan_layers, shape)
-    on_device = to_global(prompts, batch_shardings(prompts, mesh(*shape)))
+    on_device = to_global(prompts, batch_shardings(prompts, mesh(*shape[:2])))
     return to_host(run(params(*shape), on_device, np.int32(seed), np.int32(step)))
 
 
@@ -185,12 +200,51 @@ def test_a_row_does_not_depend_on_its_batch_place_or_padding(sampling):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("kwargs", [{"scan_layers": True}, {"shape": (4, 2)}], ids=["scanned", "mesh"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"scan_layers": True}, *({"shape": shape} for shape in ((2, 1, "split"), (4, 2, "copied"), (4, 2, "auto")))],
+    ids=["scanned", "split", "copied", "auto"],
+)
 def test_layers_scanned_or_split_over_devices_draw_the_same(sampling, kwargs):
     prompts, eos = make_prompts(), middle_token(sampling)
     one, other = sample(prompts, sampling, eos), sample(prompts, sampling, eos, **kwargs)
     np.testing.assert_array_equal(one.sequences.tokens, other.sequences.tokens)
     np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+
+
+def test_weights_in_the_compute_type_draw_the_same_bits():
+    """They are cast where they are used anyway; norms and the output's bias are used wider, and stay."""
+    d = dataclasses.replace(DECODER, num_kv_heads=4, lm_head_bias=True, qkv_bias=True, mlp_bias=True, norm="layer")
+    model, where = ModelConfig(decoder=d, dtype="bfloat16"), mesh()
+    shapes = init_params(Policy(model, where), where, jax.random.key(1), value_head=False)
+    rng = np.random.default_rng(0)  # biases too, with digits that bfloat16 has not
+    trained = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.4), x.dtype), shapes)
+    build, _ = build_layout(model, where, "auto")
+    sampled = build(trained)
+    kept = {jax.tree_util.keystr(k) for k, x in jax.tree.leaves_with_path(sampled) if x.dtype == jnp.float32}
+    assert kept == {jax.tree_util.keystr(k) for k, _ in jax.tree.leaves_with_path(sampled) if "norm" in str(k[-2])} | {
+        "['decoder']['lm_head_bias']"
+    }
+    draws = functools.partial(
+        generate, max_response=RESPONSE, sampling=SAMPLED, eos=5, pad=PAD, step=jnp.int32(0), seed=jnp.int32(1)
+    )
+    run = jax.jit(lambda params, prompts: draws(Policy(model, where), params, prompts))
+    one, other = run(trained, make_prompts()), run(sampled, make_prompts())
+    chex.assert_trees_all_equal(one, other)
+
+
+def test_where_nothing_would_change_no_second_copy_is_made():
+    assert not needs_layout(MODEL, mesh(), "auto")
+    assert not needs_layout(MODEL, mesh(1, 2), "split"), "one tensor axis: training's layout already is sampling's"
+    assert needs_layout(MODEL, mesh(2, 1), "copied")
+    assert needs_layout(dataclasses.replace(MODEL, dtype="bfloat16"), mesh(), "auto")
+
+
+def test_heads_that_do_not_split_are_refused_by_name_or_copied():
+    with pytest.raises(ValueError, match=r"blocks/attn/k/kernel: its kv_heads dimension of 2.*8 shards.*`copied`"):
+        build_layout(MODEL, mesh(4, 2), "split")
+    assert rollout_policy(MODEL, mesh(4, 2), "auto").column == "copied"
+    assert rollout_policy(MODEL, mesh(2, 1), "auto").column == "split"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +254,7 @@ class CountingPolicy:
     policy: Policy
     steps: list[int]
     config = property(lambda self: self.policy.config)
+    column = property(lambda self: self.policy.column)
     mesh = None
 
     def apply(self, variables, *args, method):

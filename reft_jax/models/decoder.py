@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.lora import SUFFIX, Adapter
-from reft_jax.sharding import constrain
+from reft_jax.sharding import Column, constrain, partition_spec
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -38,11 +38,13 @@ class KVCache:
     v: jax.Array  # [L, B, S, K, h]
 
     @classmethod
-    def empty(cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None) -> "KVCache":
+    def empty(
+        cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, column: Column = "training"
+    ) -> "KVCache":
         """An empty cache in the compute type, batch and heads split over the mesh."""
         d = config.decoder
         zeros = jnp.zeros((d.num_layers, batch, slots, d.num_kv_heads, d.head_dim), config.dtype)
-        zeros = constrain(zeros, mesh, "layers", "batch", None, "activation_kv_heads", None)
+        zeros = constrain(zeros, mesh, "layers", "batch", None, "activation_kv_heads", None, column=column)
         return cls(k=zeros, v=zeros)
 
 
@@ -133,11 +135,23 @@ def _norm(config: ModelConfig, axis: str, name: str | None) -> nn.Module:
     )
 
 
-def _update(cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array) -> jax.Array:
+def _update(
+    cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array, mesh: Mesh | None, column: Column
+) -> jax.Array:
     """Writes new [B, T, K, h] into the slots `positions` of one layer of cache [L, B, S, K, h], in place."""
     if new.shape[1] > 1:  # a prefill: rows start at slot 0, and one block is written instead of B * T rows
         return jax.lax.dynamic_update_slice(cache, new[None], (layer, 0, 0, 0, 0))
-    return cache.at[layer, jnp.arange(new.shape[0]), positions[:, 0]].set(new[:, 0])
+
+    def write(cache: jax.Array, token: jax.Array, layer: jax.Array, slots: jax.Array) -> jax.Array:
+        return cache.at[layer, jnp.arange(token.shape[0]), slots].set(token)
+
+    if mesh is not None:  # each device its own rows; left to itself the compiler would gather the tokens of all
+        spec = functools.partial(partition_spec, column=column)
+        row = spec(("batch", "activation_kv_heads", None))
+        whole = spec(("layers", "batch", None, "activation_kv_heads", None))
+        specs = (whole, row, PartitionSpec(), spec(("batch",)))
+        write = jax.shard_map(write, mesh=mesh, in_specs=specs, out_specs=whole)
+    return write(cache, new[:, 0], layer, positions[:, 0])
 
 
 class Attention(nn.Module):
@@ -145,6 +159,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
+    column: Column
 
     @nn.compact
     def __call__(self, x, cache, layer, positions, rotary):
@@ -157,9 +172,10 @@ class Attention(nn.Module):
             q, k = _norm(self.config, "head_dim", "q_norm")(q), _norm(self.config, "head_dim", "k_norm")(k)
         if rotary is not None:
             q, k = rotate(q, rotary, d), rotate(k, rotary, d)
-        q = constrain(q, self.mesh, "batch", "length", "activation_heads", None)
+        q = constrain(q, self.mesh, "batch", "length", "activation_heads", None, column=self.column)
         if cache is not None:
-            cache = KVCache(k=_update(cache.k, k, layer, positions), v=_update(cache.v, v, layer, positions))
+            update = lambda old, new: _update(old, new, layer, positions, self.mesh, self.column)
+            cache = KVCache(k=update(cache.k, k), v=update(cache.v, v))
             if x.shape[1] == 1:  # a prefill sees only its own tokens
                 k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (cache.k, cache.v))
         visible = jnp.arange(k.shape[1])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
@@ -177,6 +193,7 @@ class Mlp(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
+    column: Column
 
     @nn.compact
     def __call__(self, x):
@@ -186,7 +203,7 @@ class Mlp(nn.Module):
         y = ACTIVATIONS[d.activation](up(name="gate" if d.gated_mlp else "up")(x))
         if d.gated_mlp:
             y = y * up(name="up")(x)
-        y = constrain(y, self.mesh, "batch", "length", "activation_mlp")
+        y = constrain(y, self.mesh, "batch", "length", "activation_mlp", column=self.column)
         return project(
             (d.embed_dim,), ("mlp", "embed"), std=d.initializer_range / math.sqrt(2 * d.num_layers), name="down"
         )(y)
@@ -197,18 +214,21 @@ class Block(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
+    column: Column
 
     @nn.compact
     def __call__(self, carry, layer, positions, rotary):
         x, cache = carry
         y = _norm(self.config, "norm", "attn_norm")(x)
-        attention, cache = Attention(self.config, self.mesh, name="attn")(y, cache, layer, positions, rotary)
+        attention, cache = Attention(self.config, self.mesh, self.column, name="attn")(
+            y, cache, layer, positions, rotary
+        )
         if not self.config.decoder.parallel_block:
             x = x + attention
             attention = 0
             y = _norm(self.config, "norm", "mlp_norm")(x)
-        x = x + attention + Mlp(self.config, self.mesh, name="mlp")(y)
-        return (constrain(x, self.mesh, "batch", "length", "activation_embed"), cache), None
+        x = x + attention + Mlp(self.config, self.mesh, self.column, name="mlp")(y)
+        return (constrain(x, self.mesh, "batch", "length", "activation_embed", column=self.column), cache), None
 
 
 class Decoder(nn.Module):
@@ -216,6 +236,7 @@ class Decoder(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None = None
+    column: Column = "training"
 
     def setup(self):
         d = self.config.decoder
@@ -242,7 +263,7 @@ class Decoder(nn.Module):
             length=d.num_layers,
             unroll=1 if self.config.scan_layers else d.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.config, self.mesh)
+        )(self.config, self.mesh, self.column)
         self.final_norm = _norm(self.config, "norm", None)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, cache: KVCache | None = None):
@@ -271,7 +292,7 @@ class Decoder(nn.Module):
             rotary = (jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype))
         else:
             x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
-        x = constrain(x, self.mesh, "batch", "length", "activation_embed")
+        x = constrain(x, self.mesh, "batch", "length", "activation_embed", column=self.column)
         (x, cache), _ = self.blocks((x, cache), jnp.arange(d.num_layers), positions, rotary)
         return self.final_norm(x), cache
 
@@ -286,4 +307,6 @@ class Decoder(nn.Module):
         if logits.shape[-1] > d.vocab_size:
             column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
             logits = jnp.where(column < d.vocab_size, logits, jnp.finfo(wide).min)
-        return constrain(logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab")
+        return constrain(
+            logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab", column=self.column
+        )

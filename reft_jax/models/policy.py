@@ -19,6 +19,7 @@ from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import entropy, token_log_probs
 from reft_jax.models.decoder import Decoder, KVCache
+from reft_jax.sharding import Column
 
 Params = Any  # a dict of arrays
 
@@ -29,9 +30,10 @@ class Policy(nn.Module):
     config: ModelConfig
     mesh: Mesh | None = None
     separate_critic: bool = False
+    column: Column = "training"
 
     def setup(self):
-        self.decoder = Decoder(self.config, self.mesh)
+        self.decoder = Decoder(self.config, self.mesh, self.column)
         if self.separate_critic:
             self.critic = Decoder(dataclasses.replace(self.config, lora=LoraConfig()), self.mesh)
         wide = jnp.promote_types(self.config.param_dtype, jnp.float32)
