@@ -17,9 +17,10 @@ import numpy as np
 
 from reft_jax.config import load_config
 from reft_jax.data.batches import evaluation_batches
+from reft_jax.processes import StopRequest
 from reft_jax.rollout import Sampling
 from reft_jax.run import Run
-from reft_jax.sharding import batch_shardings, to_global, to_host
+from reft_jax.sharding import batch_shardings, to_global
 from reft_jax.startup import open_run, prepare
 
 
@@ -39,7 +40,7 @@ def sample_correct(run: Run, warmup: Path, samples: int) -> dict[str, list[str]]
             batch = dataclasses.replace(batch, sample=np.full_like(batch.sample, i))
             program = programs[(batch.tokens.shape[1],)]
             inputs = to_global(batch, batch_shardings(batch, run.mesh))
-            rollout = to_host(program(params, inputs, np.int32(config.seed), np.int32(-2)))
+            rollout = program(params, inputs, np.int32(config.seed), np.int32(-2))
             for completion in run.judge(rollout, run.problems["train"], batch.problem):
                 texts = found.setdefault(completion.problem.id, [])
                 if completion.verdict.outcome == "correct" and completion.text not in texts:
@@ -68,7 +69,7 @@ def main(run: Path, samples: int = 8, epochs: int = 6) -> None:
     out = run.with_name(run.name + "-self-training")
     own = ["--config", str(run / "config.yaml"), "--run_dir", str(run.with_name(run.name + "-samples"))]
     config, tokenizer = prepare(load_config(own))
-    with open_run(config, tokenizer) as sampling:
+    with open_run(config, tokenizer, StopRequest()) as sampling:
         data = out.with_suffix(".jsonl")
         rows = write_training_set(sampling, sample_correct(sampling, run / "checkpoints/warmup", samples), data)
     print(f"{rows} programs for {len(sampling.problems['train']) + len(sampling.problems['dev'])} questions")

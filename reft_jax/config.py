@@ -373,7 +373,33 @@ class MeshConfig:
     tensor: int = 1
     """Shards of heads, MLP and vocabulary; -1 takes the devices that are left."""
     fake_cpu_devices: int = 0
-    """Split the CPU into this many devices, to try a mesh without the hardware; 0 leaves it as it is."""
+    """Split each process's CPU into this many devices, to try a mesh without the hardware; 0 leaves it as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """The processes of a run on several hosts; all run the same command, and see the same `run_dir`."""
+
+    coordinator: str = ""
+    """`host:port` of process 0, on a port that is free there; empty asks the cluster (see `detect`)."""
+    processes: int = 0
+    """Number of processes, where `coordinator` is given."""
+    process: int = 0
+    """Index of this one, from 0, where `coordinator` is given."""
+    detect: bool = True
+    """Whether to look for SLURM, Open MPI, Kubernetes and Cloud TPU, as `jax.distributed.initialize` does."""
+    timeout: int = 100
+    """Seconds without a sign of life after which a process is taken for dead and the others stop with an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of the checkpoints that a run writes; when they are written is `save_every` of its stages."""
+
+    keep_last: int = 2
+    """Resume points kept, the newest."""
+    keep_best: int = 1
+    """Models kept of those read on dev, the best, for SFT and for PPO each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,6 +442,12 @@ class Config:
     """Evaluation."""
     mesh: MeshConfig = MeshConfig()
     """Devices."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Processes."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    allow_changed: tuple[str, ...] = ()
+    """Keys, such as `ppo.kl_coef`, that may differ from those this run began with; it goes on with the new values."""
     logging: LoggingConfig = LoggingConfig()
     """Records."""
 

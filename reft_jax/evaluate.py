@@ -1,6 +1,7 @@
 """Accuracy on a set of problems: greedy unless told otherwise, in batches of similar length."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from reft_jax.config import Config
 from reft_jax.data.batches import Prompt, evaluation_batches
 from reft_jax.models.policy import Params
 from reft_jax.rollout import Rollout
-from reft_jax.sharding import batch_shardings, to_global, to_host
+from reft_jax.sharding import batch_shardings, to_global
 from reft_jax.statistics import wilson_interval
 
 
@@ -61,7 +62,7 @@ def evaluate(
     mesh: Mesh,
     pad: int,
     total: int,
-    judge: Callable[[Rollout, np.ndarray], list[Completion]],
+    judge: Callable[[np.ndarray, Rollout], list[Completion]],
 ) -> Evaluation:
     """Asks every prompt once.
 
@@ -73,15 +74,17 @@ def evaluate(
         mesh: where the programs run.
         pad: id that fills rows.
         total: number of problems, those whose prompt was dropped included.
-        judge: (rollout on the host, the problem of each row) -> completions.
+        judge: (the problem of each row, rollout) -> completions.
     """
     seed, step = np.int32(config.seed), np.int32(-1)  # an iteration's random numbers are never used here
     size, buckets = config.evaluation.batch_size, config.generation.prompt_buckets
-    pending = []  # all batches are dispatched before the first is read
+    completions: list[Completion] = []
+    ahead: deque[tuple[np.ndarray, Rollout]] = deque()  # the next batch is sampled while one is judged
     for batch in evaluation_batches(prompts, batch_size=size, prompt_buckets=buckets, pad_id=pad):
         program = programs[(batch.tokens.shape[1],)]
-        pending.append((batch.problem, program(params, to_global(batch, batch_shardings(batch, mesh)), seed, step)))
-    completions: list[Completion] = []
-    for rows, rollout in pending:
-        completions += judge(to_host(rollout), rows)
+        ahead.append((batch.problem, program(params, to_global(batch, batch_shardings(batch, mesh)), seed, step)))
+        if len(ahead) == 2:
+            completions += judge(*ahead.popleft())
+    for rows, rollout in ahead:
+        completions += judge(rows, rollout)
     return Evaluation(completions=completions, total=total)

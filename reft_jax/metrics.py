@@ -131,12 +131,16 @@ class MetricsWriter:
         tensorboard: write TensorBoard event files too.
         resume_step: step of the checkpoint that the run continues from; records after it are removed. None begins the
             run afresh: records left by an attempt that was interrupted before its first checkpoint are all removed.
+        evaluated: whether that checkpoint was written after its step's evaluation; if not, this one's records are
+            removed too.
 
     Raises:
         ValueError: a record file holds a line that cannot be read (see `cut_back`).
     """
 
-    def __init__(self, run_dir: Path, *, write: bool, tensorboard: bool, resume_step: int | None) -> None:
+    def __init__(
+        self, run_dir: Path, *, write: bool, tensorboard: bool, resume_step: int | None, evaluated: bool = True
+    ) -> None:
         self._run_dir = run_dir
         self._writes = write
         self._board: Any = None
@@ -145,7 +149,7 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         last_step = -1 if resume_step is None else resume_step
         for name in RECORD_FILES:
-            cut_back(run_dir / name, last_step)
+            cut_back(run_dir / name, last_step, evaluated=evaluated)
         if tensorboard:
             # Imported here, for it takes seconds: it pulls in torch where that is installed.
             from tensorboardX import SummaryWriter
@@ -187,6 +191,13 @@ class MetricsWriter:
         """Appends records, each with its `step`, to `evaluations.jsonl` or `rollouts.jsonl` (see `append_records`)."""
         if self._writes:
             append_records(self._run_dir / f"{kind}.jsonl", records)
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Writes `summary.json`, which says that the run is finished; it is there as a whole or not at all."""
+        if self._writes:
+            partial = self._run_dir / "summary.partial"
+            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            partial.replace(self._run_dir / "summary.json")
 
     def flush(self) -> None:
         """Forces records to the disk: called before a checkpoint is committed, so that none before it is lost."""
@@ -232,8 +243,10 @@ def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
         file.write("".join(lines))
 
 
-def cut_back(path: Path, step: int) -> int:
+def cut_back(path: Path, step: int, *, evaluated: bool = True) -> int:
     """Removes the records after `step` from a JSONL file, and a last line that an interruption tore.
+
+    Where the step was not `evaluated`, the records of its evaluation are removed as well.
 
     The file is replaced as a whole, so that an interruption here loses nothing. A missing file is left missing.
 
@@ -249,8 +262,8 @@ def cut_back(path: Path, step: int) -> int:
     partial = path.with_name(path.name + ".partial")
     with path.open("rb") as source, partial.open("wb") as kept:
         for number, line in enumerate(source, start=1):
-            record_step = _step_of(line, f"{path}, line {number}")
-            if record_step is not None and record_step <= step:
+            record = _record(line, f"{path}, line {number}")
+            if record is not None and (record["step"], _of_evaluation(record)) <= (step, evaluated):
                 # The last record may be whole and lack only its line break.
                 kept.write(line.rstrip(b"\n") + b"\n")
             else:
@@ -261,8 +274,8 @@ def cut_back(path: Path, step: int) -> int:
     return removed
 
 
-def _step_of(line: bytes, where: str) -> int | None:
-    """The `step` of a record's line; None where the line is torn: not JSON, and without its line break."""
+def _record(line: bytes, where: str) -> dict[str, Any] | None:
+    """The record of a line; None where the line is torn: not JSON, and without its line break."""
     try:
         record = json.loads(line)
     except ValueError as error:  # JSON that is broken, or a character that is
@@ -271,7 +284,12 @@ def _step_of(line: bytes, where: str) -> int | None:
         raise ValueError(f"{where}: not JSON ({error}); mend or delete this line and start again") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         raise ValueError(f"{where}: not a record with an integer step; mend or delete this line and start again")
-    return record["step"]
+    return record
+
+
+def _of_evaluation(record: Mapping[str, Any]) -> bool:
+    """Whether a record was made by the evaluation after its step."""
+    return "split" in record or "eval/accuracy" in record
 
 
 def _json_value(value: object) -> object:

@@ -13,66 +13,78 @@ from reft_jax.completion import Completion, summarise
 from reft_jax.data.batches import Prompt, epoch_order, training_prompts
 from reft_jax.models.policy import Params, Policy
 from reft_jax.ppo import build_experience, build_update, check_experience, check_first_update, with_other_padding
+from reft_jax.processes import Interrupted
 from reft_jax.rollout import Sampling
 from reft_jax.run import Run, Stage
-from reft_jax.sharding import batch_shardings, to_global, to_host
+from reft_jax.sharding import batch_shardings, to_global
 from reft_jax.train_state import TrainState, abstract_params, abstract_state, copy_params, init_state, make_optimizer
 
 
 def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable[[], Params]) -> None:
-    """PPO: sample, judge, score, update (ReFT, section 3.2)."""
+    """PPO: sample, judge, score, update (ReFT, section 3.2).
+
+    Raises:
+        Interrupted: the run was asked to stop, and has saved where it was.
+    """
     config = run.config.ppo
     state, reference = begin(run, stage, start)
     generate, score, update = programs(run, stage)
-    rows_per_iteration = config.rollout_batch_size * config.samples_per_question
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
-    for iteration in range(run.tally.stage_step, stage.stop):
-        clock = PhaseClock()
-        batch = training_prompts(
-            prompts,
-            seed=run.seed(stage.name),
-            step=iteration,
-            batch_size=config.rollout_batch_size,
-            samples_per_question=config.samples_per_question,
-            prompt_buckets=run.config.generation.prompt_buckets,
-            pad_id=run.ids.pad,
-        )
-        bucket = (batch.tokens.shape[1],)
-        on_device = to_global(batch, batch_shardings(batch, run.mesh))
-        if run.config.model.lora.rank:  # the frozen decoder, adapters off; the update before has moved its buffers
-            reference = {"decoder": state.params["decoder"]}
-        rollout = generate[bucket](
-            run.sampling_params(state.params), on_device, np.int32(run.config.seed), np.int32(iteration)
-        )
-        on_host = to_host(rollout)
-        clock.lap("rollout")
+    try:
+        if run.tally.unread:
+            end_iteration(run, stage, state)
+        for iteration in range(run.tally.stage_step, stage.stop):
+            run.stop.check()
+            clock = PhaseClock()
+            batch = training_prompts(
+                prompts,
+                seed=run.seed(stage.name),
+                step=iteration,
+                batch_size=config.rollout_batch_size,
+                samples_per_question=config.samples_per_question,
+                prompt_buckets=run.config.generation.prompt_buckets,
+                pad_id=run.ids.pad,
+            )
+            bucket = (batch.tokens.shape[1],)
+            on_device = to_global(batch, batch_shardings(batch, run.mesh))
+            if run.config.model.lora.rank:  # the frozen decoder, adapters off; the update before has moved its buffers
+                reference = {"decoder": state.params["decoder"]}
+            rollout = generate[bucket](
+                run.sampling_params(state.params), on_device, np.int32(run.config.seed), np.int32(iteration)
+            )
+            jax.block_until_ready(rollout)
+            clock.lap("rollout")
 
-        completions = run.judge(on_host, run.problems["train"], batch.problem, functions=run.functions)
-        rewards = np.zeros(rows_per_iteration, on_host.log_probs.dtype)
-        rewards[: len(completions)] = [completion.reward for completion in completions]
-        rewards = to_global(rewards, batch_shardings(rewards, run.mesh))
-        clock.lap("reward")
+            completions = run.judge(rollout, run.problems["train"], batch.problem, functions=run.functions)
+            rewards = np.zeros(len(batch.problem), rollout.log_probs.dtype)
+            rewards[: len(completions)] = [completion.reward for completion in completions]
+            rewards = to_global(rewards, batch_shardings(rewards, run.mesh))
+            clock.lap("reward")
 
-        experience, metrics = score[bucket](state.params, reference, rollout, rewards)
-        if iteration == 0:
-            other = score[bucket](state.params, reference, with_other_padding(rollout), rewards)
-            tolerance = config.check_tolerance
-            check_experience(experience, metrics, other[0], from_reference=True, tolerance=tolerance)
-        jax.block_until_ready(experience)
-        clock.lap("experience")
+            experience, metrics = score[bucket](state.params, reference, rollout, rewards)
+            if iteration == 0:
+                other = score[bucket](state.params, reference, with_other_padding(rollout), rewards)
+                tolerance = config.check_tolerance
+                check_experience(experience, metrics, other[0], from_reference=True, tolerance=tolerance)
+            jax.block_until_ready(experience)
+            clock.lap("experience")
 
-        updates = []
-        for k in range(config.update_epochs):
-            order = epoch_order(run.seed("minibatches"), iteration * config.update_epochs + k, rows_per_iteration)
-            for rows in order.reshape(-1, config.minibatch_size).astype(np.int32):
-                state, update_metrics = update[bucket](state, experience, rows)
-                updates.append(update_metrics)
-        metrics = jax.device_get(metrics) | mean_of(jax.device_get(updates))
-        clock.lap("update")
-        if iteration == 0:
-            check_first_update(updates[0], tolerance=config.check_tolerance)
+            updates = []
+            for k in range(config.update_epochs):
+                order = epoch_order(run.seed("minibatches"), iteration * config.update_epochs + k, len(batch.problem))
+                for rows in order.reshape(-1, config.minibatch_size).astype(np.int32):
+                    state, update_metrics = update[bucket](state, experience, rows)
+                    updates.append(update_metrics)
+            metrics = jax.device_get(metrics) | mean_of(jax.device_get(updates))
+            clock.lap("update")
+            if iteration == 0:
+                check_first_update(updates[0], tolerance=config.check_tolerance)
 
-        finish_iteration(run, stage, iteration + 1, state, completions, metrics, clock)
+            record_iteration(run, stage, iteration + 1, completions, metrics, clock)
+            end_iteration(run, stage, state)
+    except Interrupted:
+        run.save(stage.offset + run.tally.stage_step, state)
+        raise
 
 
 def begin(run: Run, stage: Stage, start: Callable[[], Params]) -> tuple[TrainState, Params]:
@@ -132,16 +144,15 @@ def function_means(completions: Sequence[Completion]) -> dict[str, float]:
     return {f"reward/function/{name}": sum(values) / len(values) for name, values in applied.items() if values}
 
 
-def finish_iteration(
+def record_iteration(
     run: Run,
     stage: Stage,
     done: int,
-    state: Any,
     completions: list[Completion],
     arrays: dict[str, Any],
     clock: PhaseClock,
 ) -> None:
-    """Records an iteration of PPO; evaluates and saves as the config says."""
+    """Records an iteration of PPO."""
     config, step = run.config.ppo, stage.offset + done
     seconds = sum(clock.seconds.values())
     run.tally.spend(stage.name, len(completions) * config.update_epochs, seconds)
@@ -170,7 +181,12 @@ def finish_iteration(
     if every and done % every == 0:
         records = [completion.record() for completion in completions[: run.config.logging.rollouts_limit]]
         run.writer.append("rollouts", [{"step": step, **record} for record in records])
-    last = done == stage.stop
+
+
+def end_iteration(run: Run, stage: Stage, state: TrainState) -> None:
+    """Evaluates and saves after the tally's iteration, as the config says."""
+    config, done = run.config.ppo, run.tally.stage_step
+    step, last = stage.offset + done, done == stage.stop
     if last or done % config.evaluate_every == 0:
         run.evaluate_dev(state.params, step, best="reft", parts=("warmup", "ppo"))
     if last or done % config.save_every == 0:

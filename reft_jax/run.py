@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from reft_jax.checkpoint import Checkpoints, part_name, restore_params
+from reft_jax.checkpoint import Checkpoints, chosen_name, part_name, restore_params
 from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, Score, judge
 from reft_jax.config import Config
@@ -26,13 +28,18 @@ from reft_jax.models.adapter_files import load_adapters
 from reft_jax.models.lora import merge
 from reft_jax.models.policy import Params, Policy
 from reft_jax.problem import Problem
+from reft_jax.processes import StopRequest, gather
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.rollout import Rollout, Sampling, build_generate, build_layout, needs_layout
+from reft_jax.sharding import own_rows, rows_to_host
 from reft_jax.train_state import abstract_params, init_params, init_parts
 
 SEEDS = ("pretrain", "sft", "ppo", "minibatches")
 """What draws an order of its own from the run's seed."""
+
+PARTS = ("value_head", "critic", "lora")
+"""What is saved beside a decoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +58,16 @@ class Tally:
     """How far a run has come and what it spent; saved with every resume point.
 
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
-    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), ppo.
+    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), ppo. `best` has the
+    models chosen on dev by name, the best first. `unread`: the evaluation after the last step is still to come.
     """
 
     stage: str = "pretrain"
     stage_step: int = 0  # optimizer steps of `pretrain` and `sft`, iterations of `ppo`
     examples: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    best: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    unread: bool = False
 
     def spend(self, part: str, examples: int, seconds: float) -> None:
         """Adds a step's costs."""
@@ -93,6 +102,7 @@ class Run:
     writer: MetricsWriter
     console: Progress
     checkpoints: Checkpoints
+    stop: StopRequest
     tally: Tally
     resumed_step: int | None
     programs: dict[str, Programs] = dataclasses.field(default_factory=dict)
@@ -147,18 +157,31 @@ class Run:
     def save_params(self, name: str, params: Params) -> None:
         """Saves a model: its decoder, adapters merged, and apart from it adapters, critic and value head."""
         self.checkpoints.save_params(name, merge(params, self.config.model.lora))
-        for part in ("value_head", "critic", "lora"):
+        for part in PARTS:
             if part in params:
                 self.checkpoints.save_params(part_name(name, part), {part: params[part]})
 
     def judge(
-        self, rollout: Rollout, problems: list[Problem], rows: Any, functions: Sequence[RewardFunction] = ()
+        self, rollout: Rollout, problems: list[Problem], rows: np.ndarray, functions: Sequence[RewardFunction] = ()
     ) -> list[Completion]:
-        """Reads and scores a rollout on the host; see `completion.judge`."""
-        data = self.config.data
-        return judge(
-            rollout, problems, rows, tokenizer=self.tokenizer, data=data, score=self.score, functions=functions
+        """Reads and scores a rollout; each process takes the rows that it holds, and all get all completions.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+        """
+        self.stop.check()
+        data, own = self.config.data, own_rows(self.mesh, len(rows))
+        completions = judge(
+            rows_to_host(rollout, own),
+            problems,
+            rows[own],
+            tokenizer=self.tokenizer,
+            data=data,
+            score=self.score,
+            functions=functions,
         )
+        shared = gather(list(zip(own.tolist(), completions)))
+        return [completion for _, completion in sorted(itertools.chain(*shared), key=lambda pair: pair[0])]
 
     def generate(self, name: str, batch: int, sampling: Sampling) -> Programs:
         """Sampling programs by prompt bucket, kept under `name`."""
@@ -202,28 +225,42 @@ class Run:
             mesh=self.mesh,
             pad=self.ids.pad,
             total=len(self.problems[split]),
-            judge=lambda rollout, rows: self.judge(rollout, self.problems[split], rows),
+            judge=lambda rows, rollout: self.judge(rollout, self.problems[split], rows),
         )
 
     def evaluate_dev(self, params: Params, step: int, *, best: str, parts: tuple[str, ...]) -> None:
-        """Reads dev, records it, and keeps `params` as `best` if they are the best of their kind so far.
+        """Reads dev, records it, and keeps `params` if they are among the best of their kind so far.
 
         Args:
             params: {"decoder"}, with or without a value head.
             step: the run's step.
-            best: name of the checkpoint.
+            best: name of their kind.
             parts: of the tally, what the model has cost.
+
+        Raises:
+            Interrupted: the run was asked to stop; nothing is recorded then, and the tally says `unread`.
         """
         started = time.monotonic()
+        self.tally.unread = True
         reading = self.evaluate(params, "dev")
+        self.tally.unread = False
         stage = self.tally.stage
         self.writer.append("evaluations", reading.records(step, split="dev", model=stage))
         metrics = reading.metrics("eval") | {"time/evaluation_s": time.monotonic() - started}
         self.writer.write(step, stage, metrics)
         self.console.advance(self.tally.stage_step, metrics)
-        if best not in self.tally.best or reading.accuracy > self.tally.best[best]["accuracy"]:
-            self.tally.best[best] = {"accuracy": reading.accuracy, "step": step, **self.tally.spent(*parts)}
-            self.save_params(best, params)
+        ranking = self.tally.best.setdefault(best, [])
+        place = sum(other["accuracy"] >= reading.accuracy for other in ranking)  # of two alike the earlier one is kept
+        if place < self.config.checkpoint.keep_best:
+            ranking.insert(place, {"accuracy": reading.accuracy, "step": step, **self.tally.spent(*parts)})
+            del ranking[self.config.checkpoint.keep_best :]
+            self.save_params(chosen_name(best, step), params)
+            self.link_best()
+
+    def link_best(self) -> None:
+        """Lets the names of the best models stand for those that the tally says."""
+        for name, ranking in self.tally.best.items():
+            self.checkpoints.link_best(name, int(ranking[0]["step"]), PARTS)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes and shows a training step's metrics.
@@ -246,7 +283,9 @@ class Run:
     def save(self, step: int, state: Any) -> None:
         """A resume point at the run's `step`: records first, so that none before it can be missing."""
         self.writer.flush()
-        self.checkpoints.save(step, state, dataclasses.asdict(self.tally))
+        best = self.tally.best.items()
+        chosen = {chosen_name(name, int(entry["step"])) for name, ranking in best for entry in ranking}
+        self.checkpoints.save(step, state, dataclasses.asdict(self.tally), chosen)
 
     def resume(self, stage: str, abstract_state: Any) -> Any | None:
         """The state to continue `stage` from; None where the stage begins, and the tally enters it."""

@@ -2,14 +2,18 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import yaml
+from jax.sharding import Mesh
 
 from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import Config, ModelConfig, RewardConfig, SupervisedConfig, to_dict
@@ -19,18 +23,58 @@ from reft_jax.data.readers import read_problems, shared_questions, split_dev
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
+from reft_jax.models.policy import Policy
 from reft_jax.problem import Problem
+from reft_jax.processes import StopRequest, on_first
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
 from reft_jax.run import Run, Tally
 from reft_jax.sharding import make_mesh, shard_count
+from reft_jax.train_state import abstract_params, abstract_state, make_optimizer
 from reft_jax.validation import missing_files
 
-FREE_KEYS = ("run_dir", "mesh", "logging")
-"""Settings that may change between the parts of one run: they do not change what it computes."""
+FREE_KEYS = ("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weights")
+"""Settings that may change between the parts of one run: they do not change what it computes, but for rounding."""
 
 Say = Callable[[str], None]
+
+
+def configure_jax(config: Config) -> None:
+    """Settings of JAX that must be made before any device is asked for."""
+    if config.mesh.fake_cpu_devices:
+        jax.config.update("jax_num_cpu_devices", config.mesh.fake_cpu_devices)
+    if config.logging.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.logging.compilation_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if "float64" in (config.model.dtype, config.model.param_dtype):
+        jax.config.update("jax_enable_x64", True)
+
+
+@contextlib.contextmanager
+def own_directory(directory: Path) -> Iterator[None]:
+    """Makes the run's folder and keeps other runs out of it; the lock ends with the process, however that ends.
+
+    Raises:
+        ValueError: another run is at work in it.
+        OSError: it cannot be made or written to.
+    """
+    held: list[TextIO] = []
+
+    def lock() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        held.append((directory / ".lock").open("a"))
+        try:
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"run_dir {directory} is in use by another run: wait for it, or name another") from None
+
+    try:
+        on_first(lock)
+        yield
+    finally:
+        for file in held:
+            file.close()
 
 
 def prepare(config: Config) -> tuple[Config, Any]:
@@ -42,17 +86,10 @@ def prepare(config: Config) -> tuple[Config, Any]:
     """
     for message in missing_files(config):
         raise FileNotFoundError(message)
-    if config.mesh.fake_cpu_devices:
-        jax.config.update("jax_num_cpu_devices", config.mesh.fake_cpu_devices)
-    if config.logging.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", config.logging.compilation_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if "float64" in (config.model.dtype, config.model.param_dtype):
-        jax.config.update("jax_enable_x64", True)
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
     config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
     check_lengths(config)
-    claim_directory(config, tokenizer)
+    on_first(lambda: claim_directory(config, tokenizer))
     return config, tokenizer
 
 
@@ -94,24 +131,31 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     """Writes config, versions and tokenizer into the run's folder; a run that has checkpoints there must have the same.
 
     Raises:
-        ValueError: naming the keys that differ.
+        ValueError: naming the keys that differ and are not allowed to.
     """
     directory, settings = Path(config.run_dir), to_dict(config)
     path = directory / "config.yaml"
     if path.exists() and (directory / "checkpoints").exists():
+        among = lambda key, names: any(key == name or key.startswith(name + ".") for name in names)
         old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changed = [key for key in differences(old, settings) if key.split(".")[0] not in FREE_KEYS]
-        if changed:
+        changed = [key for key in differences(old, settings) if not among(key, FREE_KEYS)]
+        refused = [key for key in changed if not among(key, config.allow_changed)]
+        if refused:
             raise ValueError(
-                f"{directory} holds a run with other settings ({', '.join(changed)}): name a fresh run_dir"
+                f"{directory} holds a run with other settings ({', '.join(refused)}): name a fresh run_dir, or name "
+                "these keys in allow_changed to go on with the new values"
             )
-    elif jax.process_index() == 0:
+        if not changed:
+            return
+    else:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
         tokenizer.save_pretrained(directory / "tokenizer")
         if config.model.path:  # an export needs them again
             hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
-        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    partial.replace(path)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
@@ -124,11 +168,12 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
+def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]:
     """Reads all problems, starts the workers, takes up the last resume point, and closes everything at the end.
 
     Raises:
         ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+        OSError: no room for the checkpoints.
     """
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
@@ -149,14 +194,19 @@ def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
             stage: encode_for_training(problems[split], config, tokenizer, stage, settings, console.message)
             for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
         }
-        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints"))
+        keep = config.checkpoint.keep_last
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
         step, tally = None, Tally()
         if (latest := checkpoints.latest()) is not None:
             step, tally = latest[0], Tally(**latest[1])
             console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
+        else:
+            on_first(lambda: check_space(config, mesh, directory))
         board = config.logging.tensorboard
-        writer = stack.enter_context(MetricsWriter(directory, write=first, tensorboard=board, resume_step=step))
-        yield Run(
+        writer = stack.enter_context(
+            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not tally.unread)
+        )
+        run = Run(
             config=config,
             mesh=mesh,
             tokenizer=tokenizer,
@@ -172,8 +222,33 @@ def open_run(config: Config, tokenizer: Any) -> Iterator[Run]:
             writer=writer,
             console=console,
             checkpoints=checkpoints,
+            stop=stop,
             tally=tally,
             resumed_step=step,
+        )
+        run.link_best()
+        yield run
+
+
+def check_space(config: Config, mesh: Mesh, directory: Path) -> None:
+    """Refuses a disk that the run's checkpoints will not fit on.
+
+    Raises:
+        OSError: naming the folder, what is free and what is needed.
+    """
+    policy = Policy(config.model, mesh, config.ppo.critic == "separate")
+    params = abstract_params(policy, mesh, value_head=True)
+    size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    state = size(abstract_state(params, make_optimizer(config.ppo.optimizer, 1), mesh))
+    models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
+    needed = (config.checkpoint.keep_last + 1) * state + models * size(params)
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        points, gigabytes = config.checkpoint.keep_last + 1, "{:.1f} GB".format
+        raise OSError(
+            f"run_dir {directory} has {gigabytes(free / 1e9)} free and the run's checkpoints take up to "
+            f"{gigabytes(needed / 1e9)} ({points} resume points of {gigabytes(state / 1e9)}, {models} models of "
+            f"{gigabytes(size(params) / 1e9)}): make room, name another run_dir, or lower checkpoint.keep_last"
         )
 
 

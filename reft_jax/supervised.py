@@ -11,6 +11,7 @@ import numpy as np
 from reft_jax.config import LoraConfig, SupervisedConfig
 from reft_jax.data.batches import Example, training_batch
 from reft_jax.models.policy import Params
+from reft_jax.processes import Interrupted
 from reft_jax.run import Run, Stage
 from reft_jax.sft import build_step
 from reft_jax.sharding import batch_shardings, to_global
@@ -20,7 +21,11 @@ from reft_jax.train_state import abstract_params, abstract_state, init_state, ma
 def supervised(
     run: Run, stage: Stage, config: SupervisedConfig, examples: Sequence[Example], start: Callable[[], Params]
 ) -> None:
-    """Maximum likelihood on annotated chains of thought; leaves the parameters under the stage's name."""
+    """Maximum likelihood on annotated chains of thought; leaves the parameters under the stage's name.
+
+    Raises:
+        Interrupted: the run was asked to stop, and has saved where it was.
+    """
     optimizer = make_optimizer(config.optimizer, stage.schedule)
     adapters = stage.name != "pretrain"  # there, a fresh model learns with all its weights
     model = run.config.model if adapters else dataclasses.replace(run.config.model, lora=LoraConfig())
@@ -34,25 +39,36 @@ def supervised(
     programs = run.add_programs(stage.name, build, len(config.prompt_buckets) * len(config.response_buckets))
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
     recorder = StepRecorder(run, stage)
-    for step in range(run.tally.stage_step, stage.stop):
-        batch = training_batch(
-            examples,
-            seed=run.seed(stage.name),
-            step=step,
-            batch_size=config.batch_size,
-            prompt_buckets=config.prompt_buckets,
-            response_buckets=config.response_buckets,
-            pad_id=run.ids.pad,
-        )
-        response = batch.responses.shape[1]
-        program = programs[batch.tokens.shape[1] - response, response]
-        state, metrics = program(state, to_global(batch, batch_shardings(batch, run.mesh)))
-        recorder.push(step + 1, metrics, batch)
-        epoch, rest = divmod(step + 1, stage.epoch)
-        if rest == 0:
-            recorder.flush()
-            end_of_epoch(run, stage, epoch, state)
-            recorder.restart_clock()
+    try:
+        if run.tally.unread:
+            end_of_epoch(run, stage, run.tally.stage_step // stage.epoch, state)
+        asked = run.stop.ask()
+        for step in range(run.tally.stage_step, stage.stop):
+            batch = training_batch(
+                examples,
+                seed=run.seed(stage.name),
+                step=step,
+                batch_size=config.batch_size,
+                prompt_buckets=config.prompt_buckets,
+                response_buckets=config.response_buckets,
+                pad_id=run.ids.pad,
+            )
+            response = batch.responses.shape[1]
+            program = programs[batch.tokens.shape[1] - response, response]
+            state, metrics = program(state, to_global(batch, batch_shardings(batch, run.mesh)))
+            recorder.push(step + 1, metrics, batch)
+            epoch, rest = divmod(step + 1, stage.epoch)
+            if rest == 0:
+                recorder.flush()
+                end_of_epoch(run, stage, epoch, state)
+                recorder.restart_clock()
+            asked, earlier = run.stop.ask(), asked
+            if earlier:  # what the step before asked is known by now: nobody waits
+                raise Interrupted
+    except Interrupted:
+        recorder.flush()
+        run.save(stage.offset + run.tally.stage_step, state)
+        raise
     run.save_params(stage.name, state.params)
 
 

@@ -8,19 +8,19 @@ import contextlib
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from reft_jax.config import PpoConfig, load_config
+from reft_jax.config import Config, PpoConfig, load_config
 from reft_jax.console import print_closing_table
 from reft_jax.data.batches import steps_per_epoch
+from reft_jax.processes import STOPPED, Interrupted, StopRequest, connect, ending_at_once, leave, on_first
 from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
-from reft_jax.startup import open_run, prepare
+from reft_jax.startup import configure_jax, open_run, own_directory, prepare
 from reft_jax.supervised import supervised
 
 
@@ -74,8 +74,8 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
         made["warmup"] = spent("warmup")
         if run.config.sft.stop_epoch > run.config.sft.warmup_epoch:
             made["sft"] = spent("warmup", "sft")
-    for name, chosen in run.tally.best.items():
-        made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in chosen.items()}
+    for name, ranking in run.tally.best.items():
+        made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in ranking[0].items()}
     step = plan["ppo"].offset + plan["ppo"].stop + 1
     summary: dict[str, Any] = {}
     for name, facts in made.items() if run.problems["test"] else ():
@@ -88,24 +88,42 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Trains what `args` (or the command line) say; of a run that is finished it prints the table again."""
+    """Trains what `args` (or the command line) say; of a run that is finished it prints the table again.
+
+    Exits with `processes.STOPPED` where it was asked to stop: the same command continues.
+    """
     config = load_config(args)
-    summary_path = Path(config.run_dir) / "summary.json"
+    with StopRequest() as stop:
+        try:
+            summary = train_or_read(config, stop)
+        except Interrupted:
+            message = f"stopped as asked; the same command continues in {config.run_dir}"
+            leave(message, STOPPED, together=stop.deferred)
+        except OSError as error:  # a full disk, say
+            leave(f"error: {error}")
+    if jax.process_index() == 0:
+        print_closing_table(summary)
+
+
+def train_or_read(config: Config, stop: StopRequest) -> dict[str, Any]:
+    """The summary of a run: of a finished one that which is there, else what is made now."""
+    summary = Path(config.run_dir) / "summary.json"
     with contextlib.ExitStack() as stack:
         try:
+            connect(config.distributed)
+            configure_jax(config)
+            stack.enter_context(own_directory(summary.parent))
             config, tokenizer = prepare(config)
-            if summary_path.exists():
-                print_closing_table(json.loads(summary_path.read_text(encoding="utf-8")))
-                return
-            run = stack.enter_context(open_run(config, tokenizer))
-        except (ValueError, FileNotFoundError) as error:
-            sys.exit(f"error: {error}")
-        summary = train(run)
-    if jax.process_index() == 0:
-        partial = summary_path.with_suffix(".partial")
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        partial.replace(summary_path)
-        print_closing_table(summary)
+            if on_first(summary.exists):
+                return json.loads(summary.read_text(encoding="utf-8"))
+            run = stack.enter_context(open_run(config, tokenizer, stop))
+        except (ValueError, OSError) as error:
+            leave(f"error: {error}")
+        stop.defer(run.mesh)
+        with ending_at_once():
+            made = train(run)
+            run.writer.write_summary(made)
+    return made
 
 
 if __name__ == "__main__":

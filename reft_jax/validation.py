@@ -13,13 +13,13 @@ POSITIVE = {
     *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
     *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
     *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
-    *("rope_theta", "alpha"),
+    *("rope_theta", "alpha", "timeout", "keep_last", "keep_best"),
 }
 NOT_NEGATIVE = {
     *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
     *("schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
     *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
-    *("vocab_size", "rotary_dim", "position_offset"),
+    *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
 }
 SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p"}
 OPEN_SHARES = {"dev_fraction"}
@@ -90,6 +90,14 @@ def _combination_errors(config: Config) -> Iterator[str]:
     sft, ppo, model = config.sft, config.ppo, config.model
     if not config.run_dir:
         yield "run_dir is empty: name the folder that the run is written to"
+    distributed = config.distributed
+    if distributed.coordinator and distributed.process >= distributed.processes:
+        yield (
+            f"distributed.process ({distributed.process}) must be less than distributed.processes "
+            f"({distributed.processes})"
+        )
+    if not distributed.coordinator and (distributed.processes or distributed.process):
+        yield "distributed.coordinator is empty: give it with distributed.processes, or leave all three to the cluster"
     if config.seed >= 2**31:
         yield f"seed is {config.seed}: it must be less than 2147483648"
     if config.data.cot == "text" and not config.data.templates.answer_trigger:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("config", "validation", "problem", "reward", "metrics", "console", "statistics"),
-    ("data", "sharding", "losses", "models"),
+    ("data", "sharding", "processes", "losses", "models"),
     ("train_state", "rollout", "completion", "compilation"),
     ("sft", "ppo", "evaluate", "checkpoint"),
     ("run", "startup", "supervised", "reinforcement", "train", "export"),

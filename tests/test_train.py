@@ -158,7 +158,7 @@ def here(monkeypatch, capfd):
     monkeypatch.setattr(jax, "devices", lambda: one)
 
     def run(arguments: list[str]) -> str:
-        main(arguments)
+        main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
         return capfd.readouterr().out
 
     return run
@@ -169,10 +169,14 @@ def here(monkeypatch, capfd):
 
 def test_files_of_a_run(finished):
     run_dir, output = finished
-    expected = {"config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
+    expected = {".lock", "config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
     assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
-    models = {"warmup", "sft", "sft_best", "reft", "reft_value_head"}
-    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == models | {"resume"}
+    summary = json.loads((run_dir / "summary.json").read_text())
+    best = {name: f"{name}_step_{int(summary[name]['step'])}" for name in ("sft_best", "reft")}
+    best["reft_value_head"] = f"{best['reft']}_value_head"
+    entries = list((run_dir / "checkpoints").iterdir())
+    assert {p.name: str(p.readlink()) for p in entries if p.is_symlink()} == best
+    assert {p.name for p in entries if not p.is_symlink()} == {"warmup", "sft", "resume", *best.values()}
     info = json.loads((run_dir / "run.json").read_text())
     assert info["versions"]["jax"] == jax.__version__
     assert load_config(["--config", str(run_dir / "config.yaml")]).model.decoder.vocab_size > 100, "resolved"
