@@ -11,10 +11,11 @@ Resuming and choosing are kept apart because a best-only policy would delete the
 All processes of a run call these methods alike.
 """
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,20 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._resume.close()
-        self._params.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._writing():
+            self._resume.close()
+            self._params.close()
+        if kind is None and self._chosen is not None:
+            self._remove_all_but(self._chosen)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the file system refuses comes out of Orbax as one error or another, and some of it a save later."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            raise OSError(f"a checkpoint in {self._directory} could not be written: {error}") from error
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and progress of the newest complete resume point, or None."""
@@ -78,14 +90,18 @@ class Checkpoints:
 
         Chosen models that neither this resume point nor the one before it names (`chosen`) are removed: a crash while
         it is written goes back to that one.
+
+        Raises:
+            OSError: it, or the one before, could not be written.
         """
-        self._resume.wait_until_finished()
-        if step in self._resume.all_steps():
-            return
-        self._saving = step
-        self._resume.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
-        )
+        with self._writing():
+            self._resume.wait_until_finished()
+            if step in self._resume.all_steps():
+                return
+            self._saving = step
+            self._resume.save(
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+            )
         if self._chosen is not None:
             self._remove_all_but(chosen | self._chosen)
         self._chosen = chosen
@@ -96,8 +112,9 @@ class Checkpoints:
 
     def save_params(self, name: str, params: Any) -> None:
         """Writes parameters under a name, replacing those that are there, and waits until they are on disk."""
-        self._params.save(self._directory / name, params, force=True)
-        self._params.wait_until_finished()
+        with self._writing():
+            self._params.save(self._directory / name, params, force=True)
+            self._params.wait_until_finished()
 
     def restore_params(self, name: str, abstract: Any) -> Any:
         """The parameters under a name, laid out as `abstract` says."""

@@ -3,6 +3,9 @@
 import jax
 import pytest
 
+from reft_jax.train import main
+from tests.runs import command_line, complete
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -14,3 +17,29 @@ def compilation_cache(request) -> str:
         jax.config.update("jax_compilation_cache_dir", str(request.config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return jax.config.jax_compilation_cache_dir
+
+
+@pytest.fixture(scope="session")
+def arguments(tmp_path_factory, compilation_cache):
+    """Makes the command line of the tiny run, see `runs.command_line`."""
+    return command_line(tmp_path_factory.mktemp("config"), compilation_cache)
+
+
+@pytest.fixture(scope="session")
+def finished(arguments, tmp_path_factory):
+    """The tiny run, uninterrupted: its folder and what it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    return run_dir, complete(arguments(run_dir))
+
+
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """Runs in this process on one device; returns what it printed."""
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+
+    def run(arguments: list[str]) -> str:
+        main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
+        return capfd.readouterr().out
+
+    return run

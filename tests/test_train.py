@@ -1,23 +1,14 @@
-"""Whole small runs: what they write, that a killed one ends like an uninterrupted one, and every way to start a stage.
+"""Whole small runs: what they write, what the numbers in it say of each other, and every way to start a stage.
 
-The model is tiny, the problems are the embedded ones; all runs share a folder of compiled programs. Runs that are
-killed, or need devices of their own, are processes; the others run here, on one device.
+Runs that need devices of their own are processes; the others run here, on one device.
 """
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 import warnings
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import yaml
 
@@ -26,143 +17,22 @@ from reft_jax.data.batches import bucket, evaluation_batches, step_indices
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.startup import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.statistics import wilson_interval
-from reft_jax.train import main
-
-OPTIMIZER = {"beta2": 0.98, "weight_decay": 0.01}
-TINY = {
-    "seed": 3,
-    "model": {
-        "tokenizer": "embedded",
-        "decoder": {
-            "vocab_multiple": 8,
-            "embed_dim": 16,
-            "num_layers": 2,
-            "num_heads": 2,
-            "num_kv_heads": 2,
-            "head_dim": 8,
-            "rotary_dim": 8,
-            "mlp_dim": 32,
-            "max_positions": 128,
-            "initializer_range": 0.1,
-        },
-    },
-    "data": {
-        "train": {"kind": "generated", "path": "train", "limit": 120},
-        "test": {"kind": "generated", "path": "test", "limit": 20},
-        "dev_fraction": 0.2,
-    },
-    "sft": {
-        "schedule_epochs": 16,
-        "warmup_epoch": 9,
-        "stop_epoch": 11,
-        "evaluate_every": 4,
-        "save_every": 3,
-        "batch_size": 16,
-        "microbatch_size": 8,
-        "prompt_buckets": [34, 36, 48],
-        "response_buckets": [56],
-        "optimizer": {"learning_rate": 0.02, **OPTIMIZER},
-    },
-    "ppo": {
-        "epochs": 3,
-        "rollout_batch_size": 36,
-        "minibatch_size": 12,
-        "microbatch_size": 12,
-        "evaluate_every": 3,
-        "save_every": 2,
-        "optimizer": {"learning_rate": 0.005, "schedule": "constant", **OPTIMIZER},
-    },
-    "generation": {"prompt_buckets": [60, 72], "max_response": 20, "scan_layers": True},
-    "evaluation": {"batch_size": 12},
-    "reward": {"program_timeout": 5.0},
-    "logging": {"rollouts_every": 1, "rollouts_limit": 36},
-}
-TRAIN, DEV, TEST = 96, 24, 20  # problems, after dev is carved out
-SFT_STEPS, ITERATIONS = 66, 9  # 6 steps an epoch, 11 epochs; 3 iterations an epoch, the last one with filler rows
-UNREPEATABLE = re.compile("time/|throughput/|run/compilations")
-RECORDS = ("metrics", "evaluations", "rollouts")
-
-
-@pytest.fixture(scope="module")
-def arguments(tmp_path_factory, compilation_cache):
-    """Makes the command line of the tiny run, with overrides as `sft__stop_epoch=9`."""
-    folder = tmp_path_factory.mktemp("config")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-
-    def make(run_dir: Path, **overrides: Any) -> list[str]:
-        line = ["--config", str(folder / "tiny.yaml"), "--run_dir", str(run_dir)]
-        line += ["--logging.compilation_cache", compilation_cache]
-        for key, value in overrides.items():
-            line += ["--" + key.replace("__", "."), str(value)]
-        return line
-
-    return make
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "reft_jax.train", *arguments],
-        cwd=Path(__file__).parents[1],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def complete(arguments: list[str], code: int = 0) -> str:
-    """Runs to the end, which is to have an exit code, in a process of its own; returns what it printed."""
-    process = start(arguments)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == code, output
-    return output
-
-
-def read(run_dir: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / f"{name}.jsonl").read_text().splitlines()]
-
-
-def repeatable(run_dir: Path, name: str) -> list[dict[str, Any]]:
-    """Records without what depends on the clock or the process."""
-    return [{k: v for k, v in record.items() if not UNREPEATABLE.match(k)} for record in read(run_dir, name)]
-
-
-def steps(run_dir: Path, stage: str) -> list[dict[str, Any]]:
-    """A stage's training metrics, one record a step."""
-    return [r for r in read(run_dir, "metrics") if r["stage"] == stage and "optimizer/gradient_norm" in r]
-
-
-def restore(path: Path) -> Any:
-    with warnings.catch_warnings(), ocp.StandardCheckpointer() as checkpointer:
-        warnings.simplefilter("ignore")  # that it is restored as it was saved, without being told a layout
-        return jax.tree.map(np.asarray, checkpointer.restore(path))
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-
-
-@pytest.fixture(scope="module")
-def finished(arguments, tmp_path_factory):
-    """The run of the tiny config, uninterrupted: its folder and what it printed."""
-    run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    return run_dir, complete(arguments(run_dir))
-
-
-@pytest.fixture
-def here(monkeypatch, capfd):
-    """Runs in this process on one device; returns what it printed."""
-    one = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: one)
-
-    def run(arguments: list[str]) -> str:
-        main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
-        return capfd.readouterr().out
-
-    return run
-
+from tests.runs import (
+    DEV,
+    ITERATIONS,
+    RECORDS,
+    SFT_STEPS,
+    TEST,
+    TINY,
+    TRAIN,
+    UNREPEATABLE,
+    assert_same_bits,
+    complete,
+    read,
+    repeatable,
+    restore,
+    steps,
+)
 
 # What a run writes
 
@@ -304,50 +174,6 @@ def test_a_finished_run_prints_its_table_and_does_nothing(finished, arguments, h
     again = here(arguments(run_dir, logging__tensorboard=False))
     assert again.strip() == output[output.index(again.strip()[:20]) :].strip()
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("ppo.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
-)
-def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here, key, value):
-    with pytest.raises(SystemExit, match=rf"other settings \({re.escape(key)}\): name a fresh run_dir"):
-        here(arguments(finished[0], **{key.replace(".", "__"): value}))
-
-
-def kill_at(arguments: list[str], run_dir: Path, step: int) -> int:
-    """Kills the run as hard as can be once `metrics.jsonl` shows a step; returns that of its last checkpoint."""
-    process, deadline = start(arguments), time.monotonic() + 300
-    path = run_dir / "metrics.jsonl"
-    while not path.exists() or f'"step": {step},' not in path.read_text():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (run_dir / "summary.json").exists()
-    complete = [path.name for path in (run_dir / "checkpoints/resume").iterdir() if path.name.isdigit()]
-    return max(map(int, complete), default=0)
-
-
-def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_path):
-    """Killed before the first checkpoint, in the middle of SFT, and in the middle of PPO."""
-    run_dir, line = tmp_path / "killed", arguments(tmp_path / "killed")
-    assert kill_at(line, run_dir, 2) == 0
-    assert 0 < kill_at(line, run_dir, 40) < SFT_STEPS
-    assert SFT_STEPS < kill_at(line, run_dir, SFT_STEPS + 6) < SFT_STEPS + ITERATIONS
-    output = complete(line)
-    resumed = int(re.search(r"continuing after step (\d+): ppo", output)[1])
-    assert SFT_STEPS < resumed < SFT_STEPS + ITERATIONS
-    for name in RECORDS:
-        assert repeatable(run_dir, name) == repeatable(finished[0], name), name
-    for name in ("warmup", "sft", "sft_best", "reft", f"resume/{SFT_STEPS + ITERATIONS}/state"):
-        one, other = (restore(folder / "checkpoints" / name) for folder in (run_dir, finished[0]))
-        assert_same_bits(one, other)
-    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (run_dir, finished[0]))
-    for facts in (*one.values(), *other.values()):
-        del facts["seconds"]
-    assert one == other
 
 
 # Stages switched on and off, devices, and failures

@@ -1,0 +1,144 @@
+"""Whole runs for the tests: the settings of a tiny one, how to start it as a process, and how to read what it wrote.
+
+The model is tiny, the problems are the embedded ones; all runs share a folder of compiled programs.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import yaml
+
+OPTIMIZER = {"beta2": 0.98, "weight_decay": 0.01}
+TINY = {
+    "seed": 3,
+    "model": {
+        "tokenizer": "embedded",
+        "decoder": {
+            "vocab_multiple": 8,
+            "embed_dim": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "num_kv_heads": 2,
+            "head_dim": 8,
+            "rotary_dim": 8,
+            "mlp_dim": 32,
+            "max_positions": 128,
+            "initializer_range": 0.1,
+        },
+    },
+    "data": {
+        "train": {"kind": "generated", "path": "train", "limit": 120},
+        "test": {"kind": "generated", "path": "test", "limit": 20},
+        "dev_fraction": 0.2,
+    },
+    "sft": {
+        "schedule_epochs": 16,
+        "warmup_epoch": 9,
+        "stop_epoch": 11,
+        "evaluate_every": 4,
+        "save_every": 3,
+        "batch_size": 16,
+        "microbatch_size": 8,
+        "prompt_buckets": [34, 36, 48],
+        "response_buckets": [56],
+        "optimizer": {"learning_rate": 0.02, **OPTIMIZER},
+    },
+    "ppo": {
+        "epochs": 3,
+        "rollout_batch_size": 36,
+        "minibatch_size": 12,
+        "microbatch_size": 12,
+        "evaluate_every": 3,
+        "save_every": 2,
+        "optimizer": {"learning_rate": 0.005, "schedule": "constant", **OPTIMIZER},
+    },
+    "generation": {"prompt_buckets": [60, 72], "max_response": 20, "scan_layers": True},
+    "evaluation": {"batch_size": 12},
+    "reward": {"program_timeout": 5.0},
+    "logging": {"rollouts_every": 1, "rollouts_limit": 36},
+}
+TRAIN, DEV, TEST = 96, 24, 20  # problems, after dev is carved out
+SFT_STEPS, ITERATIONS = 66, 9  # 6 steps an epoch, 11 epochs; 3 iterations an epoch, the last one with filler rows
+UNREPEATABLE = re.compile("time/|throughput/|run/compilations")
+RECORDS = ("metrics", "evaluations", "rollouts")
+
+
+def command_line(folder: Path, compilation_cache: str) -> Callable[..., list[str]]:
+    """Makes the command line of the tiny run, with overrides as `sft__stop_epoch=9`."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+
+    def make(run_dir: Path, **overrides: Any) -> list[str]:
+        line = ["--config", str(folder / "tiny.yaml"), "--run_dir", str(run_dir)]
+        line += ["--logging.compilation_cache", compilation_cache]
+        for key, value in overrides.items():
+            line += ["--" + key.replace("__", "."), str(value)]
+        return line
+
+    return make
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "reft_jax.train", *arguments],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def complete(arguments: list[str], code: int = 0) -> str:
+    """Runs to the end, which is to have an exit code, in a process of its own; returns what it printed."""
+    process = start(arguments)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
+    return output
+
+
+def read(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def repeatable(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """Records without what depends on the clock or the process."""
+    return [{k: v for k, v in record.items() if not UNREPEATABLE.match(k)} for record in read(run_dir, name)]
+
+
+def steps(run_dir: Path, stage: str) -> list[dict[str, Any]]:
+    """A stage's training metrics, one record a step."""
+    return [r for r in read(run_dir, "metrics") if r["stage"] == stage and "optimizer/gradient_norm" in r]
+
+
+def restore(path: Path) -> Any:
+    with warnings.catch_warnings(), ocp.StandardCheckpointer() as checkpointer:
+        warnings.simplefilter("ignore")  # that it is restored as it was saved, without being told a layout
+        return jax.tree.map(np.asarray, checkpointer.restore(path))
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two finished runs wrote the same records, models, last state and summary, but for what depends on the clock."""
+    for name in RECORDS:
+        assert repeatable(one, name) == repeatable(other, name), name
+    for name in ("warmup", "sft", "sft_best", "reft", f"resume/{SFT_STEPS + ITERATIONS}/state"):
+        assert_same_bits(*(restore(folder / "checkpoints" / name) for folder in (one, other)))
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
+    for facts in (*summaries[0].values(), *summaries[1].values()):
+        del facts["seconds"]
+    assert summaries[0] == summaries[1]
