@@ -23,6 +23,9 @@ from reft_jax.config import DistributedConfig
 
 T = TypeVar("T")
 
+REFUSED = 2
+"""Exit code of a run that cannot work with its settings and files: trying again will not help."""
+
 STOPPED = 75
 """Exit code of a run that was asked to stop and can go on (sysexits' EX_TEMPFAIL)."""
 
@@ -106,8 +109,6 @@ def ending_at_once() -> Iterator[None]:
 
 def leave(message: str, code: int = 1, *, together: bool = False) -> NoReturn:
     """Ends this process with a message: in order where it is alone or all leave `together`, else waiting for nobody."""
-    if code == 1 and not jax.distributed.is_initialized():
-        sys.exit(message)
     print(message, file=sys.stderr, flush=True)
     if jax.distributed.is_initialized() and not together:
         sys.stdout.flush()

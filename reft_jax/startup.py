@@ -56,8 +56,7 @@ def own_directory(directory: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out of it; the lock ends with the process, however that ends.
 
     Raises:
-        ValueError: another run is at work in it.
-        OSError: it cannot be made or written to.
+        OSError: another run is at work in it, or it cannot be made or written to.
     """
     held: list[TextIO] = []
 
@@ -67,7 +66,7 @@ def own_directory(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"run_dir {directory} is in use by another run: wait for it, or name another") from None
+            raise OSError(f"run_dir {directory} is in use by another run: wait for it, or name another") from None
 
     try:
         on_first(lock)

@@ -17,7 +17,7 @@ import jax
 from reft_jax.config import Config, PpoConfig, load_config
 from reft_jax.console import print_closing_table
 from reft_jax.data.batches import steps_per_epoch
-from reft_jax.processes import STOPPED, Interrupted, StopRequest, connect, ending_at_once, leave, on_first
+from reft_jax.processes import REFUSED, STOPPED, Interrupted, StopRequest, connect, ending_at_once, leave, on_first
 from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
 from reft_jax.startup import configure_jax, open_run, own_directory, prepare
@@ -90,7 +90,8 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Trains what `args` (or the command line) say; of a run that is finished it prints the table again.
 
-    Exits with `processes.STOPPED` where it was asked to stop: the same command continues.
+    Exits with `processes.STOPPED` where it was asked to stop, so that the same command continues, with
+    `processes.REFUSED` where that is no use, and with 1 after any other error.
     """
     config = load_config(args)
     with StopRequest() as stop:
@@ -117,8 +118,8 @@ def train_or_read(config: Config, stop: StopRequest) -> dict[str, Any]:
             if on_first(summary.exists):
                 return json.loads(summary.read_text(encoding="utf-8"))
             run = stack.enter_context(open_run(config, tokenizer, stop))
-        except (ValueError, OSError) as error:
-            leave(f"error: {error}")
+        except (ValueError, FileNotFoundError) as error:
+            leave(f"error: {error}", REFUSED)
         stop.defer(run.mesh)
         with ending_at_once():
             made = train(run)

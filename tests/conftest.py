@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from reft_jax.processes import REFUSED
 from reft_jax.train import main
 from tests.runs import command_line, complete
 
@@ -34,12 +35,15 @@ def finished(arguments, tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch, capfd):
-    """Runs in this process on one device; returns what it printed."""
+    """Runs in this process on one device; returns what it printed, and leaves with what it says when it is refused."""
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
 
     def run(arguments: list[str]) -> str:
-        main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
+        try:
+            main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
+        except SystemExit as left:
+            raise SystemExit(capfd.readouterr().err if left.code in (1, REFUSED) else left.code) from None
         return capfd.readouterr().out
 
     return run
