@@ -115,7 +115,7 @@ METRICS: Mapping[str, Metric] = {
     "time/evaluation_s": Metric("s", "One evaluation, programs included"),
     "time/step_s": Metric("s", "The whole step"),
     "run/compilations": Metric("count", "Programs compiled by this process since it started"),
-    "run/workers_replaced": Metric("count", "Program workers that died at work since the process started"),
+    "run/workers_replaced": Metric("count", "Program workers of process 0 that died at work since it started"),
     "run/epoch": Metric("epochs", "Passes over the stage's data so far"),
     "run/examples": Metric("sequences", "Sequences trained on in the stage so far, every pass counted"),
 }

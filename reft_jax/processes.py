@@ -5,12 +5,13 @@ and `on_first` are where they speak, and all must call them alike. One process a
 """
 
 import contextlib
+import hashlib
 import os
 import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -87,6 +88,22 @@ def on_first(work: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return result  # type: ignore[return-value]
+
+
+def require_equal(values: Mapping[str, object]) -> None:
+    """Compares what all processes must have alike, by name and as `repr` says it.
+
+    Raises:
+        ValueError: naming the first thing that differs, and the process.
+    """
+    digests = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()}
+    for process, others in enumerate(gather(digests)):
+        for name, digest in digests.items():
+            if others[name] != digest:
+                raise ValueError(
+                    f"process {process} has other {name} than process {jax.process_index()}: all processes need the "
+                    "same command and the same files"
+                )
 
 
 @contextlib.contextmanager

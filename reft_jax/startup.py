@@ -16,7 +16,7 @@ import yaml
 from jax.sharding import Mesh
 
 from reft_jax.checkpoint import Checkpoints
-from reft_jax.config import Config, ModelConfig, RewardConfig, SupervisedConfig, to_dict
+from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.readers import read_problems, shared_questions, split_dev
@@ -25,7 +25,7 @@ from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
 from reft_jax.models.policy import Policy
 from reft_jax.problem import Problem
-from reft_jax.processes import StopRequest, on_first
+from reft_jax.processes import StopRequest, on_first, require_equal
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
@@ -193,6 +193,9 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
             stage: encode_for_training(problems[split], config, tokenizer, stage, settings, console.message)
             for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
         }
+        everywhere = dataclasses.replace(config, distributed=DistributedConfig())
+        tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
+        require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
         keep = config.checkpoint.keep_last
         checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
         step, tally = None, Tally()

@@ -72,15 +72,20 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
 def test_two_processes_are_one_run(finished, arguments, tmp_path):
     """Beside one process with one device: all data in the same order, the first samples and rewards the same.
 
-    Later samples may differ where rounding decides. One of the processes is asked to stop on the way.
+    Later samples may differ where rounding decides. One of the two is asked to stop on the way, then one process alone
+    goes on for a while, and is asked to stop as well.
     """
     run_dir = tmp_path / "two"
     process = launch(arguments(run_dir, **MESH))
     wait_for_step(process, run_dir, 30)
     os.kill(members(run_dir)[1], signal.SIGTERM)
     assert "stopped as asked; the same command continues" in end(process, STOPPED)
+    process = launch(arguments(run_dir), 1)
+    wait_for_step(process, run_dir, 45)
+    process.terminate()
+    end(process, STOPPED)
     output = end(launch(arguments(run_dir, **MESH)), 0)
-    assert re.search(r"continuing after step 3\d: sft", output)
+    assert re.search(r"continuing after step (4|5)\d: sft", output)
     assert not members(run_dir)
 
     assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
@@ -199,6 +204,15 @@ def test_one_process_speaks_to_itself_for_nothing(monkeypatch):
     assert on_first(lambda: marker) is marker
     with pytest.raises(KeyError, match="mine"):
         on_first(lambda: {}["mine"])
+
+
+def test_processes_that_have_other_data_do_not_start(monkeypatch):
+    seen: list[dict] = []
+    monkeypatch.setattr(processes, "gather", lambda item: seen.append(item) or [item, seen[0]])
+    processes.require_equal({"settings": {"a": 1}, "problems": ["x", "y"]})
+    processes.require_equal({"settings": {"a": 1}, "problems": ["x", "y"]})
+    with pytest.raises(ValueError, match=r"process 1 has other problems than process 0.*the same files"):
+        processes.require_equal({"settings": {"a": 1}, "problems": ["x", "z"]})
 
 
 def test_a_cluster_is_asked_unless_told_otherwise(monkeypatch):
