@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("config", "validation", "problem", "reward", "metrics", "console", "statistics"),
+    ("config", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
     ("data", "sharding", "processes", "losses", "models"),
     ("train_state", "rollout", "completion", "compilation"),
     ("sft", "ppo", "evaluate", "checkpoint"),
     ("run", "startup", "supervised", "reinforcement", "train", "export"),
+    ("preflight", "preflight_steps", "preflight_report"),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FLAX_OUTSIDE_MODELS = {"sharding", "train_state"}  # for the boxes that carry a parameter's axis names, not for modules
