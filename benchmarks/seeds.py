@@ -41,16 +41,16 @@ def draw(runs: Mapping[int, Path], path: Path) -> None:
     for i, run in enumerate(runs.values()):
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         trained: dict[str, int] = {}
-        curves: dict[str, list[tuple[int, float]]] = {"sft": [], "ppo": []}
+        curves: dict[str, list[tuple[int, float]]] = {"sft": [], "rl": []}
         warmup = json.loads((run / "summary.json").read_text(encoding="utf-8"))["warmup"]["examples"]
         for record in records:
             stage = record["stage"]
             trained[stage] = record.get("run/examples", trained.get(stage, 0))
             if "eval/accuracy" in record and stage in curves:
-                offset = warmup if stage == "ppo" else 0
+                offset = warmup if stage == "rl" else 0
                 curves[stage].append((offset + int(trained[stage]), 100 * record["eval/accuracy"]))
-        curves["ppo"].insert(0, next(point for point in curves["sft"] if point[0] >= warmup))
-        for stage, colour, label in (("sft", "tab:blue", "SFT"), ("ppo", "tab:orange", "ReFT")):
+        curves["rl"].insert(0, next(point for point in curves["sft"] if point[0] >= warmup))
+        for stage, colour, label in (("sft", "tab:blue", "SFT"), ("rl", "tab:orange", "ReFT")):
             axes.plot(*zip(*curves[stage]), color=colour, alpha=0.7, marker=".", label=label if i == 0 else None)
     axes.set(xlabel="sequences trained on", ylabel="dev accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.3)

@@ -73,7 +73,7 @@ def main(run: Path, samples: int = 8, epochs: int = 6) -> None:
         data = out.with_suffix(".jsonl")
         rows = write_training_set(sampling, sample_correct(sampling, run / "checkpoints/warmup", samples), data)
     print(f"{rows} programs for {len(sampling.problems['train']) + len(sampling.problems['dev'])} questions")
-    overrides: dict[str, object] = {"seed": config.seed, "run_dir": out, "ppo.epochs": 0}
+    overrides: dict[str, object] = {"seed": config.seed, "run_dir": out, "rl.epochs": 0}
     overrides |= {"data.train.kind": "jsonl", "data.train.path": data, "sft.evaluate_every": 1}
     overrides |= {f"sft.{key}": epochs for key in ("schedule_epochs", "warmup_epoch", "stop_epoch")}
     arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from reft_jax.config import DecoderConfig, Dtype, GenerationConfig, MeshConfig, ModelConfig, OptimizerConfig, PpoConfig
+from reft_jax.config import DecoderConfig, Dtype, GenerationConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy
 from reft_jax.ppo import build_experience, build_update
@@ -93,7 +93,7 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
     """Seconds of an iteration's phases in this package; `compile` is all programs together."""
     model = model_config(shape)
     policy = Policy(model, mesh)
-    ppo = PpoConfig(
+    rl = RlConfig(
         rollout_batch_size=shape.batch,
         minibatch_size=shape.batch,
         microbatch_size=shape.microbatch,
@@ -115,8 +115,8 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
         )
     )
     sizes |= {"response": shape.response, "temperature": 1.0}
-    experience_step = _compile(build_experience(model, ppo, mesh, **sizes))
-    update_step = _compile(build_update(model, ppo, mesh, **sizes, total_steps=1000))
+    experience_step = _compile(build_experience(model, rl, mesh, **sizes))
+    update_step = _compile(build_update(model, rl, mesh, **sizes, total_steps=1000))
     compilation = time.perf_counter() - start
 
     params = init_params(policy, mesh, jax.random.key(0), value_head=True)
@@ -134,7 +134,7 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
     rewards = to_global(np.ones(shape.batch, np.float32), batch_shardings(np.ones(shape.batch), mesh))
     score = lambda: jax.block_until_ready(experience_step(params, reference, rollout, rewards)[0])
     experience = score()
-    state = [init_state(copy_params(params), make_optimizer(ppo.optimizer, 1000), mesh)]
+    state = [init_state(copy_params(params), make_optimizer(rl.optimizer, 1000), mesh)]
     rows = np.arange(shape.batch, dtype=np.int32)
 
     def update() -> None:

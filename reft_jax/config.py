@@ -253,7 +253,7 @@ class SftConfig(SupervisedConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PpoConfig:
+class RlConfig:
     """The reinforcement stage."""
 
     epochs: int = 300
@@ -432,7 +432,7 @@ class Config:
     """Optional first stage."""
     sft: SftConfig = SftConfig()
     """Warm-up and SFT baseline."""
-    ppo: PpoConfig = PpoConfig()
+    rl: RlConfig = RlConfig()
     """Reinforcement."""
     generation: GenerationConfig = GenerationConfig()
     """Sampling."""
@@ -447,13 +447,13 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     allow_changed: tuple[str, ...] = ()
-    """Keys, such as `ppo.kl_coef`, that may differ from those this run began with; it goes on with the new values."""
+    """Keys, such as `rl.kl_coef`, that may differ from those this run began with; it goes on with the new values."""
     logging: LoggingConfig = LoggingConfig()
     """Records."""
 
 
 def load_config(args: Sequence[str] | None = None) -> Config:
-    """Reads `--config FILE` and dotted overrides (`--ppo.kl_coef 0.02`) from `args`, or from the command line.
+    """Reads `--config FILE` and dotted overrides (`--rl.kl_coef 0.02`) from `args`, or from the command line.
 
     Prints what is wrong, naming the key, and exits with 2 on an unknown or ill-typed key or an impossible combination.
     """

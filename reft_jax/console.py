@@ -30,7 +30,7 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
     "eval/accuracy": "dev {:.1%}".format,
     "throughput/train_tokens_per_s": _tokens_per_second,
     "throughput/rollout_tokens_per_s": _tokens_per_second,
-    "ppo/sequence_kl": "kl {:.2f}".format,
+    "rl/sequence_kl": "kl {:.2f}".format,
 }
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 

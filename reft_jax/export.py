@@ -117,7 +117,7 @@ def read_fields(run_dir: Path, config: Config) -> dict[str, Any]:
 def read_params(checkpoint: Path, config: Config, *, part: str) -> Params:
     """The only part in a checkpoint, `decoder`, `value_head`, `critic` or `lora`, on the first device."""
     mesh = make_mesh(MeshConfig(fsdp=1, data=1, tensor=1), jax.devices()[:1])
-    abstract = abstract_params(Policy(config.model, mesh, config.ppo.critic == "separate"), mesh, value_head=True)
+    abstract = abstract_params(Policy(config.model, mesh, config.rl.critic == "separate"), mesh, value_head=True)
     return restore_params(checkpoint, {part: abstract[part]})[part]
 
 

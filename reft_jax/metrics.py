@@ -4,7 +4,7 @@ The last stop of every batch: the loop hands over plain floats and nothing comes
 only check names, so that a mistake stops all of them alike. All records carry `step`, the run's own count of steps
 through all its stages, which is what a checkpoint is numbered by: a resume keeps the records up to its step.
 
-    metrics.jsonl      one line a step: {"step": 12, "stage": "ppo", "reward/mean": 0.41, ...}
+    metrics.jsonl      one line a step: {"step": 12, "stage": "rl", "reward/mean": 0.41, ...}
     evaluations.jsonl  one line a problem of an evaluation
     rollouts.jsonl     one line a sampled completion
     tensorboard/       the scalars of metrics.jsonl once more
@@ -74,22 +74,22 @@ METRICS: Mapping[str, Metric] = {
     "pretrain/tokens": Metric("tokens", "Target tokens trained on in the step"),
     "sft/loss": Metric("nats per token", "Cross-entropy of the targets of the step"),
     "sft/tokens": Metric("tokens", "Target tokens trained on in the step"),
-    "ppo/policy_loss": Metric("1", "Clipped surrogate loss of the policy"),
-    "ppo/value_loss": Metric("reward squared", "Half the clipped squared error of the values, before `vf_coef`"),
-    "ppo/total_loss": Metric("1", "Policy loss plus `vf_coef` times value loss: what is minimised"),
-    "ppo/kl_k1": Metric("nats per token", "KL of the sampling policy from the reference; estimator k1, may be below 0"),
-    "ppo/kl_k3": Metric("nats per token", "KL of the sampling policy from the reference; estimator k3, never below 0"),
-    "ppo/sequence_kl": Metric("nats per response", "k1 summed over each response, mean over responses"),
-    "ppo/kl_max": Metric("nats", "Largest absolute k1 of a token in the step"),
-    "ppo/log_ratio_max": Metric("nats", "Largest absolute log(new probability / old probability) of a token"),
-    "ppo/ratio_mean": Metric("1", "Mean over tokens of new probability / old probability"),
-    "ppo/clip_fraction": Metric("share", "Tokens whose ratio lies outside 1 +- `clip_range`"),
-    "ppo/entropy": Metric("nats per token", "Entropy of the policy's next-token distribution"),
-    "ppo/explained_variance": Metric("1", "1 - Var(return - value) / Var(return) over tokens; 1 is a perfect critic"),
-    "ppo/advantage_mean": Metric("reward", "Mean advantage over tokens, before whitening"),
-    "ppo/value_mean": Metric("reward", "Mean value over tokens"),
-    "ppo/return_mean": Metric("reward", "Mean return over tokens: advantage plus value, KL penalty included"),
-    "ppo/sampler_gap": Metric("nats", "Largest difference of a token's log-prob between sampler and scorer"),
+    "rl/policy_loss": Metric("1", "Clipped surrogate loss of the policy"),
+    "rl/value_loss": Metric("reward squared", "Half the clipped squared error of the values, before `vf_coef`"),
+    "rl/total_loss": Metric("1", "Policy loss plus `vf_coef` times value loss: what is minimised"),
+    "rl/kl_k1": Metric("nats per token", "KL of the sampling policy from the reference; estimator k1, may be below 0"),
+    "rl/kl_k3": Metric("nats per token", "KL of the sampling policy from the reference; estimator k3, never below 0"),
+    "rl/sequence_kl": Metric("nats per response", "k1 summed over each response, mean over responses"),
+    "rl/kl_max": Metric("nats", "Largest absolute k1 of a token in the step"),
+    "rl/log_ratio_max": Metric("nats", "Largest absolute log(new probability / old probability) of a token"),
+    "rl/ratio_mean": Metric("1", "Mean over tokens of new probability / old probability"),
+    "rl/clip_fraction": Metric("share", "Tokens whose ratio lies outside 1 +- `clip_range`"),
+    "rl/entropy": Metric("nats per token", "Entropy of the policy's next-token distribution"),
+    "rl/explained_variance": Metric("1", "1 - Var(return - value) / Var(return) over tokens; 1 is a perfect critic"),
+    "rl/advantage_mean": Metric("reward", "Mean advantage over tokens, before whitening"),
+    "rl/value_mean": Metric("reward", "Mean value over tokens"),
+    "rl/return_mean": Metric("reward", "Mean return over tokens: advantage plus value, KL penalty included"),
+    "rl/sampler_gap": Metric("nats", "Largest difference of a token's log-prob between sampler and scorer"),
     "optimizer/gradient_norm": Metric("1", "Global L2 norm of the gradient before clipping"),
     "optimizer/learning_rate": Metric("1", "Learning rate of the step"),
     "reward/mean": Metric("reward", "Mean reward of the sampled completions, without the KL penalty"),
@@ -167,7 +167,7 @@ class MetricsWriter:
 
         Args:
             step: the run's step, counted through all stages.
-            stage: such as `sft` or `ppo`.
+            stage: such as `sft` or `rl`.
             metrics: numbers by their names in `METRICS`.
 
         Raises:

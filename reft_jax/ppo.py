@@ -13,7 +13,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from reft_jax import losses
-from reft_jax.config import ModelConfig, PpoConfig
+from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Params, Policy, response_values, score_responses
 from reft_jax.rollout import Rollout
@@ -44,7 +44,7 @@ class Experience:
 
 def make_experience(
     policy: Policy,
-    config: PpoConfig,
+    config: RlConfig,
     temperature: float,
     params: Params,
     reference: Params,
@@ -63,7 +63,7 @@ def make_experience(
         rewards: [B] float, the verdict on each completion.
 
     Returns:
-        (experience, metrics). `ppo/sampler_gap` is the largest |sampler's log-prob - scored log-prob|, nats.
+        (experience, metrics). `rl/sampler_gap` is the largest |sampler's log-prob - scored log-prob|, nats.
     """
     sequences, mask = rollout.sequences, rollout.sequences.response_mask
 
@@ -88,16 +88,16 @@ def make_experience(
     kl_k1 = losses.kl_k1(log_probs, scored["reference"])
     gap = jnp.abs(rollout.log_probs - log_probs)
     metrics = {
-        "ppo/kl_k1": losses.masked_mean(kl_k1, mask),
-        "ppo/kl_k3": losses.masked_mean(losses.kl_k3(log_probs, scored["reference"]), mask),
-        "ppo/sequence_kl": jnp.sum(jnp.where(mask, kl_k1, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
-        "ppo/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl_k1), 0)),
-        "ppo/entropy": losses.masked_mean(scored["entropy"], mask),
-        "ppo/explained_variance": losses.explained_variance(values, returns, mask),
-        "ppo/advantage_mean": losses.masked_mean(advantages, mask),
-        "ppo/value_mean": losses.masked_mean(values, mask),
-        "ppo/return_mean": losses.masked_mean(returns, mask),
-        "ppo/sampler_gap": jnp.max(jnp.where(mask, gap, 0)),
+        "rl/kl_k1": losses.masked_mean(kl_k1, mask),
+        "rl/kl_k3": losses.masked_mean(losses.kl_k3(log_probs, scored["reference"]), mask),
+        "rl/sequence_kl": jnp.sum(jnp.where(mask, kl_k1, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
+        "rl/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl_k1), 0)),
+        "rl/entropy": losses.masked_mean(scored["entropy"], mask),
+        "rl/explained_variance": losses.explained_variance(values, returns, mask),
+        "rl/advantage_mean": losses.masked_mean(advantages, mask),
+        "rl/value_mean": losses.masked_mean(values, mask),
+        "rl/return_mean": losses.masked_mean(returns, mask),
+        "rl/sampler_gap": jnp.max(jnp.where(mask, gap, 0)),
     }
     if config.whiten_advantages:
         advantages = losses.whiten(advantages, mask)
@@ -109,7 +109,7 @@ def make_experience(
 
 def update(
     policy: Policy,
-    config: PpoConfig,
+    config: RlConfig,
     temperature: float,
     total_steps: int,
     state: TrainState,
@@ -142,20 +142,20 @@ def update(
         log_ratio = jnp.where(mask, scores.log_probs - part.log_probs, 0)
         total = (jnp.sum(policy_loss) + config.vf_coef * jnp.sum(value_loss)) / responses
         sums = {
-            "ppo/policy_loss": jnp.sum(policy_loss) / responses,
-            "ppo/value_loss": jnp.sum(value_loss) / responses,
-            "ppo/total_loss": total,
-            "ppo/clip_fraction": jnp.sum(clipped) / responses,
-            "ppo/ratio_mean": jnp.sum(losses.masked_mean(jnp.exp(log_ratio), mask, axis=1)) / responses,
+            "rl/policy_loss": jnp.sum(policy_loss) / responses,
+            "rl/value_loss": jnp.sum(value_loss) / responses,
+            "rl/total_loss": total,
+            "rl/clip_fraction": jnp.sum(clipped) / responses,
+            "rl/ratio_mean": jnp.sum(losses.masked_mean(jnp.exp(log_ratio), mask, axis=1)) / responses,
         }
-        return total, {"sums": sums, "ppo/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
+        return total, {"sums": sums, "rl/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
 
     count = config.minibatch_size // config.microbatch_size
     gradients, aux = accumulate(loss, state.params, batch, count, policy.mesh)
     learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
     state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
-    metrics |= {"ppo/log_ratio_max": jnp.max(aux["ppo/log_ratio_max"]), "optimizer/learning_rate": learning_rate}
+    metrics |= {"rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"]), "optimizer/learning_rate": learning_rate}
     return state, metrics
 
 
@@ -195,11 +195,11 @@ def check_experience(
     checks = {
         "log-probs or values change with what pads the rows (a mask leaks)": padding,
         "the sampler's log-probs differ from the trainer's (temperature, cache positions, or the compute type)": float(
-            metrics["ppo/sampler_gap"]
+            metrics["rl/sampler_gap"]
         ),
     }
     if from_reference:
-        checks["the policy equals its reference and yet their KL is not 0"] = float(metrics["ppo/kl_max"])
+        checks["the policy equals its reference and yet their KL is not 0"] = float(metrics["rl/kl_max"])
     _raise_beyond(checks, tolerance)
 
 
@@ -210,15 +210,13 @@ def check_first_update(metrics: dict[str, jax.Array], *, tolerance: float) -> No
         RuntimeError: naming the largest |log ratio|.
     """
     cause = "the ratio is not 1 before the first update (dropout, or old log-probs made by another program)"
-    _raise_beyond({cause: float(metrics["ppo/log_ratio_max"])}, tolerance)
+    _raise_beyond({cause: float(metrics["rl/log_ratio_max"])}, tolerance)
 
 
 def _raise_beyond(checks: dict[str, float], tolerance: float) -> None:
     for cause, value in checks.items():
         if not value <= tolerance:  # nan fails too
-            raise RuntimeError(
-                f"self-check: {cause}: {value:.3g} nats, more than ppo.check_tolerance ({tolerance:.3g})"
-            )
+            raise RuntimeError(f"self-check: {cause}: {value:.3g} nats, more than rl.check_tolerance ({tolerance:.3g})")
 
 
 def _abstract_rollout(batch: int, prompt: int, response: int, dtype: Any, mesh: Mesh) -> Rollout:
@@ -230,7 +228,7 @@ def _abstract_rollout(batch: int, prompt: int, response: int, dtype: Any, mesh: 
 
 
 def build_experience(
-    model: ModelConfig, config: PpoConfig, mesh: Mesh, *, temperature: float, prompt: int, response: int
+    model: ModelConfig, config: RlConfig, mesh: Mesh, *, temperature: float, prompt: int, response: int
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(params, reference, rollout, rewards) -> (Experience, metrics)` for one bucket, and its arguments."""
     policy = Policy(model, mesh, config.critic == "separate")
@@ -253,7 +251,7 @@ def build_experience(
 
 def build_update(
     model: ModelConfig,
-    config: PpoConfig,
+    config: RlConfig,
     mesh: Mesh,
     *,
     temperature: float,

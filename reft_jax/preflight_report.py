@@ -65,7 +65,7 @@ def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> di
 STAGES = {
     "pretrain": ("pretrain",),
     "sft": ("sft", "layout", "evaluation"),
-    "ppo": ("layout", "rollout", "experience", "update", "evaluation"),
+    "rl": ("layout", "rollout", "experience", "update", "evaluation"),
 }
 """The steps of each stage, in their order."""
 
@@ -75,11 +75,11 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
     steps, adapted = plan["steps"], config.model.lora.rank > 0
     code = sum(found.get("code", 0) * steps[name]["bucket"][-1] for name, found in measures.items())
     for stage, names in STAGES.items():
-        state = steps.get("update" if stage == "ppo" else stage, {}).get("arguments")
+        state = steps.get("update" if stage == "rl" else stage, {}).get("arguments")
         if not state:
             continue
         held = dict.fromkeys(PARTS, 0) | {"params": state["params"], "adam": state["optimizer"], "code": code}
-        if stage == "ppo" and not adapted:  # adapters off, the policy is its own reference
+        if stage == "rl" and not adapted:  # adapters off, the policy is its own reference
             held["reference"] = plan["decoder"]
         for step in names:
             if step in measures:
@@ -130,7 +130,7 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     model, shards = config.model, plan["shards"]
     steps = {phase["step"] for phase in over}
     training = [step for step in ("pretrain", "sft", "update", "experience") if step in steps]
-    for section in dict.fromkeys("ppo" if step in ("update", "experience") else step for step in training):
+    for section in dict.fromkeys("rl" if step in ("update", "experience") else step for step in training):
         yield from _smaller_microbatch(config, section, shards)
     if training and not model.remat:
         yield "model.remat: true: a layer's activations are computed again, not kept; a third more compute"
@@ -143,7 +143,7 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     if steps & {"rollout", "evaluation", "layout"} and config.generation.weights == "copied":
         yield "generation.weights: auto: each device holds only its share of the weights while sampling"
     if "rollout" in steps:
-        yield "generation.max_response or ppo.rollout_batch_size: smaller, for the KV cache grows with both"
+        yield "generation.max_response or rl.rollout_batch_size: smaller, for the KV cache grows with both"
     if plan["mesh"]["data"] > 1:
         yield "mesh: {data: 1, fsdp: -1}: weights and Adam's moments are split over all devices, not copied to each"
     if not model.lora.rank:
@@ -160,7 +160,7 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
 
 def _smaller_microbatch(config: Config, section: str, shards: int) -> Iterator[str]:
     stage = getattr(config, section)
-    batch = stage.minibatch_size if section == "ppo" else stage.batch_size
+    batch = stage.minibatch_size if section == "rl" else stage.batch_size
     smaller = [size for size in range(shards, stage.microbatch_size, shards) if batch % size == 0]
     if smaller:
         yield (
@@ -170,7 +170,7 @@ def _smaller_microbatch(config: Config, section: str, shards: int) -> Iterator[s
 
 
 def _smaller_logits(config: Config, target: Target, plan: Plan, training: list[str]) -> Iterator[str]:
-    sections = {step: getattr(config, step if step in ("pretrain", "sft") else "ppo") for step in training}
+    sections = {step: getattr(config, step if step in ("pretrain", "sft") else "rl") for step in training}
     tokens = {step: of.microbatch_size * plan["steps"][step]["bucket"][2] for step, of in sections.items()}
     step = max(tokens, key=lambda step: tokens[step], default="")
     size = 4 * tokens.get(step, 0) * plan["vocabulary"] // plan["shards"] // plan["mesh"]["tensor"]

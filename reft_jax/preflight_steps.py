@@ -38,7 +38,7 @@ PAD, EOS, SCHEDULE = 1, 2, 1000  # neither ids nor the length of a schedule chan
 
 def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
     """The programs of a run by name, each in its largest bucket: what makes (jitted, abstract arguments)."""
-    model, ppo, generation, evaluation = config.model, config.ppo, config.generation, config.evaluation
+    model, rl, generation, evaluation = config.model, config.rl, config.generation, config.evaluation
     longest = {"prompt": max(generation.prompt_buckets)}
     scored: dict[str, Any] = {**longest, "response": generation.max_response, "temperature": generation.temperature}
     layout = (model, mesh, generation.weights)
@@ -58,13 +58,13 @@ def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
         found["pretrain"] = supervised(dataclasses.replace(model, lora=LoraConfig()), config.pretrain)
     if config.sft.schedule_epochs:
         found["sft"] = supervised(model, config.sft)
-    if (config.sft.schedule_epochs or ppo.epochs) and needs_layout(*layout):
+    if (config.sft.schedule_epochs or rl.epochs) and needs_layout(*layout):
         found["layout"] = lambda: build_layout(*layout)
-    if ppo.epochs:
-        found["rollout"] = generate(ppo.rollout_batch_size * ppo.samples_per_question, Sampling(generation.temperature))
-        found["experience"] = lambda: build_experience(model, ppo, mesh, **scored)
-        found["update"] = lambda: build_update(model, ppo, mesh, total_steps=SCHEDULE, **scored)
-    if config.sft.schedule_epochs or ppo.epochs:
+    if rl.epochs:
+        found["rollout"] = generate(rl.rollout_batch_size * rl.samples_per_question, Sampling(generation.temperature))
+        found["experience"] = lambda: build_experience(model, rl, mesh, **scored)
+        found["update"] = lambda: build_update(model, rl, mesh, total_steps=SCHEDULE, **scored)
+    if config.sft.schedule_epochs or rl.epochs:
         sampling = Sampling(evaluation.temperature, evaluation.top_k, evaluation.top_p)
         found["evaluation"] = generate(evaluation.batch_size, sampling)
     return found
@@ -72,16 +72,16 @@ def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
 
 def bucket(config: Config, step: str) -> tuple[int, int, int, int]:
     """Rows, prompt and response tokens of the bucket that is compiled, and how many buckets there are."""
-    generation, ppo = config.generation, config.ppo
+    generation, rl = config.generation, config.rl
     if step in ("pretrain", "sft"):
         stage = getattr(config, step)
         count = len(stage.prompt_buckets) * len(stage.response_buckets)
         return stage.batch_size, max(stage.prompt_buckets), max(stage.response_buckets), count
     if step == "layout":
         return 0, 0, 0, 1
-    rows = {"evaluation": config.evaluation.batch_size, "update": ppo.minibatch_size}
+    rows = {"evaluation": config.evaluation.batch_size, "update": rl.minibatch_size}
     count = len(generation.prompt_buckets)
-    sampled = ppo.rollout_batch_size * ppo.samples_per_question
+    sampled = rl.rollout_batch_size * rl.samples_per_question
     return rows.get(step, sampled), max(generation.prompt_buckets), generation.max_response, count
 
 

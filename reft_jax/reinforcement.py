@@ -26,7 +26,7 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
     Raises:
         Interrupted: the run was asked to stop, and has saved where it was.
     """
-    config = run.config.ppo
+    config = run.config.rl
     state, reference = begin(run, stage, start)
     generate, score, update = programs(run, stage)
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
@@ -90,8 +90,8 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
 def begin(run: Run, stage: Stage, start: Callable[[], Params]) -> tuple[TrainState, Params]:
     """The state to begin or go on with, and the reference; with adapters both hold one copy of the decoder."""
     adapted = run.config.model.lora.rank > 0
-    optimizer = make_optimizer(run.config.ppo.optimizer, stage.schedule)
-    policy = Policy(run.config.model, run.mesh, run.config.ppo.critic == "separate")
+    optimizer = make_optimizer(run.config.rl.optimizer, stage.schedule)
+    policy = Policy(run.config.model, run.mesh, run.config.rl.critic == "separate")
     params = abstract_params(policy, run.mesh, value_head=True)
     state = run.resume(stage.name, abstract_state(params, optimizer, run.mesh))
     if state is not None and adapted:
@@ -106,7 +106,7 @@ def begin(run: Run, stage: Stage, start: Callable[[], Params]) -> tuple[TrainSta
 
 def programs(run: Run, stage: Stage) -> tuple[Programs, Programs, Programs]:
     """The compiled steps by prompt bucket: generate, score, update."""
-    config, generation = run.config.ppo, run.config.generation
+    config, generation = run.config.rl, run.config.generation
     generate = run.generate(
         "rollout", config.rollout_batch_size * config.samples_per_question, Sampling(generation.temperature)
     )
@@ -153,7 +153,7 @@ def record_iteration(
     clock: PhaseClock,
 ) -> None:
     """Records an iteration of PPO."""
-    config, step = run.config.ppo, stage.offset + done
+    config, step = run.config.rl, stage.offset + done
     seconds = sum(clock.seconds.values())
     run.tally.spend(stage.name, len(completions) * config.update_epochs, seconds)
     run.tally.stage_step = done
@@ -185,9 +185,9 @@ def record_iteration(
 
 def end_iteration(run: Run, stage: Stage, state: TrainState) -> None:
     """Evaluates and saves after the tally's iteration, as the config says."""
-    config, done = run.config.ppo, run.tally.stage_step
+    config, done = run.config.rl, run.tally.stage_step
     step, last = stage.offset + done, done == stage.stop
     if last or done % config.evaluate_every == 0:
-        run.evaluate_dev(state.params, step, best="reft", parts=("warmup", "ppo"))
+        run.evaluate_dev(state.params, step, best="reft", parts=("warmup", "rl"))
     if last or done % config.save_every == 0:
         run.save(step, state)

@@ -35,7 +35,7 @@ from reft_jax.rollout import Rollout, Sampling, build_generate, build_layout, ne
 from reft_jax.sharding import own_rows, rows_to_host
 from reft_jax.train_state import abstract_params, init_params, init_parts
 
-SEEDS = ("pretrain", "sft", "ppo", "minibatches")
+SEEDS = ("pretrain", "sft", "rl", "minibatches")
 """What draws an order of its own from the run's seed."""
 
 PARTS = ("value_head", "critic", "lora")
@@ -58,12 +58,12 @@ class Tally:
     """How far a run has come and what it spent; saved with every resume point.
 
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
-    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), ppo. `best` has the
+    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl. `best` has the
     models chosen on dev by name, the best first. `unread`: the evaluation after the last step is still to come.
     """
 
     stage: str = "pretrain"
-    stage_step: int = 0  # optimizer steps of `pretrain` and `sft`, iterations of `ppo`
+    stage_step: int = 0  # optimizer steps of `pretrain` and `sft`, iterations of `rl`
     examples: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)

@@ -238,10 +238,10 @@ def check_space(config: Config, mesh: Mesh, directory: Path) -> None:
     Raises:
         OSError: naming the folder, what is free and what is needed.
     """
-    policy = Policy(config.model, mesh, config.ppo.critic == "separate")
+    policy = Policy(config.model, mesh, config.rl.critic == "separate")
     params = abstract_params(policy, mesh, value_head=True)
     size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    state = size(abstract_state(params, make_optimizer(config.ppo.optimizer, 1), mesh))
+    state = size(abstract_state(params, make_optimizer(config.rl.optimizer, 1), mesh))
     models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
     needed = (config.checkpoint.keep_last + 1) * state + models * size(params)
     free = shutil.disk_usage(directory).free
@@ -276,8 +276,8 @@ def check_batches(config: Config, shards: int) -> None:
         sizes["pretrain.microbatch_size"] = config.pretrain.microbatch_size
     if config.sft.schedule_epochs:
         sizes["sft.microbatch_size"] = config.sft.microbatch_size
-    if config.ppo.epochs:
-        sizes["ppo.microbatch_size"] = config.ppo.microbatch_size
+    if config.rl.epochs:
+        sizes["rl.microbatch_size"] = config.rl.microbatch_size
     for key, size in sizes.items():
         if size % shards:
             raise ValueError(f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})")
@@ -290,7 +290,7 @@ def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
     test = read_problems(data.test) if data.test.kind != "none" else []
     pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
     dev = dev[: config.evaluation.limit or None]
-    if (config.sft.schedule_epochs or config.ppo.epochs) and not (train and dev):
+    if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
         raise ValueError(
             f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
             f"data.dev_fraction ({data.dev_fraction})"

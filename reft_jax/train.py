@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from reft_jax.config import Config, PpoConfig, load_config
+from reft_jax.config import Config, RlConfig, load_config
 from reft_jax.console import print_closing_table
 from reft_jax.data.batches import steps_per_epoch
 from reft_jax.processes import REFUSED, STOPPED, Interrupted, StopRequest, connect, ending_at_once, leave, on_first
@@ -29,18 +29,18 @@ def stages(run: Run) -> dict[str, Stage]:
     config = run.config
     pretrain = steps_per_epoch(len(run.examples["pretrain"]), config.pretrain.batch_size)
     sft = steps_per_epoch(len(run.examples["sft"]), config.sft.batch_size)
-    ppo = steps_per_epoch(len(run.prompts["train"]), config.ppo.rollout_batch_size)
+    rl = steps_per_epoch(len(run.prompts["train"]), config.rl.rollout_batch_size)
     first = Stage("pretrain", 0, pretrain, pretrain * config.pretrain.epochs, pretrain * config.pretrain.epochs)
     second = Stage("sft", first.stop, sft, sft * config.sft.schedule_epochs, sft * config.sft.stop_epoch)
     if not config.sft.schedule_epochs:
         second = dataclasses.replace(second, stop=0)
     third = Stage(
-        "ppo", second.offset + second.stop, ppo, ppo * config.ppo.epochs * updates(config.ppo), ppo * config.ppo.epochs
+        "rl", second.offset + second.stop, rl, rl * config.rl.epochs * updates(config.rl), rl * config.rl.epochs
     )
     return {stage.name: stage for stage in (first, second, third)}
 
 
-def updates(config: PpoConfig) -> int:
+def updates(config: RlConfig) -> int:
     """Optimizer steps of an iteration."""
     return config.update_epochs * config.rollout_batch_size * config.samples_per_question // config.minibatch_size
 
@@ -59,10 +59,10 @@ def train(run: Run) -> dict[str, Any]:
         supervised(run, plan["sft"], run.config.sft, run.examples["sft"], first)
     if plan["sft"].stop:
         first = functools.partial(run.saved_params, "warmup")
-    elif run.config.ppo.init_from:
-        first = functools.partial(run.foreign_params, run.config.ppo.init_from)
-    if todo["ppo"]:
-        reinforce(run, plan["ppo"], run.prompts["train"], first)
+    elif run.config.rl.init_from:
+        first = functools.partial(run.foreign_params, run.config.rl.init_from)
+    if todo["rl"]:
+        reinforce(run, plan["rl"], run.prompts["train"], first)
     return read_test(run, plan)
 
 
@@ -76,7 +76,7 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
             made["sft"] = spent("warmup", "sft")
     for name, ranking in run.tally.best.items():
         made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in ranking[0].items()}
-    step = plan["ppo"].offset + plan["ppo"].stop + 1
+    step = plan["rl"].offset + plan["rl"].stop + 1
     summary: dict[str, Any] = {}
     for name, facts in made.items() if run.problems["test"] else ():
         reading = run.evaluate(run.saved_params(name), "test")

@@ -45,8 +45,8 @@ def missing_files(config: Config) -> Iterator[str]:
     ):
         if source.kind in ("reft", "gsm8k", "jsonl") and not Path(source.path).is_file():
             yield f"{key}.path: there is no file {source.path!r}"
-    if config.ppo.init_from and not Path(config.ppo.init_from).is_dir():
-        yield f"ppo.init_from: there is no checkpoint directory {config.ppo.init_from!r}"
+    if config.rl.init_from and not Path(config.rl.init_from).is_dir():
+        yield f"rl.init_from: there is no checkpoint directory {config.rl.init_from!r}"
 
 
 def range_errors(config: Any, prefix: str) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
 
 def _combination_errors(config: Config) -> Iterator[str]:
     """Yields a message for each combination of settings that cannot work together."""
-    sft, ppo, model = config.sft, config.ppo, config.model
+    sft, rl, model = config.sft, config.rl, config.model
     if not config.run_dir:
         yield "run_dir is empty: name the folder that the run is written to"
     distributed = config.distributed
@@ -118,22 +118,22 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
             f"model.decoder.head_dim ({model.decoder.head_dim})"
         )
-    if not (config.pretrain.epochs or sft.schedule_epochs or ppo.epochs):
-        yield "pretrain.epochs, sft.schedule_epochs and ppo.epochs are all 0: there is nothing to do"
+    if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs):
+        yield "pretrain.epochs, sft.schedule_epochs and rl.epochs are all 0: there is nothing to do"
     if config.pretrain.epochs and config.pretrain.source.kind == "none":
         yield "pretrain.epochs is set and pretrain.source.kind is `none`: give its problems"
-    if config.data.train.kind == "none" and (sft.schedule_epochs or ppo.epochs):
+    if config.data.train.kind == "none" and (sft.schedule_epochs or rl.epochs):
         yield "data.train.kind is `none`: SFT and PPO need training problems"
     if sft.schedule_epochs and not 0 < sft.warmup_epoch <= sft.stop_epoch <= sft.schedule_epochs:
         yield (
             f"0 < sft.warmup_epoch ({sft.warmup_epoch}) <= sft.stop_epoch ({sft.stop_epoch}) <= "
             f"sft.schedule_epochs ({sft.schedule_epochs}) does not hold; sft.schedule_epochs 0 switches SFT off"
         )
-    if sft.schedule_epochs and ppo.init_from:
-        yield "ppo.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
-    completions = ppo.rollout_batch_size * ppo.samples_per_question
-    if completions % ppo.minibatch_size or ppo.minibatch_size % ppo.microbatch_size:
+    if sft.schedule_epochs and rl.init_from:
+        yield "rl.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
+    completions = rl.rollout_batch_size * rl.samples_per_question
+    if completions % rl.minibatch_size or rl.minibatch_size % rl.microbatch_size:
         yield (
-            f"ppo.rollout_batch_size * ppo.samples_per_question ({completions}) must be a multiple of "
-            f"ppo.minibatch_size ({ppo.minibatch_size}), and that of ppo.microbatch_size ({ppo.microbatch_size})"
+            f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
+            f"rl.minibatch_size ({rl.minibatch_size}), and that of rl.microbatch_size ({rl.microbatch_size})"
         )

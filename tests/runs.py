@@ -52,7 +52,7 @@ TINY = {
         "response_buckets": [56],
         "optimizer": {"learning_rate": 0.02, **OPTIMIZER},
     },
-    "ppo": {
+    "rl": {
         "epochs": 3,
         "rollout_batch_size": 36,
         "minibatch_size": 12,

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from reft_jax import hlo, ppo, sft
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, PpoConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
 from reft_jax.rollout import Sampling, build_generate, generate
 from reft_jax.sharding import make_mesh
@@ -64,7 +64,7 @@ def trained(kind: str = "sft", remat: bool = False, microbatches: int = 1) -> tu
         config = SupervisedConfig(batch_size=microbatches * B, microbatch_size=B)
         step, args = sft.build_step(model, config, where, **lengths)
     else:
-        config = PpoConfig(rollout_batch_size=B, minibatch_size=B, microbatch_size=B)
+        config = RlConfig(rollout_batch_size=B, minibatch_size=B, microbatch_size=B)
         step, args = ppo.build_update(model, config, where, temperature=1.0, **lengths)
     return compiled(step, args), args
 

@@ -94,24 +94,24 @@ def test_every_overlay_loads_over_the_config_that_its_first_line_names(path):
 
 
 def test_print_config_loads_back(capsys, tmp_path):
-    line = ["--config", str(CONFIGS[0]), "--ppo.kl_coef", "0.02", "--sft.prompt_buckets", "[36, 40]", "--seed", "7"]
+    line = ["--config", str(CONFIGS[0]), "--rl.kl_coef", "0.02", "--sft.prompt_buckets", "[36, 40]", "--seed", "7"]
     with pytest.raises(SystemExit) as stop:
         load_config([*line, "--print_config"])
     assert stop.value.code == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     config = load_config(["--config", str(tmp_path / "printed.yaml")])
     assert config == load_config(line)
-    assert (config.ppo.kl_coef, config.sft.prompt_buckets, config.seed) == (0.02, (36, 40), 7)
+    assert (config.rl.kl_coef, config.sft.prompt_buckets, config.seed) == (0.02, (36, 40), 7)
 
 
 def test_later_files_and_overrides_win_and_leave_the_rest(tmp_path):
-    (tmp_path / "a.yaml").write_text("ppo: {kl_coef: 0.5, epochs: 7}\n")
-    (tmp_path / "b.yaml").write_text("ppo: {epochs: 8}\n")
+    (tmp_path / "a.yaml").write_text("rl: {kl_coef: 0.5, epochs: 7}\n")
+    (tmp_path / "b.yaml").write_text("rl: {epochs: 8}\n")
     files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
-    ppo = load_config([*VALID, *files, "--ppo.optimizer.beta2", "0.9"]).ppo
-    expected = dataclasses.replace(ppo.optimizer, beta2=0.9)
-    assert (ppo.kl_coef, ppo.epochs, ppo.optimizer, ppo.clip_range) == (0.5, 8, expected, 0.2)
-    assert ppo.optimizer.learning_rate == 3e-7, "the default of this stage, not of the class"
+    rl = load_config([*VALID, *files, "--rl.optimizer.beta2", "0.9"]).rl
+    expected = dataclasses.replace(rl.optimizer, beta2=0.9)
+    assert (rl.kl_coef, rl.epochs, rl.optimizer, rl.clip_range) == (0.5, 8, expected, 0.2)
+    assert rl.optimizer.learning_rate == 3e-7, "the default of this stage, not of the class"
 
 
 def test_help_explains_every_key(capsys):
@@ -135,10 +135,10 @@ def test_help_explains_every_key(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ppo.kl_coeff", "0.1"], "ppo.kl_coeff"),
+        (["--rl.kl_coeff", "0.1"], "rl.kl_coeff"),
         (["--pppo.kl_coef", "0.1"], "pppo"),
-        (["--ppo.kl_coef", "much"], "ppo.kl_coef"),
-        (["--ppo.epochs", "1.5"], "ppo.epochs"),
+        (["--rl.kl_coef", "much"], "rl.kl_coef"),
+        (["--rl.epochs", "1.5"], "rl.epochs"),
         (["--sft.prompt_buckets", "[12, many]"], "sft.prompt_buckets"),
         (["--model.dtype", "float8"], "model.dtype"),
         (["--data.train.kind", "csv"], "data.train.kind"),
@@ -152,8 +152,8 @@ def test_unknown_and_ill_typed_arguments_are_named(capsys, arguments, message):
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("ppo: {kl_coeff: 0.1}", ["kl_coeff"]),
-        ("ppo: {optimizer: {lr: 0.1}}", ["lr"]),
+        ("rl: {kl_coeff: 0.1}", ["kl_coeff"]),
+        ("rl: {optimizer: {lr: 0.1}}", ["lr"]),
         ("rollout: {size: 1}", ["rollout"]),
         ("evaluation: {batch_size: many}", ["evaluation.batch_size", "many"]),
         ("model: {scan_layers: 3}", ["model.scan_layers", "3"]),
@@ -173,29 +173,29 @@ IMPOSSIBLE = [
     (["--model.lora.targets", "[q, query]"], "model.lora.targets names query: there are q, k, v"),
     (["--model.lora.path", "adapter"], "model.lora.path is set and model.path is empty"),
     (["--model.decoder.rotary_dim", "18"], "model.decoder.rotary_dim (18) must be even and at most"),
-    (["--sft.schedule_epochs", "0", "--ppo.epochs", "0"], "are all 0: there is nothing to do"),
+    (["--sft.schedule_epochs", "0", "--rl.epochs", "0"], "are all 0: there is nothing to do"),
     (["--pretrain.epochs", "1"], "pretrain.source.kind is `none`"),
     (["--data.train.kind", "none"], "data.train.kind is `none`"),
     (["--data.train.path", "dev"], "data.train.path is 'dev': the generated splits are train, test and pretrain"),
     (["--data.test.kind", "gsm8k"], "data.test.path is empty"),
     (["--sft.warmup_epoch", "0"], "0 < sft.warmup_epoch (0) <= sft.stop_epoch (40)"),
     (["--sft.stop_epoch", "41"], "sft.stop_epoch (41) <= sft.schedule_epochs (40) does not hold"),
-    (["--ppo.init_from", "x"], "ppo.init_from is set but PPO starts from the warm-up"),
-    (["--ppo.minibatch_size", "24"], "ppo.rollout_batch_size * ppo.samples_per_question (32) must be a multiple of"),
-    (["--ppo.microbatch_size", "5"], "ppo.microbatch_size (5)"),
+    (["--rl.init_from", "x"], "rl.init_from is set but PPO starts from the warm-up"),
+    (["--rl.minibatch_size", "24"], "rl.rollout_batch_size * rl.samples_per_question (32) must be a multiple of"),
+    (["--rl.microbatch_size", "5"], "rl.microbatch_size (5)"),
     (["--sft.microbatch_size", "36"], "sft.batch_size (48) must be a multiple of sft.microbatch_size (36)"),
     (["--pretrain.batch_size", "7"], "pretrain.batch_size (7) must be a multiple of pretrain.microbatch_size (48)"),
     (["--generation.temperature", "0"], "generation.temperature is 0.0"),
     (["--generation.prompt_buckets", "[]"], "generation.prompt_buckets is (): it needs at least one"),
     (["--sft.response_buckets", "[8, 0]"], "sft.response_buckets is (8, 0)"),
     (["--sft.batch_size", "0"], "sft.batch_size is 0: it must be more than 0"),
-    (["--ppo.samples_per_question", "-1"], "ppo.samples_per_question is -1: it must be more than 0"),
-    (["--ppo.kl_coef", "-0.1"], "ppo.kl_coef is -0.1: it must be 0 or more"),
+    (["--rl.samples_per_question", "-1"], "rl.samples_per_question is -1: it must be more than 0"),
+    (["--rl.kl_coef", "-0.1"], "rl.kl_coef is -0.1: it must be 0 or more"),
     (["--seed", "2147483648"], "seed is 2147483648: it must be less than 2147483648"),
     (["--data.cot", "text", "--data.templates.answer_trigger", ""], "data.templates.answer_trigger is empty"),
-    (["--ppo.optimizer.learning_rate", "1e999"], "ppo.optimizer.learning_rate is inf: it must be finite"),
+    (["--rl.optimizer.learning_rate", "1e999"], "rl.optimizer.learning_rate is inf: it must be finite"),
     (["--sft.optimizer.beta1", "1.1"], "sft.optimizer.beta1 is 1.1: it must lie between 0 and 1"),
-    (["--ppo.discount", "1.5"], "ppo.discount is 1.5: it must lie between 0 and 1"),
+    (["--rl.discount", "1.5"], "rl.discount is 1.5: it must lie between 0 and 1"),
     (["--data.dev_fraction", "1"], "data.dev_fraction is 1.0: it must lie between 0 and 1, without the ends"),
     (["--evaluation.top_p", "-0.5"], "evaluation.top_p is -0.5"),
     (["--reward.workers", "0"], "reward.workers is 0: it must be more than 0"),
@@ -211,11 +211,11 @@ def test_impossible_settings_are_named(capsys, arguments, message):
     "arguments",
     [
         [],
-        ["--ppo.discount", "1", "--ppo.gae_lambda", "0", "--ppo.kl_coef", "0", "--evaluation.top_p", "1"],
+        ["--rl.discount", "1", "--rl.gae_lambda", "0", "--rl.kl_coef", "0", "--evaluation.top_p", "1"],
         ["--sft.warmup_epoch", "40"],
-        ["--sft.schedule_epochs", "0", "--ppo.init_from", "x"],
-        ["--ppo.epochs", "0"],
-        ["--ppo.rollout_batch_size", "8", "--ppo.samples_per_question", "12", "--ppo.minibatch_size", "96"],
+        ["--sft.schedule_epochs", "0", "--rl.init_from", "x"],
+        ["--rl.epochs", "0"],
+        ["--rl.rollout_batch_size", "8", "--rl.samples_per_question", "12", "--rl.minibatch_size", "96"],
         ["--model.decoder.rotary_dim", "0"],
     ],
 )
@@ -229,9 +229,9 @@ def test_configs_are_read_without_jax(tmp_path):
     code = f"import sys\nsys.modules.update({blocked!r})\nfrom reft_jax.config import load_config\nload_config()"
     line = [sys.executable, "-c", code, *VALID]
     assert subprocess.run(line, cwd=ROOT, capture_output=True).returncode == 0
-    refused = subprocess.run([*line, "--ppo.kl_coef", "-1"], cwd=ROOT, capture_output=True, text=True)
+    refused = subprocess.run([*line, "--rl.kl_coef", "-1"], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "ppo.kl_coef is -1.0" in refused.stderr
+    assert "rl.kl_coef is -1.0" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_configs_are_read_without_jax(tmp_path):
         (["--data.train.kind", "reft", "--data.train.path", "no.json"], "data.train.path: there is no file 'no.json'"),
         (["--data.test.kind", "jsonl", "--data.test.path", "no.jsonl"], "data.test.path: there is no file 'no.jsonl'"),
         (
-            ["--sft.schedule_epochs", "0", "--ppo.init_from", "no/dir"],
-            "ppo.init_from: there is no checkpoint directory",
+            ["--sft.schedule_epochs", "0", "--rl.init_from", "no/dir"],
+            "rl.init_from: there is no checkpoint directory",
         ),
         (
             ["--pretrain.epochs", "1", "--pretrain.source.kind", "gsm8k", "--pretrain.source.path", "no"],
@@ -264,7 +264,7 @@ def test_missing_files_stop_a_run_before_it_begins(monkeypatch, tmp_path, argume
             ["--sft.microbatch_size", "12"],
             r"sft.microbatch_size \(12\) must be a multiple of mesh.data \* mesh.fsdp \(8\)",
         ),
-        (["--ppo.microbatch_size", "4"], r"ppo.microbatch_size \(4\) must be a multiple"),
+        (["--rl.microbatch_size", "4"], r"rl.microbatch_size \(4\) must be a multiple"),
         (["--evaluation.batch_size", "12"], r"evaluation.batch_size \(12\) must be a multiple"),
         (["--generation.prompt_buckets", "[20]"], "generation.prompt_buckets"),
         (["--sft.response_buckets", "[20]"], "sft.response_buckets"),

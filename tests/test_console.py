@@ -51,7 +51,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end_of_a_stage() -> None:
         for step in range(1, 5):
             clock.now += 1
             progress.advance(step, {"sft/loss": 2 / step, "run/epoch": 1.0})
-        progress.stage("ppo", 100)
+        progress.stage("rl", 100)
         for step in range(1, 6):
             clock.now += 20 if step == 1 else 4
             fields = {"reward/mean": 0.5, "reward/correct": 0.4375, "throughput/rollout_tokens_per_s": 12345.0}
@@ -61,17 +61,17 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end_of_a_stage() -> None:
         "[bold] of 2 devices :smile:, a line that is longer than the console is wide\n"
         "sft 1/4  ETA --:--  loss 2.000\n"
         "sft 4/4  ETA 0:00  loss 0.500\n"
-        "ppo 1/100  ETA --:--  reward 0.500  right 43.8%  12.3k tok/s\n"
+        "rl 1/100  ETA --:--  reward 0.500  right 43.8%  12.3k tok/s\n"
         # 97 steps of 4 s are left; the first, which took 20 s, is not counted.
-        "ppo 3/100  ETA 6:28  reward 0.500  right 43.8%  dev 33.3%  12.3k tok/s\n"
+        "rl 3/100  ETA 6:28  reward 0.500  right 43.8%  dev 33.3%  12.3k tok/s\n"
         # The accuracy stays until there is a newer one.
-        "ppo 5/100  ETA 6:20  reward 0.500  right 43.8%  dev 33.3%  12.3k tok/s\n"
+        "rl 5/100  ETA 6:20  reward 0.500  right 43.8%  dev 33.3%  12.3k tok/s\n"
     )
 
 
 def test_time_left_counts_the_steps_of_this_process_only() -> None:
     def run(progress: Progress, clock: Clock) -> None:
-        progress.stage("ppo", 1000, done=900)
+        progress.stage("rl", 1000, done=900)
         progress.advance(901, {})
         clock.now += 90
         progress.advance(902, {})
@@ -79,9 +79,9 @@ def test_time_left_counts_the_steps_of_this_process_only() -> None:
         progress.advance(904, {})
 
     assert _plain(run) == (
-        "ppo 901/1000  ETA --:--\n"
-        "ppo 902/1000  ETA 2:27:00\n"  # 98 steps of 90 s
-        "ppo 904/1000  ETA 32:48:00\n"  # 96 steps of (90 + 3600) / 3 s
+        "rl 901/1000  ETA --:--\n"
+        "rl 902/1000  ETA 2:27:00\n"  # 98 steps of 90 s
+        "rl 904/1000  ETA 32:48:00\n"  # 96 steps of (90 + 3600) / 3 s
     )
 
 
@@ -111,25 +111,25 @@ def test_a_terminal_keeps_one_line_for_each_stage() -> None:
         progress.advance(1, {"sft/loss": 1.5})
         progress.advance(2, {"sft/loss": 0.5})
         progress.message("[bold] warm-up done")
-        progress.stage("ppo", 300, done=290)
+        progress.stage("rl", 300, done=290)
         progress.message("begins")
-        progress.advance(291, {"reward/mean": 0.5, "eval/accuracy": 0.25, "ppo/sequence_kl": 2.0})
+        progress.advance(291, {"reward/mean": 0.5, "eval/accuracy": 0.25, "rl/sequence_kl": 2.0})
 
     output = _terminal(run, width=100)
-    sft, ppo = _last_lines(output, 2)
+    sft, rl = _last_lines(output, 2)
     assert re.fullmatch(r"sft \S{8} 2/2 +ETA 0:00 +loss 0\.500 *", sft)
-    assert re.fullmatch(r"ppo \S{8} 291/300 ETA --:-- reward 0\.500  dev 25\.0%  kl 2\.00 *", ppo)
+    assert re.fullmatch(r"rl \S{8} 291/300 ETA --:-- reward 0\.500  dev 25\.0%  kl 2\.00 *", rl)
     assert "[bold] warm-up done" in output
-    assert re.search(r"ppo \S{8} 290/300 ETA --:--", "\n".join(_last_lines(output, 99))), "a resumed bar begins at 0"
+    assert re.search(r"rl \S{8} 290/300 ETA --:--", "\n".join(_last_lines(output, 99))), "a resumed bar begins at 0"
 
 
 def test_a_narrow_terminal_cuts_the_last_metrics_only() -> None:
     def run(progress: Progress) -> None:
-        progress.stage("ppo", 300)
-        progress.advance(300, {"reward/mean": 0.5, "eval/accuracy": 0.25, "ppo/sequence_kl": 2.0})
+        progress.stage("rl", 300)
+        progress.advance(300, {"reward/mean": 0.5, "eval/accuracy": 0.25, "rl/sequence_kl": 2.0})
 
     (line,) = _last_lines(_terminal(run, width=48), 1)
-    assert re.fullmatch(r"ppo \S{8} 300/300 ETA 0:00 reward 0\.500  d\S*… *", line)
+    assert re.fullmatch(r"rl \S{8} 300/300 ETA 0:00 reward 0\.500  d\S*… *", line)
 
 
 def test_a_terminal_is_given_back_when_the_run_fails() -> None:
@@ -138,7 +138,7 @@ def test_a_terminal_is_given_back_when_the_run_fails() -> None:
 
     def fail() -> None:
         with Progress(console=console) as progress:
-            progress.stage("ppo", 300)
+            progress.stage("rl", 300)
             raise FloatingPointError
 
     with pytest.raises(FloatingPointError):
@@ -149,7 +149,7 @@ def test_a_terminal_is_given_back_when_the_run_fails() -> None:
 def test_other_processes_are_silent() -> None:
     def run(progress: Progress, clock: Clock | None = None) -> None:
         progress.message("hello")
-        progress.stage("ppo", 1)
+        progress.stage("rl", 1)
         progress.advance(1, {"reward/mean": 0.5})
 
     assert _plain(run, show=False) == ""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, PpoConfig
+from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
 from reft_jax.ppo import build_experience, build_update
@@ -32,9 +32,9 @@ def float64():
         yield
 
 
-def config(critic: str, **settings) -> PpoConfig:
+def config(critic: str, **settings) -> RlConfig:
     sizes = {"rollout_batch_size": BATCH, "minibatch_size": BATCH, "microbatch_size": 2}
-    return PpoConfig(critic=critic, optimizer=OPTIMIZER, **sizes, **settings)
+    return RlConfig(critic=critic, optimizer=OPTIMIZER, **sizes, **settings)
 
 
 @functools.cache

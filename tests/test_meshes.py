@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from reft_jax import ppo, sft
-from reft_jax.config import LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, PpoConfig, SupervisedConfig
+from reft_jax.config import LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import PromptBatch, Sequences
 from reft_jax.models import family_configs
 from reft_jax.models.family_configs import ConfigFields
@@ -77,9 +77,9 @@ class Case:
         return SupervisedConfig(batch_size=B, microbatch_size=B // self.microbatches, optimizer=self.optimizer)
 
     @property
-    def ppo(self) -> PpoConfig:
+    def rl(self) -> RlConfig:
         sizes = {"rollout_batch_size": B, "minibatch_size": B, "microbatch_size": B // self.microbatches}
-        return PpoConfig(
+        return RlConfig(
             critic=self.critic, kl_coef=0.3, vf_coef=0.7, value_clip_range=1.0, optimizer=self.optimizer, **sizes
         )
 
@@ -154,11 +154,11 @@ def supervised(case: Case, where: Mesh) -> Any:
 def reinforced(case: Case, where: Mesh) -> Any:
     """The experience of a rollout; the state after `case.steps` updates on it by a policy that has moved on."""
     sizes = {"temperature": TEMPERATURE, "prompt": PROMPT, "response": RESPONSE}
-    score, args = ppo.build_experience(case.model, case.ppo, where, **sizes)
+    score, args = ppo.build_experience(case.model, case.rl, where, **sizes)
     rollout = make_rollout(case.dtype)
     starts = (draw(args[0]), draw(args[1], 0.1), *rollout)
     experience, scored = compile_quickly(score, args)(*place(starts, args))
-    step, args = ppo.build_update(case.model, case.ppo, where, total_steps=STEPS, **sizes)
+    step, args = ppo.build_update(case.model, case.rl, where, total_steps=STEPS, **sizes)
     step, state = compile_quickly(step, args), begin(args[0], noise=0.05)
     order, metrics = np.random.default_rng(4).permutation(B).astype(np.int32), []
     for _ in range(case.steps):
@@ -171,7 +171,7 @@ def reinforced(case: Case, where: Mesh) -> Any:
 
 def trained(case: Case, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """All that SFT and PPO end with, by path, on the host of every process."""
-    results = {"sft": supervised(case, mesh(shape)), "ppo": reinforced(case, mesh(shape))}
+    results = {"sft": supervised(case, mesh(shape)), "rl": reinforced(case, mesh(shape))}
     several = jax.process_count() > 1
     on_host = multihost_utils.process_allgather(results, tiled=True) if several else to_host(results)
     return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree.leaves_with_path(on_host)}
@@ -183,7 +183,7 @@ def on_one_device(case: Case) -> dict[str, np.ndarray]:
     assert all(np.all(np.isfinite(x)) for x in results.values())
     idle = [name for name, x in results.items() if "/mu/" in name and not np.any(x)]
     assert all(name.endswith("critic/lm_head") for name in idle), "all parameters but this have a gradient"
-    assert 0 < results["ppo/metrics/0/ppo/clip_fraction"] < 1, "some ratios are clipped, and some are not"
+    assert 0 < results["rl/metrics/0/rl/clip_fraction"] < 1, "some ratios are clipped, and some are not"
     return results
 
 

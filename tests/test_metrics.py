@@ -47,10 +47,10 @@ def test_every_metric_is_documented_and_every_documented_metric_exists() -> None
 def test_a_step_becomes_one_line_and_scalars(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path / "run", write=True, tensorboard=True, resume_step=None) as writer:
         writer.write(1, "sft", {"sft/loss": numpy.float32(2.5)})
-        writer.write(2, "ppo", {"reward/mean": 0.25, "run/compilations": 7})
+        writer.write(2, "rl", {"reward/mean": 0.25, "run/compilations": 7})
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (
         '{"step": 1, "stage": "sft", "sft/loss": 2.5}\n'
-        '{"step": 2, "stage": "ppo", "reward/mean": 0.25, "run/compilations": 7.0}\n'
+        '{"step": 2, "stage": "rl", "reward/mean": 0.25, "run/compilations": 7.0}\n'
     )
     assert _scalars(tmp_path / "run", "reward/mean") == [(2, 0.25)]
 
@@ -59,13 +59,13 @@ def test_a_step_becomes_one_line_and_scalars(tmp_path: Path) -> None:
 def test_an_unknown_name_stops_every_process_and_says_where_to_define_it(tmp_path: Path, write: bool) -> None:
     writer = MetricsWriter(tmp_path, write=write, tensorboard=False, resume_step=None)
     with pytest.raises(KeyError, match=r"reward/maen.*METRICS.*docs/metrics\.md"):
-        writer.write(1, "ppo", {"reward/mean": 0.5, "reward/maen": 0.5})
+        writer.write(1, "rl", {"reward/mean": 0.5, "reward/maen": 0.5})
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_other_processes_leave_no_trace(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path / "run", write=False, tensorboard=True, resume_step=3) as writer:
-        writer.write(4, "ppo", {"reward/mean": 0.5})
+        writer.write(4, "rl", {"reward/mean": 0.5})
         writer.append("rollouts", [{"step": 4}])
         writer.flush()
     assert not (tmp_path / "run").exists()
@@ -89,7 +89,7 @@ def test_a_record_without_a_step_is_refused_before_anything_is_written(tmp_path:
 
 def _record(writer: MetricsWriter, steps: range) -> None:
     for step in steps:
-        writer.write(step, "ppo", {"reward/mean": step / 4})
+        writer.write(step, "rl", {"reward/mean": step / 4})
         writer.append("rollouts", [{"step": step, "text": f"line one\nline two é {i}"} for i in range(2)])
         if step % 2 == 0:
             writer.append("evaluations", [{"step": step, "id": "a"}])

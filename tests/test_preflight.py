@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 PAPER = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
 SMALL = ["--pretrain.epochs", "0", "--model.decoder.num_layers", "1", "--evaluation.batch_size", "256"]
-SFT_ONLY = [*SMALL, "--ppo.epochs", "0", "--sft.microbatch_size", "16"]
+SFT_ONLY = [*SMALL, "--rl.epochs", "0", "--sft.microbatch_size", "16"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def test_a_run_that_fits_says_so_and_how_full_it_gets(quickstart):
     assert list(report["steps"]) == steps
     assert [(phase["stage"], phase["step"]) for phase in report["phases"]] == [
         *(("sft", step) for step in ("sft", "layout", "evaluation")),
-        *(("ppo", step) for step in ("layout", "rollout", "experience", "update", "evaluation")),
+        *(("rl", step) for step in ("layout", "rollout", "experience", "update", "evaluation")),
     ]
     assert (report["fits"], report["mesh"]) == (True, {"data": 1, "fsdp": 8, "tensor": 1})
     assert report["target"]["count"] == 8
@@ -96,14 +96,14 @@ def test_the_update_holds_the_reference_and_the_rollout_everything(quickstart):
     reference = report["steps"]["experience"]["arguments"]["reference"]
     assert reference == report["steps"]["layout"]["argument"]
     for step in ("layout", "rollout", "experience", "update", "evaluation"):
-        held = parts["ppo", step]
+        held = parts["rl", step]
         assert held["reference"] == reference
         assert held["adam"] == report["steps"]["update"]["arguments"]["optimizer"]
         assert held["weights"] == (weights if step in ("layout", "rollout", "evaluation") else 0)
         assert (held["cache"] > 0) == (step in ("rollout", "evaluation"))
     assert all(held["reference"] == 0 for (stage, _), held in parts.items() if stage == "sft")
     update = report["steps"]["update"]
-    assert sum(parts["ppo", "update"].values()) == update["argument"] + update["temp"] + reference + (
+    assert sum(parts["rl", "update"].values()) == update["argument"] + update["temp"] + reference + (
         update["output"] - update["alias"]
     )
 

@@ -89,7 +89,7 @@ def test_two_processes_are_one_run(finished, arguments, tmp_path):
     assert not members(run_dir)
 
     assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
-    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("ppo", "ppo/total_loss", 3)):
+    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/total_loss", 3)):
         one, two = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
         np.testing.assert_allclose(two, one, rtol=0, atol=1e-4, err_msg=name)
     one, two = (repeatable(folder, "rollouts") for folder in (finished[0], run_dir))
@@ -254,5 +254,5 @@ def test_twenty_kills_change_nothing(finished, arguments, tmp_path, count, capsy
     for name in RECORDS:
         records = (tmp_path / "killed" / f"{name}.jsonl").read_text()
         assert records.endswith("\n")
-    assert len(steps(tmp_path / "killed", "ppo")) == ITERATIONS
+    assert len(steps(tmp_path / "killed", "rl")) == ITERATIONS
     shutil.rmtree(tmp_path / "killed")

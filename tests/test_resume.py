@@ -55,7 +55,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_pa
     assert 0 < kill_at(line, run_dir, 40) < SFT_STEPS
     assert SFT_STEPS < kill_at(line, run_dir, SFT_STEPS + 6) < SFT_STEPS + ITERATIONS
     output = complete(line)
-    resumed = int(re.search(r"continuing after step (\d+): ppo", output)[1])
+    resumed = int(re.search(r"continuing after step (\d+): rl", output)[1])
     assert SFT_STEPS < resumed < SFT_STEPS + ITERATIONS
     assert_same_run(run_dir, finished[0])
 
@@ -83,7 +83,7 @@ def signal_at(monkeypatch):
         monkeypatch.setattr(owner, name, wrapped)
 
     wrap(StepRecorder, "push", lambda recorder, step, *_: watch("sft", step))
-    wrap(reinforcement, "training_prompts", lambda *_, step, **__: watch("ppo", step))
+    wrap(reinforcement, "training_prompts", lambda *_, step, **__: watch("rl", step))
     wrap(Run, "evaluate", lambda run, _, split: watch(split, run.tally.stage_step))
     return moments
 
@@ -95,8 +95,8 @@ def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here
         ("sft", 20): 21,  # what the step before asked is heard after this one
         ("dev", 48): 48,
         ("dev", 54): 54,
-        ("ppo", 0): SFT_STEPS,
-        ("ppo", 4): SFT_STEPS + 4,
+        ("rl", 0): SFT_STEPS,
+        ("rl", 4): SFT_STEPS + 4,
         ("dev", 6): SFT_STEPS + 6,
         ("test", 9): SFT_STEPS + 9,
     }
@@ -169,7 +169,7 @@ def test_a_checkpoint_that_was_cut_short_is_left_out(finished, unfinished, argum
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("ppo.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
+    ("key", "value"), [("rl.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
 )
 def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here, key, value):
     with pytest.raises(SystemExit, match=rf"other settings \({re.escape(key)}\): name a fresh run_dir"):
@@ -177,11 +177,11 @@ def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here
 
 
 def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, here):
-    overrides = {"ppo__kl_coef": 0.5, "ppo__optimizer__beta2": 0.9}
-    with pytest.raises(SystemExit, match=r"other settings \(ppo.optimizer.beta2\)"):
-        here(arguments(unfinished, **overrides, allow_changed='["ppo.kl_coef"]'))
-    here(arguments(unfinished, **overrides, allow_changed='["ppo.optimizer", "ppo.kl_coef"]'))
-    assert yaml.safe_load((unfinished / "config.yaml").read_text())["ppo"]["kl_coef"] == 0.5
+    overrides = {"rl__kl_coef": 0.5, "rl__optimizer__beta2": 0.9}
+    with pytest.raises(SystemExit, match=r"other settings \(rl.optimizer.beta2\)"):
+        here(arguments(unfinished, **overrides, allow_changed='["rl.kl_coef"]'))
+    here(arguments(unfinished, **overrides, allow_changed='["rl.optimizer", "rl.kl_coef"]'))
+    assert yaml.safe_load((unfinished / "config.yaml").read_text())["rl"]["kl_coef"] == 0.5
     here(arguments(unfinished, **overrides))
 
 
@@ -195,7 +195,7 @@ def test_a_run_goes_on_on_other_devices(finished, arguments, tmp_path):
         output, _ = process.communicate(timeout=120)
         assert process.returncode == STOPPED, output
     complete(arguments(run_dir))
-    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("ppo", "ppo/value_loss", 1)):
+    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/value_loss", 1)):
         one, moved = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
         np.testing.assert_allclose(moved, one, rtol=0, atol=1e-4, err_msg=name)
     asked = lambda folder: [(r["step"], r["id"]) for r in read(folder, "rollouts")]
@@ -216,7 +216,7 @@ def test_the_best_few_models_are_kept(arguments, here, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "evaluate", dictated)
     run_dir = tmp_path / "best"
-    here(arguments(run_dir, ppo__epochs=0, checkpoint__keep_best=2, sft__save_every=1, data__test__kind="none"))
+    here(arguments(run_dir, rl__epochs=0, checkpoint__keep_best=2, sft__save_every=1, data__test__kind="none"))
     entries = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert {name for name in entries if "best" in name} == {"sft_best", "sft_best_step_48", "sft_best_step_66"}
     assert str((run_dir / "checkpoints/sft_best").readlink()) == "sft_best_step_48"
@@ -250,7 +250,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, he
     for free, fits in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free, 0, free))
         if fits:
-            here(arguments(tmp_path / "fits", ppo__epochs=0, sft__stop_epoch=9))
+            here(arguments(tmp_path / "fits", rl__epochs=0, sft__stop_epoch=9))
         else:
             with pytest.raises(SystemExit, match=r"GB free and the run's checkpoints take up to .*make room"):
                 here(arguments(tmp_path / "full"))

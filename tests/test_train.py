@@ -54,7 +54,7 @@ def test_files_of_a_run(finished):
     assert f"problems: {TRAIN} train, {DEV} dev, {TEST} test" in output
     for line in (
         rf"sft {SFT_STEPS}/{SFT_STEPS}  ETA 0:00  loss",
-        rf"ppo {ITERATIONS}/{ITERATIONS}  ETA .*reward .*tok/s",
+        rf"rl {ITERATIONS}/{ITERATIONS}  ETA .*reward .*tok/s",
     ):
         assert re.search(line, output)
 
@@ -89,8 +89,8 @@ def test_records_agree_with_each_other(finished):
     run_dir, _ = finished
     metrics, evaluations, rollouts = (read(run_dir, name) for name in RECORDS)
     assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
-    assert [r["step"] for r in steps(run_dir, "ppo")] == list(range(SFT_STEPS + 1, SFT_STEPS + ITERATIONS + 1))
-    for record in steps(run_dir, "ppo"):
+    assert [r["step"] for r in steps(run_dir, "rl")] == list(range(SFT_STEPS + 1, SFT_STEPS + ITERATIONS + 1))
+    for record in steps(run_dir, "rl"):
         rows = [r for r in rollouts if r["step"] == record["step"]]
         iteration = record["step"] - SFT_STEPS - 1
         assert len(rows) == (36, 36, 24)[iteration % 3], "filler rows are not judged"
@@ -116,7 +116,7 @@ def test_the_run_learns(finished):
     """Otherwise what the other tests compare would be nothing: the loss falls, and PPO raises a reward that varies."""
     run_dir, _ = finished
     losses = [r["sft/loss"] for r in steps(run_dir, "sft")]
-    rewards = [r["reward/mean"] for r in steps(run_dir, "ppo")]
+    rewards = [r["reward/mean"] for r in steps(run_dir, "rl")]
     assert losses[-1] < losses[0] / 2
     assert 0 < rewards[0] < np.mean(rewards[-3:])
     checkpoints = run_dir / "checkpoints"
@@ -126,9 +126,9 @@ def test_the_run_learns(finished):
 
 
 def test_first_iteration_is_on_policy(finished):
-    first = steps(finished[0], "ppo")[0]
-    assert first["ppo/kl_max"] == 0
-    assert first["ppo/sampler_gap"] < 1e-4
+    first = steps(finished[0], "rl")[0]
+    assert first["rl/kl_max"] == 0
+    assert first["rl/sampler_gap"] < 1e-4
 
 
 def test_tensorboard_holds_the_same_numbers(finished):
@@ -137,7 +137,7 @@ def test_tensorboard_holds_the_same_numbers(finished):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(finished[0] / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    for name in ("sft/loss", "reward/mean", "ppo/kl_k3", "optimizer/gradient_norm"):
+    for name in ("sft/loss", "reward/mean", "rl/kl_k3", "optimizer/gradient_norm"):
         written = [(r["step"], r[name]) for r in read(finished[0], "metrics") if name in r]
         assert [(e.step, e.value) for e in events.Scalars(name)] == [(s, pytest.approx(v)) for s, v in written]
 
@@ -155,14 +155,14 @@ def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
         return {bucket(max(len(rows[i]) for i in indices), sizes) for indices in drawn}
 
     sft = used([e.prompt for e in examples], config.sft.prompt_buckets, 1, SFT_STEPS, 16)
-    ppo = used([p.tokens for p in prompts["train"]], config.generation.prompt_buckets, 2, ITERATIONS, 36)
+    rl = used([p.tokens for p in prompts["train"]], config.generation.prompt_buckets, 2, ITERATIONS, 36)
     sizes = {"batch_size": 12, "prompt_buckets": config.generation.prompt_buckets, "pad_id": 0}
     dev = {batch.tokens.shape[1] for batch in evaluation_batches(prompts["dev"], **sizes)}
     assert len(sft) == 2, "of three that the config has"
     assert len(dev) == 2
-    compiled = [r["run/compilations"] for r in steps(finished[0], "sft") + steps(finished[0], "ppo")]
+    compiled = [r["run/compilations"] for r in steps(finished[0], "sft") + steps(finished[0], "rl")]
     assert compiled == sorted(compiled)
-    assert compiled[-1] == len(sft) + len(dev) + 3 * len(ppo)
+    assert compiled[-1] == len(sft) + len(dev) + 3 * len(rl)
 
 
 # Runs that go on
@@ -185,8 +185,8 @@ def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
     complete(arguments(run_dir, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8))
     for stage, name, count in (
         ("sft", "sft/loss", SFT_STEPS),
-        ("ppo", "ppo/total_loss", 3),
-        ("ppo", "ppo/value_loss", 3),
+        ("rl", "rl/total_loss", 3),
+        ("rl", "rl/value_loss", 3),
     ):
         one, eight = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
         np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4, err_msg=name)
@@ -201,12 +201,12 @@ def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
 
 def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
-    complete(arguments(tmp_path / "alone", sft__schedule_epochs=0, ppo__init_from=warmup))
+    complete(arguments(tmp_path / "alone", sft__schedule_epochs=0, rl__init_from=warmup))
     strip = lambda record, offset: {**record, "step": record["step"] - offset}
     for name in RECORDS:
         alone = [strip(r, 0) for r in repeatable(tmp_path / "alone", name)]
         after = [strip(r, SFT_STEPS) for r in repeatable(finished[0], name) if r["step"] > SFT_STEPS]
-        in_ppo = lambda r: r.get("stage", "ppo") in ("ppo", "reft") and r.get("model", "ppo") in ("ppo", "reft")
+        in_ppo = lambda r: r.get("stage", "rl") in ("rl", "reft") and r.get("model", "rl") in ("rl", "reft")
         assert list(filter(in_ppo, alone)) == list(filter(in_ppo, after)), name
     best = "checkpoints/reft"
     assert_same_bits(restore(tmp_path / "alone" / best), restore(finished[0] / best))
@@ -214,7 +214,7 @@ def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, argu
 
 
 def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_path):
-    output = complete(arguments(tmp_path / "sft", ppo__epochs=0, sft__stop_epoch=9))
+    output = complete(arguments(tmp_path / "sft", rl__epochs=0, sft__stop_epoch=9))
     summary = json.loads((tmp_path / "sft" / "summary.json").read_text())
     assert set(summary) == {"warmup", "sft_best"}
     assert "ReFT" not in output
@@ -239,7 +239,7 @@ def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
             }
         )
     )
-    line = [*arguments(tmp_path / "pretrain", ppo__epochs=0), "--config", str(tmp_path / "pretrain.yaml")]
+    line = [*arguments(tmp_path / "pretrain", rl__epochs=0), "--config", str(tmp_path / "pretrain.yaml")]
     here(line)
     first, then = (steps(tmp_path / "pretrain", stage) for stage in ("pretrain", "sft"))
     assert [r["step"] for r in (*first, *then)] == list(range(1, 26 + 6 + 1))
@@ -257,7 +257,7 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
     overrides = {"model__lora__rank": 4, "sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 1}
     functions = '{"their_rewards.brevity": 0.5}'
     run_dir = tmp_path / "adapted"
-    here(arguments(run_dir, ppo__epochs=1, ppo__critic="separate", reward__functions=functions, **overrides))
+    here(arguments(run_dir, rl__epochs=1, rl__critic="separate", reward__functions=functions, **overrides))
 
     warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "reft"))
     adapters = restore(run_dir / "checkpoints" / "reft_lora")["lora"]["blocks"]
@@ -274,7 +274,7 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
     critic = restore(run_dir / "checkpoints" / "reft_critic")["critic"]
     assert np.any(critic["embed"] != reft["embed"]), "a critic of its own learns with all its weights"
 
-    for metrics in steps(run_dir, "ppo"):
+    for metrics in steps(run_dir, "rl"):
         assert metrics["reward/function/brevity"] == pytest.approx(-metrics["response/length_mean"] / 100)
     for record in read(run_dir, "rollouts"):
         own = {"correct": 1.0, "wrong": 0.1}.get(record["outcome"], 0.0)
@@ -285,9 +285,9 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
 def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """PPO's learning rate is absurd: the error names the step, and the checkpoint at the end of SFT."""
     run_dir = tmp_path / "nan"
-    absurd = {"ppo__optimizer__learning_rate": 1e30, "ppo__optimizer__max_grad_norm": 1e30}
+    absurd = {"rl__optimizer__learning_rate": 1e30, "rl__optimizer__max_grad_norm": 1e30}
     output = complete(arguments(run_dir, **absurd), code=1)
-    error = r"FloatingPointError: \S+ is nan at step (\d+) \(ppo[^)]*\); last good checkpoint in \S+: step (\d+);"
+    error = r"FloatingPointError: \S+ is nan at step (\d+) \(rl[^)]*\); last good checkpoint in \S+: step (\d+);"
     step, checkpoint = map(int, re.search(error, output).groups())
     assert checkpoint == SFT_STEPS < step
     assert read(run_dir, "metrics")[-1]["step"] == step
@@ -296,6 +296,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
 
 def test_self_checks_stop_a_run(finished, arguments, tmp_path):
     """No float32 sampler and scorer agree to 1e-12."""
-    start_from = {"sft__schedule_epochs": 0, "ppo__init_from": finished[0] / "checkpoints" / "warmup"}
-    output = complete(arguments(tmp_path / "checked", **start_from, ppo__check_tolerance=1e-12), code=1)
+    start_from = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
+    output = complete(arguments(tmp_path / "checked", **start_from, rl__check_tolerance=1e-12), code=1)
     assert re.search(r"RuntimeError: self-check: .* more than ppo.check_tolerance \(1e-12\)", output)

@@ -14,7 +14,7 @@ import pytest
 from flax import linen as nn
 
 from reft_jax import ppo, sft
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, PpoConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
 from reft_jax.rollout import Rollout
@@ -52,7 +52,7 @@ OPTIMIZER = OptimizerConfig(
     learning_rate=2**-6, ramp_fraction=0.0, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1, max_grad_norm=0.3
 )
 SFT = SupervisedConfig(batch_size=B, microbatch_size=B, optimizer=OPTIMIZER)
-PPO = PpoConfig(
+PPO = RlConfig(
     rollout_batch_size=B,
     minibatch_size=B,
     microbatch_size=B,
@@ -318,21 +318,21 @@ def test_experience_equals_numpy():
     k1 = flat["k1"]
     residual = np.var(flat["returns"] - flat["values"])
     expected = {
-        "ppo/kl_k1": k1.mean(),
-        "ppo/kl_k3": np.mean(np.exp(-k1) - 1 + k1),
-        "ppo/sequence_kl": k1.sum() / 6,
-        "ppo/kl_max": np.abs(k1).max(),
-        "ppo/entropy": flat["entropy"].mean(),
-        "ppo/explained_variance": 1 - residual / np.var(flat["returns"]),
-        "ppo/advantage_mean": flat["advantages"].mean(),
-        "ppo/value_mean": flat["values"].mean(),
-        "ppo/return_mean": flat["returns"].mean(),
-        "ppo/sampler_gap": np.abs(make_rollout().log_probs - got.log_probs)[MASK].max(),
+        "rl/kl_k1": k1.mean(),
+        "rl/kl_k3": np.mean(np.exp(-k1) - 1 + k1),
+        "rl/sequence_kl": k1.sum() / 6,
+        "rl/kl_max": np.abs(k1).max(),
+        "rl/entropy": flat["entropy"].mean(),
+        "rl/explained_variance": 1 - residual / np.var(flat["returns"]),
+        "rl/advantage_mean": flat["advantages"].mean(),
+        "rl/value_mean": flat["values"].mean(),
+        "rl/return_mean": flat["returns"].mean(),
+        "rl/sampler_gap": np.abs(make_rollout().log_probs - got.log_probs)[MASK].max(),
     }
     assert set(metrics) == set(expected)
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=1e-9), name
-    assert 1e-4 < metrics["ppo/sampler_gap"] <= 1e-3
+    assert 1e-4 < metrics["rl/sampler_gap"] <= 1e-3
 
 
 @pytest.mark.parametrize("kwargs", [{"microbatch": 2}, {"microbatch": 4, "shape": (4, 2)}], ids=["split", "mesh"])
@@ -410,7 +410,7 @@ def test_ppo_update_equals_adam_on_a_naive_loss():
     assert_trees_close(state.params, adam.params, 1e-10)
     for k, values in enumerate(expected):
         for name in ("policy_loss", "value_loss", "total_loss", "clip_fraction", "ratio_mean", "log_ratio_max"):
-            assert metrics[k][f"ppo/{name}"] == pytest.approx(float(values[name]), rel=1e-9), name
+            assert metrics[k][f"rl/{name}"] == pytest.approx(float(values[name]), rel=1e-9), name
         assert metrics[k]["optimizer/gradient_norm"] == pytest.approx(values["norm"], rel=1e-9)
         assert metrics[k]["optimizer/learning_rate"] == pytest.approx(OPTIMIZER.learning_rate * (1 - k / STEPS))
 
@@ -429,10 +429,10 @@ def test_ppo_update_on_eight_devices_equals_one():
 
 def test_the_first_update_has_ratio_one():
     _, metrics = ppo_steps(noise=0.0)
-    assert metrics[0]["ppo/log_ratio_max"] < 1e-13
-    assert metrics[0]["ppo/ratio_mean"] == pytest.approx(1, abs=1e-13)
-    assert metrics[0]["ppo/clip_fraction"] == 0
-    assert metrics[1]["ppo/log_ratio_max"] > 1e-3, "one step moves it"
+    assert metrics[0]["rl/log_ratio_max"] < 1e-13
+    assert metrics[0]["rl/ratio_mean"] == pytest.approx(1, abs=1e-13)
+    assert metrics[0]["rl/clip_fraction"] == 0
+    assert metrics[1]["rl/log_ratio_max"] > 1e-3, "one step moves it"
 
 
 def test_ppo_donates_its_state_and_not_the_experience():
@@ -455,7 +455,7 @@ def test_ppo_donates_its_state_and_not_the_experience():
 
 def test_checks_pass_on_a_sound_start():
     data, metrics = experience(reference_noise=0.0)
-    assert metrics["ppo/kl_max"] < 1e-13
+    assert metrics["rl/kl_max"] < 1e-13
     ppo.check_experience(data, metrics, data, from_reference=True, tolerance=2e-3)
     ppo.check_first_update(ppo_steps(noise=0.0)[1][0], tolerance=1e-12)
 
@@ -470,7 +470,7 @@ def test_checks_name_what_is_broken():
     with pytest.raises(RuntimeError, match=r"sampler's log-probs differ.*more than ppo.check_tolerance \(0.0005\)"):
         check(data, metrics, data, tolerance=5e-4)
     with pytest.raises(RuntimeError, match="differ"):
-        check(data, {**metrics, "ppo/sampler_gap": np.nan}, data)
+        check(data, {**metrics, "rl/sampler_gap": np.nan}, data)
     for name in ("log_probs", "values"):
         leaking = getattr(data, name) + np.where(np.arange(B)[:, None] == 2, 0.1, 0)
         with pytest.raises(RuntimeError, match="change with what pads the rows"):
@@ -478,7 +478,7 @@ def test_checks_name_what_is_broken():
     hidden = data.replace(values=data.values + np.where(MASK, 0, 0.1))
     check(data, metrics, hidden)  # what the mask hides may differ
     with pytest.raises(RuntimeError, match=r"ratio is not 1 before the first update.*: 0\.1 nats"):
-        ppo.check_first_update({"ppo/log_ratio_max": np.float64(0.1)}, tolerance=1e-3)
+        ppo.check_first_update({"rl/log_ratio_max": np.float64(0.1)}, tolerance=1e-3)
 
 
 def test_other_padding_changes_all_padding_and_nothing_else():

@@ -138,7 +138,7 @@ def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
 
 
 def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
-    run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--ppo.critic", "separate")
+    run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--rl.critic", "separate")
     critic = jax.tree.map(lambda x: x + 1, params["decoder"])
     with Checkpoints(run / "checkpoints") as checkpoints:
         checkpoints.save_params(part_name("reft", "critic"), {"critic": critic})
