@@ -253,9 +253,34 @@ class SftConfig(SupervisedConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class SelfTrainingConfig:
+    """Online self-training, `rl.algorithm: self_training`: likelihood of right completions and of annotations."""
+
+    gold_weight: float = 0.5
+    """Share of the loss on the annotated chains of thought of the same questions; the rest is on right completions."""
+    gold_limit: int = 0
+    """Annotations are cut where prompt and target reach this many tokens (300 in the reference); 0 leaves them whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CollapseConfig:
+    """When reinforcement ends early because it has gone wrong; the model that was best on dev is what is left."""
+
+    window: int = 20
+    """Iterations that rewards are averaged over."""
+    reward_share: float = 0.5
+    """End where the average reward falls below this share of the best such average; 0 never ends."""
+    max_kl: float = 0.0
+    """End where the KL to the reference, `rl/sequence_kl`, exceeds this many nats a response; 0 never ends."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RlConfig:
     """The reinforcement stage."""
 
+    algorithm: Literal["ppo", "grpo", "rloo", "self_training"] = "ppo"
+    """PPO with a critic (ReFT); GRPO or RLOO, which compare the samples of a question with each other; or likelihood of
+    right completions."""
     epochs: int = 300
     """Passes over the training questions; 0 switches the stage off."""
     init_from: str = ""
@@ -263,7 +288,7 @@ class RlConfig:
     rollout_batch_size: int = 32
     """Questions per iteration."""
     samples_per_question: int = 1
-    """Completions sampled for each question of an iteration."""
+    """Completions sampled for each question of an iteration; GRPO and RLOO need two or more."""
     minibatch_size: int = 32
     """Completions per optimizer step."""
     microbatch_size: int = 32
@@ -273,21 +298,34 @@ class RlConfig:
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", ramp_fraction=0.0)
     """Optimizer of this stage; its schedule counts optimizer steps."""
     kl_coef: float = 0.01
-    """Weight of the per-token KL penalty in the reward."""
+    """Weight of the KL to the reference."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """The KL is taken off the reward (ReFT), of each token in PPO and of the whole response otherwise; or added to the
+    loss, weighted by the ratio of new to old policy, which makes its gradient that of the KL."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """Estimator of that KL from a sampled token: log(p/q), or q/p - 1 - log(q/p), which is never negative."""
+    average: Literal["responses", "tokens"] = "responses"
+    """Loss: mean over each response, then over the minibatch's responses, or mean over all of the minibatch's tokens."""
     critic: Literal["shared", "separate"] = "shared"
-    """Values come from a head on the policy's body, or on a decoder of its own that starts as the warm-up's copy."""
+    """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
     vf_coef: float = 5.0
-    """Weight of the value loss."""
+    """PPO: weight of the value loss."""
     clip_range: float = 0.2
     """Policy ratios are clipped to 1 +- this."""
     value_clip_range: float = 0.2
-    """New values are clipped to the old ones +- this."""
+    """PPO: new values are clipped to the old ones +- this."""
     discount: float = 1.0
-    """Reward discount per token."""
+    """PPO: reward discount per token."""
     gae_lambda: float = 0.95
-    """Decay of generalised advantage estimation."""
+    """PPO: decay of generalised advantage estimation."""
     whiten_advantages: bool = True
-    """Advantages are shifted and scaled to mean 0 and variance 1 over the iteration's tokens."""
+    """PPO: advantages are shifted and scaled to mean 0 and variance 1 over the iteration's tokens."""
+    scale_by_group: bool = True
+    """GRPO: advantages are divided by the standard deviation of the rewards of their question."""
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
+    """Online self-training."""
+    collapse: CollapseConfig = CollapseConfig()
+    """When to end early."""
     evaluate_every: int = 10
     """Iterations between evaluations on dev."""
     save_every: int = 10

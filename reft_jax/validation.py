@@ -13,15 +13,15 @@ POSITIVE = {
     *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
     *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
     *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
-    *("rope_theta", "alpha", "timeout", "keep_last", "keep_best"),
+    *("rope_theta", "alpha", "timeout", "keep_last", "keep_best", "window"),
 }
 NOT_NEGATIVE = {
     *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
-    *("schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
+    *("schedule_epochs", "logits_chunk", "relative_tolerance", "rank", "gold_limit", "max_kl"),
     *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
     *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
 }
-SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p"}
+SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
 OPEN_SHARES = {"dev_fraction"}
 
 
@@ -137,3 +137,10 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
             f"rl.minibatch_size ({rl.minibatch_size}), and that of rl.microbatch_size ({rl.microbatch_size})"
         )
+    if rl.algorithm in ("grpo", "rloo") and rl.samples_per_question < 2:
+        yield (
+            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples of "
+            "a question, so it must be 2 or more"
+        )
+    if rl.algorithm != "ppo" and rl.critic == "separate":
+        yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"
