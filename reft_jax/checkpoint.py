@@ -1,11 +1,13 @@
 """Checkpoints: what a run resumes from, and the models it chose on the way (Orbax).
 
     DIRECTORY/resume/STEP       the whole train state and the run's progress; the newest few are kept
-    DIRECTORY/NAME              the decoder's parameters alone: pretrain, warmup, sft
-    DIRECTORY/NAME_step_STEP    the best models on dev, for NAME in sft_best and reft; NAME is a link to the best
+    DIRECTORY/NAME              the decoder's parameters alone: pretrain, warmup, sft, reward_model
+    DIRECTORY/NAME_step_STEP    the best models on dev, for NAME in sft_best, reft and reward_model_best; NAME is a link
+                                to the best
     DIRECTORY/..._value_head    the value head of such a policy
     DIRECTORY/..._critic        its critic's decoder, where that is one of its own
     DIRECTORY/..._lora          the adapters, which in the decoder are merged
+    DIRECTORY/..._class_head    the head of a reward model, whose decoder has no output projection
 
 Resuming and choosing are kept apart because a best-only policy would delete the newest step when its metric is worse.
 All processes of a run call these methods alike.
@@ -25,7 +27,7 @@ import orbax.checkpoint as ocp
 from reft_jax.processes import on_first
 
 _SIZES = "sizes.json"
-_CHOSEN = re.compile(r"(?P<chosen>\w+_step_\d+)(_value_head|_critic|_lora)?")
+_CHOSEN = re.compile(r"(?P<chosen>\w+_step_\d+)(_value_head|_critic|_lora|_class_head)?")
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ combinations that cannot work, naming the key.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -335,6 +335,30 @@ class RlConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardModelConfig:
+    """The outcome reward model of `python -m reft_jax.reward_model`: it tells right completions from wrong ones."""
+
+    samples: tuple[str, ...] = ()
+    """Files of `python -m reft_jax.sample` to train on; questions of dev among them choose the model."""
+    init_from: str = ""
+    """Checkpoint directory to start from, such as `RUN_DIR/checkpoints/sft_best`; empty takes `model.path`."""
+    epochs: int = 3
+    """Passes over the unique completions."""
+    batch_size: int = 24
+    """Completions per optimizer step."""
+    microbatch_size: int = 24
+    """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch."""
+    row_buckets: tuple[int, ...] = (700,)
+    """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
+    """Optimizer of this stage."""
+    evaluate_every: int = 1000
+    """Steps between readings of dev, which is read after each epoch as well."""
+    save_every: int = 1000
+    """Steps between checkpoints to resume from, of which one is written after each epoch as well."""
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """Sampling, in PPO and evaluation."""
 
@@ -472,6 +496,8 @@ class Config:
     """Warm-up and SFT baseline."""
     rl: RlConfig = RlConfig()
     """Reinforcement."""
+    reward_model: RewardModelConfig = RewardModelConfig()
+    """Reward model, a run of its own."""
     generation: GenerationConfig = GenerationConfig()
     """Sampling."""
     reward: RewardConfig = RewardConfig()
@@ -490,24 +516,35 @@ class Config:
     """Records."""
 
 
-def load_config(args: Sequence[str] | None = None) -> Config:
+def load_config(
+    args: Sequence[str] | None = None,
+    *,
+    prog: str = "python -m reft_jax.train",
+    description: str = "Warm-up, PPO and evaluation of one run. Every key of its config:",
+    adapt: Callable[[Config], Config] | None = None,
+) -> Config:
     """Reads `--config FILE` and dotted overrides (`--rl.kl_coef 0.02`) from `args`, or from the command line.
 
     Prints what is wrong, naming the key, and exits with 2 on an unknown or ill-typed key or an impossible combination.
+
+    Args:
+        args: the command line's arguments.
+        prog: the command, for its help.
+        description: what it does.
+        adapt: what the command makes of the settings, such as switching off the stages that it has not.
     """
     import jsonargparse
 
     from reft_jax.validation import validate
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m reft_jax.train", description="Warm-up, PPO and evaluation of one run. Every key of its config:"
-    )
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config", action="config", help="YAML file; may be given several times, later ones win.")
     parser.add_class_arguments(Config)
     try:
         settings = parser.instantiate(parser.parse_args(args))
         config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
+        config = adapt(config) if adapt else config
         validate(config)
     except ValueError as error:
         parser.error(str(error))

@@ -25,9 +25,11 @@ def _tokens_per_second(value: float) -> str:
 SHOWN: Mapping[str, Callable[[float], str]] = {
     "pretrain/loss": "loss {:.3f}".format,
     "sft/loss": "loss {:.3f}".format,
+    "reward_model/loss": "loss {:.3f}".format,
     "reward/mean": "reward {:.3f}".format,
     "reward/correct": "right {:.1%}".format,
     "eval/accuracy": "dev {:.1%}".format,
+    "rerank/accuracy": "rerank {:.1%}".format,
     "throughput/train_tokens_per_s": _tokens_per_second,
     "throughput/rollout_tokens_per_s": _tokens_per_second,
     "rl/sequence_kl": "kl {:.2f}".format,

@@ -74,6 +74,14 @@ METRICS: Mapping[str, Metric] = {
     "pretrain/tokens": Metric("tokens", "Target tokens trained on in the step"),
     "sft/loss": Metric("nats per token", "Cross-entropy of the targets of the step"),
     "sft/tokens": Metric("tokens", "Target tokens trained on in the step"),
+    "reward_model/loss": Metric("nats per completion", "Cross-entropy of the labels of the step, right or wrong"),
+    "reward_model/accuracy": Metric("share", "Completions of the step that are told right from wrong"),
+    "rerank/accuracy": Metric("share", "Dev questions whose likeliest completion is right, by the reward model"),
+    "rerank/interval_low": Metric("share", "Low end of the 95 % Wilson interval of `rerank/accuracy`"),
+    "rerank/interval_high": Metric("share", "High end of the 95 % Wilson interval of `rerank/accuracy`"),
+    "rerank/vote": Metric("share", "Dev questions whose most frequent answer is right"),
+    "rerank/upper_bound": Metric("share", "Dev questions with a right completion, which no choice can surpass"),
+    "rerank/classified": Metric("share", "Unique completions of dev questions that are told right from wrong"),
     "rl/policy_loss": Metric("1", "Clipped surrogate loss of the policy"),
     "rl/value_loss": Metric("reward squared", "Half the clipped squared error of the values, before `vf_coef`"),
     "rl/total_loss": Metric("1", "Policy loss plus `vf_coef` times value loss: what is minimised"),
@@ -107,7 +115,9 @@ METRICS: Mapping[str, Metric] = {
     "throughput/update_tokens_per_s": Metric(
         "tokens/s", "Prompt and response tokens of PPO updates, every pass counted"
     ),
-    "throughput/train_tokens_per_s": Metric("tokens/s", "Prompt and target tokens of supervised steps"),
+    "throughput/train_tokens_per_s": Metric(
+        "tokens/s", "Prompt and target tokens of supervised steps, and of the reward model's"
+    ),
     "time/rollout_s": Metric("s", "Sampling of the step's completions"),
     "time/reward_s": Metric("s", "Decoding and judging of the completions"),
     "time/experience_s": Metric("s", "Scoring by old policy and reference, advantages and returns"),
@@ -289,7 +299,7 @@ def _record(line: bytes, where: str) -> dict[str, Any] | None:
 
 def _of_evaluation(record: Mapping[str, Any]) -> bool:
     """Whether a record was made by the evaluation after its step."""
-    return "split" in record or "eval/accuracy" in record
+    return "split" in record or "eval/accuracy" in record or "rerank/accuracy" in record
 
 
 def _json_value(value: object) -> object:

@@ -38,7 +38,7 @@ from reft_jax.train_state import abstract_params, init_params, init_parts
 SEEDS = ("pretrain", "sft", "rl", "minibatches")
 """What draws an order of its own from the run's seed."""
 
-PARTS = ("value_head", "critic", "lora")
+PARTS = ("value_head", "critic", "lora", "class_head")
 """What is saved beside a decoder."""
 
 
@@ -58,12 +58,13 @@ class Tally:
     """How far a run has come and what it spent; saved with every resume point.
 
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
-    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl. `best` has the
-    models chosen on dev by name, the best first. `unread`: the evaluation after the last step is still to come.
+    evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl, or reward_model.
+    `best` has the models chosen on dev by name, the best first. `unread`: the evaluation after the last step is yet to
+    come.
     """
 
     stage: str = "pretrain"
-    stage_step: int = 0  # optimizer steps of `pretrain` and `sft`, iterations of `rl`
+    stage_step: int = 0  # optimizer steps, in `rl` iterations
     examples: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
@@ -84,7 +85,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run at work; made by `startup.open_run`.
+    """One run at work; made by `startup.open_run`, or by `reward_model` without problems, prompts and examples.
 
     `problems` and `prompts` are by split (train, dev, test), `examples` by stage (pretrain, sft).
     """
@@ -249,10 +250,14 @@ class Run:
         metrics = reading.metrics("eval") | {"time/evaluation_s": time.monotonic() - started}
         self.writer.write(step, stage, metrics)
         self.console.advance(self.tally.stage_step, metrics)
+        self.keep_best(params, step, reading.accuracy, best=best, parts=parts)
+
+    def keep_best(self, params: Params, step: int, accuracy: float, *, best: str, parts: tuple[str, ...]) -> None:
+        """Keeps `params`, which had an accuracy on dev, if they are among the best of their kind so far."""
         ranking = self.tally.best.setdefault(best, [])
-        place = sum(other["accuracy"] >= reading.accuracy for other in ranking)  # of two alike the earlier one is kept
+        place = sum(other["accuracy"] >= accuracy for other in ranking)  # of two alike the earlier one is kept
         if place < self.config.checkpoint.keep_best:
-            ranking.insert(place, {"accuracy": reading.accuracy, "step": step, **self.tally.spent(*parts)})
+            ranking.insert(place, {"accuracy": accuracy, "step": step, **self.tally.spent(*parts)})
             del ranking[self.config.checkpoint.keep_best :]
             self.save_params(chosen_name(best, step), params)
             self.link_best()

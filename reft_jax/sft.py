@@ -51,7 +51,11 @@ def update(
     gradients, totals = accumulate(loss, state.params, batch, count, policy.mesh)
     learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
     state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
-    metrics |= {"loss": jnp.sum(totals) / tokens_in_batch, "optimizer/learning_rate": learning_rate}
+    metrics |= {
+        "loss": jnp.sum(totals) / tokens_in_batch,
+        "tokens": tokens_in_batch,
+        "optimizer/learning_rate": learning_rate,
+    }
     return state, metrics
 
 

@@ -50,6 +50,7 @@ RULES: dict[str, Rule] = {
     "position_rows": Rule(None, None, None),
     "norm": Rule(None, None, None),
     "value": Rule(None, None, None),
+    "class": Rule(None, None, None),
     "lora_rank": Rule(None, None, None),
     # Activations.
     "batch": Rule(("data", "fsdp"), "data", ("data", "fsdp")),

@@ -13,7 +13,6 @@ from typing import Any, TextIO
 
 import jax
 import yaml
-from jax.sharding import Mesh
 
 from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
@@ -31,7 +30,7 @@ from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
 from reft_jax.run import Run, Tally
 from reft_jax.sharding import make_mesh, shard_count
-from reft_jax.train_state import abstract_params, abstract_state, make_optimizer
+from reft_jax.train_state import TrainState, abstract_params, abstract_state, make_optimizer
 from reft_jax.validation import missing_files
 
 FREE_KEYS = ("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weights")
@@ -117,13 +116,16 @@ def check_lengths(config: Config) -> None:
     lengths = {"generation": max(config.generation.prompt_buckets) + config.generation.max_response}
     stages = (("pretrain", config.pretrain.epochs, config.pretrain), ("sft", config.sft.schedule_epochs, config.sft))
     lengths |= {name: max(s.prompt_buckets) + max(s.response_buckets) for name, on, s in stages if on}
+    positions = f"{config.model.decoder.max_positions} positions (model.decoder.max_positions)"
     for name, length in lengths.items():
         if length > config.model.decoder.max_positions:
             response = "max_response" if name == "generation" else "response_buckets"
             raise ValueError(
-                f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has "
-                f"{config.model.decoder.max_positions} positions (model.decoder.max_positions)"
+                f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has {positions}"
             )
+    length = max(config.reward_model.row_buckets)
+    if config.reward_model.samples and length > config.model.decoder.max_positions:
+        raise ValueError(f"reward_model.row_buckets come to {length} tokens, but the model has {positions}")
 
 
 def claim_directory(config: Config, tokenizer: Any) -> None:
@@ -196,18 +198,11 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
         require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
-        keep = config.checkpoint.keep_last
-        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
-        step, tally = None, Tally()
-        if (latest := checkpoints.latest()) is not None:
-            step, tally = latest[0], Tally(**latest[1])
-            console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
-        else:
-            on_first(lambda: check_space(config, mesh, directory))
-        board = config.logging.tensorboard
-        writer = stack.enter_context(
-            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not tally.unread)
-        )
+        policy = Policy(config.model, mesh, config.rl.critic == "separate")
+        params = abstract_params(policy, mesh, value_head=True)
+        state = abstract_state(params, make_optimizer(config.rl.optimizer, 1), mesh)
+        models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
+        records = stack.enter_context(open_records(config, console, state=state, models=models))
         run = Run(
             config=config,
             mesh=mesh,
@@ -221,36 +216,72 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
             ),
             functions=functions,
             runner=runner,
-            writer=writer,
+            writer=records.writer,
             console=console,
-            checkpoints=checkpoints,
+            checkpoints=records.checkpoints,
             stop=stop,
-            tally=tally,
-            resumed_step=step,
+            tally=records.tally,
+            resumed_step=records.resumed_step,
         )
         run.link_best()
         yield run
 
 
-def check_space(config: Config, mesh: Mesh, directory: Path) -> None:
-    """Refuses a disk that the run's checkpoints will not fit on.
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """What a run's folder holds of it, as its last resume point left it; fields as in `Run`."""
+
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    tally: Tally
+    resumed_step: int | None
+
+
+@contextlib.contextmanager
+def open_records(config: Config, console: Progress, *, state: TrainState, models: int) -> Iterator[Records]:
+    """Takes up the last resume point of the run's folder, and cuts its records back to it.
+
+    Args:
+        config: says where the folder is and what is kept.
+        console: told where the run goes on.
+        state: abstract, the largest that the run saves.
+        models: how many it keeps at most besides.
+
+    Raises:
+        ValueError: a record file holds a line that cannot be read.
+        OSError: no room for the checkpoints.
+    """
+    directory, keep = Path(config.run_dir), config.checkpoint.keep_last
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
+        step, tally = None, Tally()
+        if (latest := checkpoints.latest()) is not None:
+            step, tally = latest[0], Tally(**latest[1])
+            console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
+        else:
+            on_first(lambda: check_space(directory, state, points=keep + 1, models=models))
+        board, first = config.logging.tensorboard, jax.process_index() == 0
+        writer = stack.enter_context(
+            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not tally.unread)
+        )
+        yield Records(checkpoints, writer, tally, step)
+
+
+def check_space(directory: Path, state: TrainState, *, points: int, models: int) -> None:
+    """Refuses a disk that the run's checkpoints will not fit on: `points` states, and parameters of `models`.
 
     Raises:
         OSError: naming the folder, what is free and what is needed.
     """
-    policy = Policy(config.model, mesh, config.rl.critic == "separate")
-    params = abstract_params(policy, mesh, value_head=True)
     size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    state = size(abstract_state(params, make_optimizer(config.rl.optimizer, 1), mesh))
-    models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
-    needed = (config.checkpoint.keep_last + 1) * state + models * size(params)
+    needed = points * size(state) + models * size(state.params)
     free = shutil.disk_usage(directory).free
     if free < needed:
-        points, gigabytes = config.checkpoint.keep_last + 1, "{:.1f} GB".format
+        gigabytes = "{:.1f} GB".format
         raise OSError(
             f"run_dir {directory} has {gigabytes(free / 1e9)} free and the run's checkpoints take up to "
-            f"{gigabytes(needed / 1e9)} ({points} resume points of {gigabytes(state / 1e9)}, {models} models of "
-            f"{gigabytes(size(params) / 1e9)}): make room, name another run_dir, or lower checkpoint.keep_last"
+            f"{gigabytes(needed / 1e9)} ({points} resume points of {gigabytes(size(state) / 1e9)}, {models} models of "
+            f"{gigabytes(size(state.params) / 1e9)}): make room, name another run_dir, or lower checkpoint.keep_last"
         )
 
 
@@ -271,13 +302,17 @@ def check_batches(config: Config, shards: int) -> None:
     Raises:
         ValueError: naming the key.
     """
-    sizes = {"evaluation.batch_size": config.evaluation.batch_size}
+    sizes = {}
+    if config.sft.schedule_epochs or config.rl.epochs:
+        sizes["evaluation.batch_size"] = config.evaluation.batch_size
     if config.pretrain.epochs:
         sizes["pretrain.microbatch_size"] = config.pretrain.microbatch_size
     if config.sft.schedule_epochs:
         sizes["sft.microbatch_size"] = config.sft.microbatch_size
     if config.rl.epochs:
         sizes["rl.microbatch_size"] = config.rl.microbatch_size
+    if config.reward_model.samples:
+        sizes["reward_model.microbatch_size"] = config.reward_model.microbatch_size
     for key, size in sizes.items():
         if size % shards:
             raise ValueError(f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})")

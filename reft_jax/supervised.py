@@ -1,4 +1,7 @@
-"""The supervised loop of `pretrain` and `sft`: batches in order, one optimizer step each, evaluation between epochs."""
+"""The supervised loop: batches in order, one optimizer step each, and pauses to evaluate and save.
+
+`pretrain` and `sft` are run by it here, the reward model in `reward_model`.
+"""
 
 import dataclasses
 import time
@@ -6,16 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from reft_jax.config import LoraConfig, SupervisedConfig
-from reft_jax.data.batches import Example, training_batch
+from reft_jax.data.batches import Example, Sequences, training_batch
+from reft_jax.data.samples import LabelledRows
 from reft_jax.models.policy import Params
 from reft_jax.processes import Interrupted
 from reft_jax.run import Run, Stage
 from reft_jax.sft import build_step
 from reft_jax.sharding import batch_shardings, to_global
-from reft_jax.train_state import abstract_params, abstract_state, init_state, make_optimizer
+from reft_jax.train_state import TrainState, abstract_params, abstract_state, init_state, make_optimizer
+
+Batch = Sequences | LabelledRows
 
 
 def supervised(
@@ -37,30 +42,74 @@ def supervised(
         model, config, run.mesh, total_steps=stage.schedule, prompt=prompt, response=response
     )
     programs = run.add_programs(stage.name, build, len(config.prompt_buckets) * len(config.response_buckets))
+
+    def draw(step: int) -> Sequences:
+        return training_batch(
+            examples,
+            seed=run.seed(stage.name),
+            step=step,
+            batch_size=config.batch_size,
+            prompt_buckets=config.prompt_buckets,
+            response_buckets=config.response_buckets,
+            pad_id=run.ids.pad,
+        )
+
+    def program(batch: Sequences) -> Callable[..., Any]:
+        response = batch.responses.shape[1]
+        return programs[batch.tokens.shape[1] - response, response]
+
+    state = optimise(
+        run,
+        stage,
+        state,
+        draw=draw,
+        program=program,
+        due=lambda step: step % stage.epoch == 0,
+        pause=lambda step, state: end_of_epoch(run, stage, step // stage.epoch, state),
+    )
+    run.save_params(stage.name, state.params)
+
+
+def optimise(
+    run: Run,
+    stage: Stage,
+    state: TrainState,
+    *,
+    draw: Callable[[int], Any],
+    program: Callable[[Any], Callable[..., Any]],
+    due: Callable[[int], bool],
+    pause: Callable[[int, TrainState], None],
+) -> TrainState:
+    """The steps of a stage that are not done yet.
+
+    Args:
+        run: how far it has come, what it records and where it saves.
+        stage: its steps.
+        state: after the steps that are done; its buffers are donated.
+        draw: the host batch of a step, from 0.
+        program: the compiled `(state, batch) -> (state, metrics)` for a batch; metrics without a `/` are the stage's.
+        due: whether there is a pause after so many steps.
+        pause: evaluates and saves then.
+
+    Returns:
+        The state at the end of the stage.
+
+    Raises:
+        Interrupted: the run was asked to stop, and has saved where it was.
+    """
     run.console.stage(stage.name, stage.stop, run.tally.stage_step)
     recorder = StepRecorder(run, stage)
     try:
         if run.tally.unread:
-            end_of_epoch(run, stage, run.tally.stage_step // stage.epoch, state)
+            pause(run.tally.stage_step, state)
         asked = run.stop.ask()
         for step in range(run.tally.stage_step, stage.stop):
-            batch = training_batch(
-                examples,
-                seed=run.seed(stage.name),
-                step=step,
-                batch_size=config.batch_size,
-                prompt_buckets=config.prompt_buckets,
-                response_buckets=config.response_buckets,
-                pad_id=run.ids.pad,
-            )
-            response = batch.responses.shape[1]
-            program = programs[batch.tokens.shape[1] - response, response]
-            state, metrics = program(state, to_global(batch, batch_shardings(batch, run.mesh)))
+            batch = draw(step)
+            state, metrics = program(batch)(state, to_global(batch, batch_shardings(batch, run.mesh)))
             recorder.push(step + 1, metrics, batch)
-            epoch, rest = divmod(step + 1, stage.epoch)
-            if rest == 0:
+            if due(step + 1):
                 recorder.flush()
-                end_of_epoch(run, stage, epoch, state)
+                pause(step + 1, state)
                 recorder.restart_clock()
             asked, earlier = run.stop.ask(), asked
             if earlier:  # what the step before asked is known by now: nobody waits
@@ -69,7 +118,7 @@ def supervised(
         recorder.flush()
         run.save(stage.offset + run.tally.stage_step, state)
         raise
-    run.save_params(stage.name, state.params)
+    return state
 
 
 def end_of_epoch(run: Run, stage: Stage, epoch: int, state: Any) -> None:
@@ -90,14 +139,14 @@ class StepRecorder:
     def __init__(self, run: Run, stage: Stage) -> None:
         self._run = run
         self._stage = stage
-        self._pending: tuple[int, dict[str, jax.Array], Any] | None = None
+        self._pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Time until now is not the steps'."""
         self._clock = time.monotonic()
 
-    def push(self, step: int, metrics: dict[str, jax.Array], batch: Any) -> None:
+    def push(self, step: int, metrics: dict[str, jax.Array], batch: Batch) -> None:
         """Takes the metrics of the stage's `step`, which need not be ready, and records those before."""
         self.flush()
         self._pending = (step, metrics, batch)
@@ -109,18 +158,15 @@ class StepRecorder:
         step, arrays, batch = self._pending
         self._pending = None
         run, stage = self._run, self._stage
-        metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
-        metrics[f"{stage.name}/loss"] = metrics.pop("loss")
-        metrics[f"{stage.name}/tokens"] = int(np.sum(batch.response_lengths))
+        own = lambda name: name if "/" in name else f"{stage.name}/{name}"
+        metrics = {own(name): float(value) for name, value in jax.device_get(arrays).items()}
         seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
-        rows = int(np.sum(batch.response_lengths > 0))
-        tokens = int(np.sum(np.where(batch.response_lengths > 0, batch.prompt_lengths + batch.response_lengths, 0)))
         in_warmup = stage.name == "sft" and step <= run.config.sft.warmup_epoch * stage.epoch
         part = "warmup" if in_warmup else stage.name
-        run.tally.spend(part, rows, seconds)
+        run.tally.spend(part, batch.row_count, seconds)
         run.tally.stage_step = step
         metrics |= {
-            "throughput/train_tokens_per_s": tokens / seconds,
+            "throughput/train_tokens_per_s": batch.token_count / seconds,
             "time/step_s": seconds,
             "run/epoch": step / stage.epoch,
             "run/examples": run.tally.spent(*(("warmup", "sft") if stage.name == "sft" else (stage.name,)))["examples"],

@@ -8,9 +8,9 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -22,6 +22,9 @@ from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
 from reft_jax.startup import configure_jax, open_run, own_directory, prepare
 from reft_jax.supervised import supervised
+
+R = TypeVar("R", bound=Run)
+Opened = Callable[[Config, Any, StopRequest], contextlib.AbstractContextManager[R]]
 
 
 def stages(run: Run) -> dict[str, Stage]:
@@ -93,21 +96,32 @@ def main(args: Sequence[str] | None = None) -> None:
     Exits with `processes.STOPPED` where it was asked to stop, so that the same command continues, with
     `processes.REFUSED` where that is no use, and with 1 after any other error.
     """
-    config = load_config(args)
+    summary = complete(load_config(args), open_run, train)
+    if jax.process_index() == 0:
+        print_closing_table(summary)
+
+
+def complete(config: Config, opened: Opened[R], work: Callable[[R], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of a run: of a finished one that which is there, else what its work gives; does not return otherwise.
+
+    Args:
+        config: as loaded.
+        opened: (config, tokenizer, stop request) -> the run at work.
+        work: all that the run does; its result is written to `summary.json`.
+    """
     with StopRequest() as stop:
         try:
-            summary = train_or_read(config, stop)
+            return _complete(config, opened, work, stop)
         except Interrupted:
             message = f"stopped as asked; the same command continues in {config.run_dir}"
             leave(message, STOPPED, together=stop.deferred)
         except OSError as error:  # a full disk, say
             leave(f"error: {error}")
-    if jax.process_index() == 0:
-        print_closing_table(summary)
 
 
-def train_or_read(config: Config, stop: StopRequest) -> dict[str, Any]:
-    """The summary of a run: of a finished one that which is there, else what is made now."""
+def _complete(
+    config: Config, opened: Opened[R], work: Callable[[R], dict[str, Any]], stop: StopRequest
+) -> dict[str, Any]:
     summary = Path(config.run_dir) / "summary.json"
     with contextlib.ExitStack() as stack:
         try:
@@ -117,12 +131,12 @@ def train_or_read(config: Config, stop: StopRequest) -> dict[str, Any]:
             config, tokenizer = prepare(config)
             if on_first(summary.exists):
                 return json.loads(summary.read_text(encoding="utf-8"))
-            run = stack.enter_context(open_run(config, tokenizer, stop))
+            run = stack.enter_context(opened(config, tokenizer, stop))
         except (ValueError, FileNotFoundError) as error:
             leave(f"error: {error}", REFUSED)
         stop.defer(run.mesh)
         with ending_at_once():
-            made = train(run)
+            made = work(run)
             run.writer.write_summary(made)
     return made
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from reft_jax.config import OptimizerConfig
 from reft_jax.data.batches import Array, Sequences
+from reft_jax.models.classifier import Classifier
 from reft_jax.models.lora import join, split_trainable
 from reft_jax.models.policy import Params, Policy
 from reft_jax.sharding import abstract_rows, constrain, param_shardings, replicated
@@ -49,11 +50,11 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
 
 
-def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
-    """Shapes, types and shardings of the policy's parameters in its layout; touches no device.
+def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
+    """Shapes, types and shardings of the model's parameters in its layout; touches no device.
 
     Args:
-        policy: the model.
+        model: the policy or the classifier.
         mesh: what they are split over.
         value_head: whether the value head is among them, and the critic where the policy has one of its own.
         adapters: whether its adapters are, where `model.lora` asks for any.
@@ -61,15 +62,15 @@ def abstract_params(policy: Policy, mesh: Mesh, *, value_head: bool, adapters: b
     Raises:
         ValueError: naming the parameter, when a dimension does not divide by its mesh axes.
     """
-    boxed = _parts(jax.eval_shape(policy.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
-    wanted = {"decoder": True, "critic": value_head, "value_head": value_head, "lora": adapters}
-    boxed = {name: tree for name, tree in boxed.items() if wanted[name]}
+    boxed = _parts(jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
+    wanted = {"critic": value_head, "value_head": value_head, "lora": adapters}
+    boxed = {name: tree for name, tree in boxed.items() if wanted.get(name, True)}
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, policy.column))
+    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, model.column))
 
 
 def _parts(variables: Params) -> Params:
-    """The parameters by part, {"decoder", "value_head"[, "critic"][, "lora"]}, of what the policy's `init` gives."""
+    """The parameters by part, {"decoder", "value_head"[, "critic"][, "lora"]}, of what a model's `init` gives."""
     lora = variables.get("lora")
     return {**variables["params"], **({"lora": lora["decoder"]} if lora else {})}
 
@@ -79,11 +80,11 @@ def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool,
     return init_parts(policy, mesh, key, abstract_params(policy, mesh, value_head=value_head, adapters=adapters))
 
 
-def init_parts(policy: Policy, mesh: Mesh, key: jax.Array, abstract: Params) -> Params:
+def init_parts(model: Policy | Classifier, mesh: Mesh, key: jax.Array, abstract: Params) -> Params:
     """Fresh parameters of the parts in `abstract`, some of those of `abstract_params`; the others are never made."""
 
     def init(key: jax.Array) -> Params:
-        params = nn.meta.unbox(_parts(policy.init(key, jnp.zeros((1, 1), jnp.int32))))
+        params = nn.meta.unbox(_parts(model.init(key, jnp.zeros((1, 1), jnp.int32))))
         return {name: params[name] for name in abstract}
 
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(key)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reft_jax.config import Config, GenerationConfig, SourceConfig, SupervisedConfig
+from reft_jax.config import Config, GenerationConfig, RewardModelConfig, SourceConfig, SupervisedConfig
 
 POSITIVE = {
     *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
@@ -69,7 +69,7 @@ def range_errors(config: Any, prefix: str) -> Iterator[str]:
             yield f"{key} is {value}: it needs at least one length, and all must be more than 0"
     if isinstance(config, SourceConfig):
         yield from _source_errors(config, prefix)
-    if isinstance(config, SupervisedConfig) and config.batch_size % config.microbatch_size:
+    if isinstance(config, SupervisedConfig | RewardModelConfig) and config.batch_size % config.microbatch_size:
         yield (
             f"{prefix}batch_size ({config.batch_size}) must be a multiple of "
             f"{prefix}microbatch_size ({config.microbatch_size})"
@@ -118,8 +118,10 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
             f"model.decoder.head_dim ({model.decoder.head_dim})"
         )
-    if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs):
+    if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs or config.reward_model.samples):
         yield "pretrain.epochs, sft.schedule_epochs and rl.epochs are all 0: there is nothing to do"
+    if config.reward_model.samples and not config.reward_model.epochs:
+        yield "reward_model.epochs is 0 and reward_model.samples is set: a reward model needs one epoch or more"
     if config.pretrain.epochs and config.pretrain.source.kind == "none":
         yield "pretrain.epochs is set and pretrain.source.kind is `none`: give its problems"
     if config.data.train.kind == "none" and (sft.schedule_epochs or rl.epochs):

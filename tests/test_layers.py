@@ -14,8 +14,8 @@ LAYERS = (
     ("config", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
     ("data", "sharding", "processes", "losses", "models"),
     ("train_state", "rollout", "completion", "compilation"),
-    ("sft", "ppo", "evaluate", "checkpoint"),
-    ("run", "startup", "supervised", "reinforcement", "train", "export"),
+    ("sft", "ppo", "classification", "reranking", "evaluate", "checkpoint"),
+    ("run", "startup", "supervised", "reinforcement", "train", "reward_training", "reward_model", "export"),
     ("preflight", "preflight_steps", "preflight_report"),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -49,6 +49,16 @@ class Sequences:
         """[B, R] bool, true on the response's tokens; all false in filler."""
         return np.arange(self.responses.shape[1])[None, :] < self.response_lengths[:, None]
 
+    @property
+    def row_count(self) -> int:
+        """Rows of a host batch that are not filler."""
+        return int(np.sum(self.response_lengths > 0))
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of prompts and responses in a host batch."""
+        return int(np.sum(np.where(self.response_lengths > 0, self.prompt_lengths + self.response_lengths, 0)))
+
 
 @flax.struct.dataclass
 class PromptBatch:
@@ -152,6 +162,41 @@ def encode_prompts(
     dropped = long if overlong == "drop" else set()
     prompts = [Prompt(i, row[-max_prompt:]) for i, row in enumerate(rows) if i not in dropped]
     return prompts, OverlongCount(prompts=len(long), dropped=len(dropped))
+
+
+def encode_completions(
+    problems: Sequence[Problem],
+    completions: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    templates: TemplateConfig,
+    *,
+    max_length: int,
+    overlong: Overlong,
+    stage: str,
+) -> tuple[list[Prompt], OverlongCount]:
+    """Rows to classify: prompt and completion tokenised as one string, without an end token.
+
+    The `problem` of a row is its index among the completions. `truncate` cuts at the beginning, which keeps the end of
+    the completion, where its answer is (the reference cuts at the end).
+
+    Args:
+        problems: what was asked, one for each completion.
+        completions: of programs the whole, forced header included.
+        tokenizer: makes the ids.
+        templates: of the prompt.
+        max_length: most tokens of a row.
+        overlong: what happens to longer ones.
+        stage: where the config keeps the buckets.
+
+    Raises:
+        ValueError: text that the tokenizer cannot represent; a row longer than allowed under `error`.
+    """
+    texts = [prompt_text(problem, templates) + text for problem, text in zip(problems, completions, strict=True)]
+    rows = _tokenize(problems, texts, tokenizer)
+    long = _overlong(problems, rows, max_length, overlong, f"{stage}.row_buckets")
+    dropped = long if overlong == "drop" else set()
+    kept = [Prompt(i, row[-max_length:]) for i, row in enumerate(rows) if i not in dropped]
+    return kept, OverlongCount(targets=len(long), dropped=len(dropped))
 
 
 def bucket(length: int, buckets: Sequence[int]) -> int:

@@ -79,17 +79,18 @@ def question_key(question: str) -> str:
     return "".join(character for character in question.lower() if character.isalnum())
 
 
+def question_hash(question: str) -> int:
+    """The sha256 of the `question_key`, below 2^256: what decides whether a question is in dev."""
+    return int.from_bytes(hashlib.sha256(question_key(question).encode()).digest(), "big")
+
+
 def split_dev(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:
     """Splits problems into (train, dev), each in its old order.
 
-    A problem is in dev where the sha256 of its `question_key`, read as a fraction of 2^256, is below `fraction`. So
+    A problem is in dev where its `question_hash`, read as a fraction of 2^256, is below `fraction`. So
     equal questions stay on one side, and more data moves no question that was there before.
     """
-    limit = fraction * 2.0**256
-    in_dev = [
-        int.from_bytes(hashlib.sha256(question_key(problem.question).encode()).digest(), "big") < limit
-        for problem in problems
-    ]
+    in_dev = [question_hash(problem.question) < fraction * 2.0**256 for problem in problems]
     train = [problem for problem, dev in zip(problems, in_dev) if not dev]
     return train, [problem for problem, dev in zip(problems, in_dev) if dev]
 

@@ -72,12 +72,12 @@ class Policy(nn.Module):
         return self.values(self.hidden(tokens)[:, 0])
 
 
-def call(policy: Policy, params: Params, *args: Any, method: str) -> Any:
-    """The result of one of the policy's methods; they are pure and mutate no state."""
+def call(model: nn.Module, params: Params, *args: Any, method: str) -> Any:
+    """The result of one of the methods of a policy or a classifier; they are pure and mutate no state."""
     variables = {"params": {name: tree for name, tree in params.items() if name != "lora"}}
     if "lora" in params:
         variables["lora"] = {"decoder": params["lora"]}
-    return policy.apply(variables, *args, method=method)
+    return model.apply(variables, *args, method=method)
 
 
 @struct.dataclass

@@ -1,0 +1,67 @@
+"""The classifier: a decoder with two classes on the final state of a row's last token.
+
+Its parameters are `{"decoder": ..., "class_head": ...}`. It predicts no token, so that its decoder has no output
+projection, and all of it is trained, so that it has no adapters.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from reft_jax.config import LoraConfig, ModelConfig
+from reft_jax.models.decoder import Decoder
+from reft_jax.models.policy import Params, call
+from reft_jax.sharding import Column
+
+CLASSES = 2  # wrong, right
+
+
+class Classifier(nn.Module):
+    """Decoder and class head; its methods are reached through `policy.call`.
+
+    The head has no bias and begins normal with the model's `initializer_range`, as transformers' sequence classifiers
+    do. From zero, the body would get no gradient at first, and at the paper's learning rate of 1e-6 one below Adam's
+    epsilon for long.
+    """
+
+    config: ModelConfig
+    mesh: Mesh | None = None
+    column: Column = "training"
+
+    def setup(self):
+        decoder = dataclasses.replace(self.config.decoder, tie_embeddings=True, lm_head_bias=False)
+        body = dataclasses.replace(self.config, decoder=decoder, lora=LoraConfig())
+        self.decoder = Decoder(body, self.mesh, self.column)
+        init = nn.initializers.normal(decoder.initializer_range)
+        self.class_head = nn.Dense(
+            CLASSES,
+            use_bias=False,
+            dtype=jnp.promote_types(self.config.param_dtype, jnp.float32),
+            param_dtype=self.config.param_dtype,
+            kernel_init=nn.with_logical_partitioning(init, ("embed", "class")),
+        )
+
+    def hidden(self, tokens: jax.Array) -> jax.Array:
+        """Final hidden states [B, T, D] of contiguous rows of tokens [B, T]."""
+        return self.decoder(tokens, jnp.arange(tokens.shape[1])[None])[0]
+
+    def classes(self, hidden: jax.Array) -> jax.Array:
+        """Scores of the classes, [..., D] -> [..., 2], float32."""
+        return self.class_head(hidden)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Touches every parameter; for `init`."""
+        return self.classes(self.hidden(tokens)[:, 0])
+
+
+def class_logits(classifier: Classifier, params: Params, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Scores [B, 2], float32, of right-padded rows of tokens [B, T] that have `lengths` [B] tokens, at least one.
+
+    The last token is found by its length, so that what pads the rows never matters.
+    """
+    hidden = call(classifier, params, tokens, method="hidden")  # [B, T, D]
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return call(classifier, params, last, method="classes")
