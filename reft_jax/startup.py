@@ -113,7 +113,9 @@ def check_lengths(config: Config) -> None:
     Raises:
         ValueError: naming the keys.
     """
-    lengths = {"generation": max(config.generation.prompt_buckets) + config.generation.max_response}
+    lengths = {}
+    if config.sft.schedule_epochs or config.rl.epochs:
+        lengths["generation"] = max(config.generation.prompt_buckets) + config.generation.max_response
     stages = (("pretrain", config.pretrain.epochs, config.pretrain), ("sft", config.sft.schedule_epochs, config.sft))
     lengths |= {name: max(s.prompt_buckets) + max(s.response_buckets) for name, on, s in stages if on}
     positions = f"{config.model.decoder.max_positions} positions (model.decoder.max_positions)"

@@ -176,8 +176,9 @@ def encode_completions(
 ) -> tuple[list[Prompt], OverlongCount]:
     """Rows to classify: prompt and completion tokenised as one string, without an end token.
 
-    The `problem` of a row is its index among the completions. `truncate` cuts at the beginning, which keeps the end of
-    the completion, where its answer is (the reference cuts at the end).
+    The `problem` of a row is its index among the completions. A sampled text may be one that a tokenizer without bytes
+    cannot represent: its holes are unknown tokens. `truncate` cuts at the beginning, which keeps the end of the
+    completion, where its answer is (the reference cuts at the end).
 
     Args:
         problems: what was asked, one for each completion.
@@ -189,10 +190,10 @@ def encode_completions(
         stage: where the config keeps the buckets.
 
     Raises:
-        ValueError: text that the tokenizer cannot represent; a row longer than allowed under `error`.
+        ValueError: a row longer than allowed under `error`.
     """
     texts = [prompt_text(problem, templates) + text for problem, text in zip(problems, completions, strict=True)]
-    rows = _tokenize(problems, texts, tokenizer)
+    rows = _tokenize(problems, texts, tokenizer, holes=True)
     long = _overlong(problems, rows, max_length, overlong, f"{stage}.row_buckets")
     dropped = long if overlong == "drop" else set()
     kept = [Prompt(i, row[-max_length:]) for i, row in enumerate(rows) if i not in dropped]
@@ -327,8 +328,10 @@ def _padded(rows: Sequence[np.ndarray], height: int, width: int, pad_id: int) ->
     return tokens, lengths
 
 
-def _tokenize(problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[np.ndarray]:
-    """Ids of each text, without special tokens; refuses text that would come out empty or with holes."""
+def _tokenize(
+    problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, holes: bool = False
+) -> list[np.ndarray]:
+    """Ids of each text, without special tokens; refuses text that comes out empty, or with `holes` unless allowed."""
     if not texts:
         return []
     rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
@@ -336,7 +339,7 @@ def _tokenize(problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrai
     for problem, text, row in zip(problems, texts, rows):
         if not row:
             raise ValueError(f"problem `{problem.id}`: the tokenizer makes no token of {text!r}")
-        if unknown is not None and unknown in row:
+        if not holes and unknown is not None and unknown in row:
             raise ValueError(
                 f"problem `{problem.id}`: the tokenizer has no tokens for all of {text!r}: it reads "
                 f"{tokenizer.decode(row)!r}; use another tokenizer or leave the problem out"

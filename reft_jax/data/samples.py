@@ -123,9 +123,7 @@ def read_samples(paths: Sequence[str | Path]) -> list[Sample]:
             sample = _sample(fields, place)
             others = questions.setdefault(sample.problem.id, {})
             if sample.number in others:
-                raise ValueError(
-                    f"{place}: sample {sample.number} of `{sample.problem.id}` stands on an earlier line too"
-                )
+                raise ValueError(f"{place}: sample {sample.number} of `{sample.problem.id}` is on an earlier line too")
             others[sample.number] = sample
     if not questions:
         raise ValueError(f"no samples in {', '.join(map(str, paths))}")
