@@ -66,18 +66,20 @@ STAGES = {
     "pretrain": ("pretrain",),
     "sft": ("sft", "layout", "evaluation"),
     "rl": ("layout", "rollout", "experience", "update", "evaluation"),
+    "reward_model": ("reward_model", "scoring"),
 }
-"""The steps of each stage, in their order."""
+"""The steps of each stage, in their order; the last is a run of its own."""
 
 
 def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str, Any]]:
     """What is in the memory of one device while each step of each stage runs; `total` is None where it was refused."""
     steps, adapted = plan["steps"], config.model.lora.rank > 0
-    code = sum(found.get("code", 0) * steps[name]["bucket"][-1] for name, found in measures.items())
     for stage, names in STAGES.items():
         state = steps.get("update" if stage == "rl" else stage, {}).get("arguments")
         if not state:
             continue
+        own = {name for name in measures if (name in STAGES["reward_model"]) == (stage == "reward_model")}
+        code = sum(measures[name].get("code", 0) * steps[name]["bucket"][-1] for name in own)
         held = dict.fromkeys(PARTS, 0) | {"params": state["params"], "adam": state["optimizer"], "code": code}
         if stage == "rl" and not adapted:  # adapters off, the policy is its own reference
             held["reference"] = plan["decoder"]
@@ -86,7 +88,7 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
                 parts = held | _parts_of(step, plan, measures)
                 total = None if "refused" in measures[step] else sum(parts.values())
                 yield {"stage": stage, "step": step, "parts": parts, "total": total}
-        if stage != "pretrain" and adapted:  # the adapters are merged into a copy
+        if stage in ("sft", "rl") and adapted:  # the adapters are merged into a copy
             parts = held | {"work": plan["decoder"]}
             yield {"stage": stage, "step": "save", "parts": parts, "total": sum(parts.values())}
 
@@ -129,12 +131,15 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     """What would make the phases in `over` smaller, cheapest first."""
     model, shards = config.model, plan["shards"]
     steps = {phase["step"] for phase in over}
-    training = [step for step in ("pretrain", "sft", "update", "experience") if step in steps]
-    for section in dict.fromkeys("rl" if step in ("update", "experience") else step for step in training):
+    training = [
+        step for step in ("pretrain", "sft", "update", "experience", "reward_model", "scoring") if step in steps
+    ]
+    sections = {"update": "rl", "experience": "rl", "scoring": "reward_model"}
+    for section in dict.fromkeys(sections.get(step, step) for step in training):
         yield from _smaller_microbatch(config, section, shards)
     if training and not model.remat:
         yield "model.remat: true: a layer's activations are computed again, not kept; a third more compute"
-    yield from _smaller_logits(config, target, plan, training)
+    yield from _smaller_logits(config, target, plan, [step for step in training if step not in STAGES["reward_model"]])
     if model.dtype == "float32":
         yield "model.dtype: bfloat16: halves activations, KV cache and the weights that are sampled with"
     if "evaluation" in steps and (rows := config.evaluation.batch_size) > shards:
@@ -146,7 +151,7 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
         yield "generation.max_response or rl.rollout_batch_size: smaller, for the KV cache grows with both"
     if plan["mesh"]["data"] > 1:
         yield "mesh: {data: 1, fsdp: -1}: weights and Adam's moments are split over all devices, not copied to each"
-    if not model.lora.rank:
+    if not model.lora.rank and steps - set(STAGES["reward_model"]):
         yield "model.lora.rank: 16: Adam's moments for adapters alone, and no second copy of the decoder as reference"
     if model.param_dtype == "float32":
         yield "model.param_dtype: bfloat16: halves weights and moments; small updates are rounded away"
@@ -259,7 +264,8 @@ def _step_table(report: Mapping[str, Any], unit: float) -> Table:
         rows, prompt, response, _ = step["bucket"]
         cells = [f"{step[part] / unit:.2f}" for part in columns] if "peak" in step else ["refused"]
         seconds = [f"{step['seconds']:.0f} s"] if "seconds" in step else []
-        table.add_row(name, f"{rows} x {prompt}+{response}" if rows else "", *cells, *seconds)
+        tokens = f"{prompt}+{response}" if response else f"{prompt}"
+        table.add_row(name, f"{rows} x {tokens}" if rows else "", *cells, *seconds)
     return table
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from reft_jax import sft
+from reft_jax import classification, sft
 from reft_jax.config import Config, LoraConfig, ModelConfig, SupervisedConfig
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.hlo import Traffic, aliased_inputs, collectives
@@ -67,6 +67,11 @@ def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
     if config.sft.schedule_epochs or rl.epochs:
         sampling = Sampling(evaluation.temperature, evaluation.top_k, evaluation.top_p)
         found["evaluation"] = generate(evaluation.batch_size, sampling)
+    if config.reward_model.samples:  # in a run of its own
+        judge, length = config.reward_model, max(config.reward_model.row_buckets)
+        step, scoring = classification.build_step, classification.build_scoring
+        found["reward_model"] = lambda: step(model, judge, mesh, total_steps=SCHEDULE, length=length)
+        found["scoring"] = lambda: scoring(model, mesh, batch=judge.microbatch_size, length=length)
     return found
 
 
@@ -77,6 +82,10 @@ def bucket(config: Config, step: str) -> tuple[int, int, int, int]:
         stage = getattr(config, step)
         count = len(stage.prompt_buckets) * len(stage.response_buckets)
         return stage.batch_size, max(stage.prompt_buckets), max(stage.response_buckets), count
+    if step in ("reward_model", "scoring"):
+        judge = config.reward_model
+        size = judge.batch_size if step == "reward_model" else judge.microbatch_size
+        return size, max(judge.row_buckets), 0, len(judge.row_buckets)
     if step == "layout":
         return 0, 0, 0, 1
     rows = {"evaluation": config.evaluation.batch_size, "update": rl.minibatch_size}

@@ -175,7 +175,8 @@ def train(run: RewardRun) -> dict[str, Any]:
     )
     run.save_params(NAME, state.params)
     ranking = run.tally.best[BEST][0]
-    return {BEST: {"dev_accuracy" if name == "accuracy" else name: value for name, value in ranking.items()}}
+    dev = {"accuracy": "dev_accuracy", "classified": "dev_classified"}
+    return {BEST: {dev.get(name, name): value for name, value in ranking.items()}}
 
 
 def start_params(run: Run, classifier: Classifier, abstract: Params) -> Params:
@@ -188,7 +189,7 @@ def start_params(run: Run, classifier: Classifier, abstract: Params) -> Params:
 
 
 def read_dev(run: RewardRun, params: Params, step: int) -> None:
-    """Reranks dev, records it, and keeps `params` if they are among the best so far.
+    """Reranks dev, records it, and keeps `params` if they are among the best so far, by reranking, then by classes.
 
     Raises:
         Interrupted: the run was asked to stop; nothing is recorded then, and the tally says `unread`.
@@ -211,4 +212,5 @@ def read_dev(run: RewardRun, params: Params, step: int) -> None:
     }
     run.writer.write(step, NAME, metrics)
     run.console.advance(run.tally.stage_step, metrics)
-    run.keep_best(params, step, metrics["rerank/accuracy"], best=BEST, parts=(NAME,))
+    reading = {name: metrics[f"rerank/{name}"] for name in ("accuracy", "classified")}
+    run.keep_best(params, step, reading, best=BEST, parts=(NAME,))

@@ -250,14 +250,25 @@ class Run:
         metrics = reading.metrics("eval") | {"time/evaluation_s": time.monotonic() - started}
         self.writer.write(step, stage, metrics)
         self.console.advance(self.tally.stage_step, metrics)
-        self.keep_best(params, step, reading.accuracy, best=best, parts=parts)
+        self.keep_best(params, step, {"accuracy": reading.accuracy}, best=best, parts=parts)
 
-    def keep_best(self, params: Params, step: int, accuracy: float, *, best: str, parts: tuple[str, ...]) -> None:
-        """Keeps `params`, which had an accuracy on dev, if they are among the best of their kind so far."""
+    def keep_best(
+        self, params: Params, step: int, reading: dict[str, float], *, best: str, parts: tuple[str, ...]
+    ) -> None:
+        """Keeps `params` if their reading of dev is among the best of their kind so far.
+
+        Args:
+            params: as `save_params` takes them.
+            step: the run's step.
+            reading: what is compared, one after the other.
+            best: name of their kind.
+            parts: of the tally, what the model has cost.
+        """
         ranking = self.tally.best.setdefault(best, [])
-        place = sum(other["accuracy"] >= accuracy for other in ranking)  # of two alike the earlier one is kept
+        better = [tuple(other[name] for name in reading) >= tuple(reading.values()) for other in ranking]
+        place = sum(better)  # of two alike the earlier one is kept
         if place < self.config.checkpoint.keep_best:
-            ranking.insert(place, {"accuracy": accuracy, "step": step, **self.tally.spent(*parts)})
+            ranking.insert(place, {**reading, "step": step, **self.tally.spent(*parts)})
             del ranking[self.config.checkpoint.keep_best :]
             self.save_params(chosen_name(best, step), params)
             self.link_best()

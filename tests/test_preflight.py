@@ -223,6 +223,22 @@ def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():
     assert rollout["cache"] == 2 * 32 * 32 * 700 * 4096 * 2 // 8
 
 
+def test_a_reward_model_is_planned_without_output_projection_and_adapters():
+    """The quickstart's width of 64 and its 3 layers on 8 devices; rows of 120 tokens, length and label."""
+    off = ["--pretrain.epochs", "0", "--sft.schedule_epochs", "0", "--rl.epochs", "0", "--model.lora.rank", "4"]
+    judge = ["--reward_model.samples", '["x"]', "--reward_model.row_buckets", "[60, 120]"]
+    sizes = ["--model.decoder.tie_embeddings", "false", "--reward_model.microbatch_size", "8"]
+    config = load_config(["--config", QUICKSTART, *off, *judge, *sizes])
+    plan, _ = in_subprocess(config, parse_target("cpu:8"), "")
+    split = 384 * 64 + 3 * (4 * 64 * 64 + 2 * 64 * 256) + 64 * 2
+    params = 4 * (split // 8 + 7 * 64)
+    arguments = {"params": params, "optimizer": 2 * params + 12, "batch": 24 // 8 * (120 + 2) * 4}
+    assert plan["steps"] == {
+        "reward_model": {"bucket": [24, 120, 0, 2], "arguments": arguments, "cache": 0},
+        "scoring": {"bucket": [8, 120, 0, 2], "arguments": {"weights": params, "batch": 121 * 4}, "cache": 0},
+    }
+
+
 def test_shapes_of_the_papers_models_are_found_by_their_hub_ids():
     config = load_config(["--config", QUICKSTART])
     for path in ("codellama/CodeLlama-7b-hf", "facebook/galactica-125m", "Salesforce/codegen-350M-mono"):
@@ -245,6 +261,8 @@ def fake(config: Config, **measures):
         "experience": {"params": 100, "reference": 90, "batch": 10},
         "update": state,
         "evaluation": {"weights": 50, "batch": 10},
+        "reward_model": state,
+        "scoring": {"weights": 95, "batch": 10},
     }
     steps = {
         name: {"bucket": [8, 16, 16, 1], "arguments": arguments[name], "cache": 30 * (name == "rollout")}
@@ -280,6 +298,25 @@ def test_what_is_resident_is_added_up_by_hand():
     copied = fake(Config(), **measures, layout={"argument": 100, "output": 50, "needed": 170})
     more = {"rollout": expected["rollout"] + 50, "evaluation": expected["evaluation"] + 50}
     assert totals(copied) == expected | more | {"layout": state + decoder + 50 + 20}
+
+
+def test_a_reward_model_is_a_run_of_its_own():
+    measures = {
+        "sft": {"argument": 310, "needed": 400, "code": 7},
+        "reward_model": {"argument": 310, "needed": 900, "code": 5},
+        "scoring": {"argument": 105, "needed": 150},
+    }
+    report = fake(Config(model=ModelConfig(lora=LoraConfig(rank=4))), **measures)
+    totals = {(phase["stage"], phase["step"]): phase["total"] for phase in report["phases"]}
+    assert totals == {
+        ("sft", "sft"): 300 + 90 + 10 + 7,
+        ("sft", "save"): 300 + 90 + 7,  # there, the adapters are merged
+        ("reward_model", "reward_model"): 300 + 590 + 10 + 5,
+        ("reward_model", "scoring"): 300 + 45 + 10 + 5,
+    }
+    report = fake(Config(), scoring={"argument": 105, "needed": 1000}, reward_model={"argument": 310, "needed": 900})
+    assert any("reward_model.microbatch_size: 24 -> 8, down to 8" in text for text in report["changes"])
+    assert not any("lora" in text or "logits" in text for text in report["changes"])
 
 
 def test_what_a_compiler_refuses_does_not_fit(capsys):
