@@ -43,7 +43,8 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     Raises:
         FileNotFoundError: there is no such checkpoint, or its folder is in no run's.
         FileExistsError: `out` has something in it.
-        ValueError: a model made from scratch has a shape that no architecture of transformers has.
+        ValueError: a model made from scratch has a shape that no architecture of transformers has; or it is a reward
+            model.
     """
     run_dir, config = read_run(checkpoint, out)
     stored = config.model.param_dtype if config.model.param_dtype != "float64" else "float32"
@@ -91,8 +92,10 @@ def export_adapter(checkpoint: Path, out: Path, base: str = "") -> None:
 
 
 def read_run(checkpoint: Path, out: Path) -> tuple[Path, Config]:
-    """The folder and config of the run that a checkpoint is of, if `out` can be written to."""
+    """The folder and config of the run that a checkpoint is of, if `out` can be written to and it predicts tokens."""
     run_dir = checkpoint.absolute().parent.parent
+    if checkpoint.with_name(part_name(checkpoint.name, "class_head")).exists():
+        raise ValueError(f"{checkpoint} is a reward model: it has no output projection to export")
     for path in (checkpoint, run_dir / "config.yaml"):
         if not path.exists():
             raise FileNotFoundError(

@@ -19,6 +19,7 @@ from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, TemplateConfig
 from reft_jax.data.generated import generate_problems
 from reft_jax.data.prompts import program_header
+from reft_jax.export import export
 from reft_jax.models.policy import Policy
 from reft_jax.processes import REFUSED, STOPPED
 from reft_jax.reward_model import main
@@ -267,6 +268,11 @@ def test_what_cannot_be_reranked_is_said(finished, tmp_path, capfd, checkpoint, 
     samples = write_samples(tmp_path / "test.jsonl", "test", 2)
     assert command(["rerank", str(finished / checkpoint), str(samples), *options]) == REFUSED
     assert message in capfd.readouterr().err
+
+
+def test_it_is_not_exported(finished, tmp_path):
+    with pytest.raises(ValueError, match="reward_model_best is a reward model"):
+        export(finished / "checkpoints/reward_model_best", tmp_path / "out")
 
 
 def test_another_word_is_no_command(capfd):
