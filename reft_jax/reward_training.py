@@ -84,9 +84,8 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
         train, dev = (
             encode(part, config, tokenizer, name, console.message) for part, name in zip(drawn, ("train", "dev"))
         )
-        tokens = [row.tokens.tobytes() for row in (*train.rows, *dev.rows)]
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
-        require_equal({"settings": everywhere, "samples": drawn, "tokenizer": tokens})
+        require_equal({"settings": everywhere, "samples": (train.digest(), dev.digest())})
         params = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
         state = abstract_state(params, make_optimizer(settings.optimizer, 1), mesh)
         models = config.checkpoint.keep_best + 2  # the best, one of them to be replaced, and the last

@@ -332,19 +332,20 @@ def _tokenize(
     problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, holes: bool = False
 ) -> list[np.ndarray]:
     """Ids of each text, without special tokens; refuses text that comes out empty, or with `holes` unless allowed."""
-    if not texts:
-        return []
-    rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    unknown = tokenizer.unk_token_id
-    for problem, text, row in zip(problems, texts, rows):
-        if not row:
-            raise ValueError(f"problem `{problem.id}`: the tokenizer makes no token of {text!r}")
-        if not holes and unknown is not None and unknown in row:
-            raise ValueError(
-                f"problem `{problem.id}`: the tokenizer has no tokens for all of {text!r}: it reads "
-                f"{tokenizer.decode(row)!r}; use another tokenizer or leave the problem out"
-            )
-    return [np.asarray(row, np.int32) for row in rows]
+    found, unknown = [], tokenizer.unk_token_id
+    for start in range(0, len(texts), 4096):  # ids as Python's integers take much memory
+        some = texts[start : start + 4096]
+        rows = tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        for problem, text, row in zip(problems[start:], some, rows):
+            if not row:
+                raise ValueError(f"problem `{problem.id}`: the tokenizer makes no token of {text!r}")
+            if not holes and unknown is not None and unknown in row:
+                raise ValueError(
+                    f"problem `{problem.id}`: the tokenizer has no tokens for all of {text!r}: it reads "
+                    f"{tokenizer.decode(row)!r}; use another tokenizer or leave the problem out"
+                )
+            found.append(np.asarray(row, np.int32))
+    return found
 
 
 def _overlong(

@@ -5,6 +5,7 @@ The files are those of `python -m reft_jax.sample`: JSON lines, one completion e
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,15 @@ class SampleSet:
     unique: list[Sample]
     rows: list[Prompt]
 
+    def digest(self) -> str:
+        """A hash of all that a run makes of them."""
+        found = hashlib.sha256()
+        for sample in self.drawn:
+            found.update(repr((sample.problem, sample.number, sample.outcome, sample.value)).encode())
+        for row in self.rows:
+            found.update(row.tokens.tobytes())
+        return found.hexdigest()
+
 
 def read_samples(paths: Sequence[str | Path]) -> list[Sample]:
     """The samples of some files, questions in the order of their first line and each one's samples by number.
@@ -116,15 +126,19 @@ def read_samples(paths: Sequence[str | Path]) -> list[Sample]:
             there are no lines at all.
     """
     questions: dict[str, dict[int, Sample]] = {}
+    problems: dict[str, Problem] = {}
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"no file `{path}`: samples are JSON lines, made by `python -m reft_jax.sample`")
         for place, fields in _lines(path):
             sample = _sample(fields, place)
-            others = questions.setdefault(sample.problem.id, {})
+            problem = problems.setdefault(sample.problem.id, sample.problem)
+            if sample.problem != problem:
+                raise ValueError(f"{place}: `{problem.id}` has another question or answer than on an earlier line")
+            others = questions.setdefault(problem.id, {})
             if sample.number in others:
                 raise ValueError(f"{place}: sample {sample.number} of `{sample.problem.id}` is on an earlier line too")
-            others[sample.number] = sample
+            others[sample.number] = dataclasses.replace(sample, problem=problem)  # held once
     if not questions:
         raise ValueError(f"no samples in {', '.join(map(str, paths))}")
     return [others[number] for others in questions.values() for number in sorted(others)]

@@ -76,6 +76,10 @@ def test_only_letters_answer_multiple_choice(tmp_path, gold, value, answered):
         ('{"id": ', r"file: line 1: not JSON"),
         ("[1]", "file: line 1: should be a JSON object, is a list"),
         (json.dumps(LINE) + "\n\n" + json.dumps(LINE), "file: line 3: sample 0 of `svamp_1` is on an earlier line"),
+        (
+            json.dumps(LINE) + "\n" + json.dumps({**LINE, "sample": 1, "gold": "3"}),
+            "line 2: `svamp_1` has another question or answer than on an earlier line",
+        ),
         (json.dumps({**LINE, "sample": "0"}), "line 1: field `sample` is '0', of type str"),
         (json.dumps({**LINE, "sample": True}), "line 1: field `sample` is True, of type bool"),
         (json.dumps({**LINE, "completion": None}), "line 1: field `completion` is None"),
