@@ -58,7 +58,8 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     tokenizer = load_tokenizer(str(checkpoint.parent.parent / "tokenizer"), "main")
-    samples = encode(read_samples([path]), config, tokenizer, "given", Console(stderr=True).print)
+    say = lambda text: print(text, file=sys.stderr) if jax.process_index() == 0 else None
+    samples = encode(read_samples([path]), config, tokenizer, "given", say)
     questions = by_question(samples.drawn)
     abstract = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
     parts = {"decoder": checkpoint, "class_head": head}
