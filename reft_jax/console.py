@@ -127,7 +127,8 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
 
     Args:
         summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `reft`, those present, `accuracy` (share of
-            test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`.
+            test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`. Other keys are
+            left out.
 
     Raises:
         KeyError: a model lacks one of these.

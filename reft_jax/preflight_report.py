@@ -79,7 +79,7 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
         if not state:
             continue
         held = dict.fromkeys(PARTS, 0) | {"params": state["params"], "adam": state["optimizer"], "code": code}
-        if stage == "rl" and not adapted:  # adapters off, the policy is its own reference
+        if stage == "rl" and "experience" in steps and not adapted:  # adapters off, the policy is its own reference
             held["reference"] = plan["decoder"]
         for step in names:
             if step in measures:

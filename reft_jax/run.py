@@ -60,6 +60,8 @@ class Tally:
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
     evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl. `best` has the
     models chosen on dev by name, the best first. `unread`: the evaluation after the last step is still to come.
+    `recent` are the mean rewards of the last iterations of `rl`, `highest` the highest that their average has been, and
+    `collapse` says why `rl` ended early.
     """
 
     stage: str = "pretrain"
@@ -68,6 +70,9 @@ class Tally:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     unread: bool = False
+    recent: list[float] = dataclasses.field(default_factory=list)
+    highest: float = 0.0
+    collapse: str = ""
 
     def spend(self, part: str, examples: int, seconds: float) -> None:
         """Adds a step's costs."""

@@ -17,7 +17,17 @@ import jax
 from reft_jax.config import Config, RlConfig, load_config
 from reft_jax.console import print_closing_table
 from reft_jax.data.batches import steps_per_epoch
-from reft_jax.processes import REFUSED, STOPPED, Interrupted, StopRequest, connect, ending_at_once, leave, on_first
+from reft_jax.processes import (
+    COLLAPSED,
+    REFUSED,
+    STOPPED,
+    Interrupted,
+    StopRequest,
+    connect,
+    ending_at_once,
+    leave,
+    on_first,
+)
 from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
 from reft_jax.startup import configure_jax, open_run, own_directory, prepare
@@ -84,14 +94,15 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
         run.writer.write(step, name, reading.metrics("test"))
         counts = {"correct": reading.correct, "total": reading.total}
         summary[name] = {"accuracy": reading.accuracy, "interval": list(reading.interval), **counts, **facts}
-    return summary
+    return summary | ({"collapse": run.tally.collapse} if run.tally.collapse else {})
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Trains what `args` (or the command line) say; of a run that is finished it prints the table again.
 
     Exits with `processes.STOPPED` where it was asked to stop, so that the same command continues, with
-    `processes.REFUSED` where that is no use, and with 1 after any other error.
+    `processes.REFUSED` where that is no use, with `processes.COLLAPSED` where `rl.collapse` ended the run, and with 1
+    after any other error.
     """
     config = load_config(args)
     with StopRequest() as stop:
@@ -104,6 +115,8 @@ def main(args: Sequence[str] | None = None) -> None:
             leave(f"error: {error}")
     if jax.process_index() == 0:
         print_closing_table(summary)
+    if reason := summary.get("collapse"):
+        leave(f"reinforcement ended early: {reason}", COLLAPSED, together=True)
 
 
 def train_or_read(config: Config, stop: StopRequest) -> dict[str, Any]:

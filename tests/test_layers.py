@@ -14,7 +14,7 @@ LAYERS = (
     ("config", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
     ("data", "sharding", "processes", "losses", "models"),
     ("train_state", "rollout", "completion", "compilation"),
-    ("sft", "ppo", "evaluate", "checkpoint"),
+    ("sft", "ppo", "self_training", "evaluate", "checkpoint"),
     ("run", "startup", "supervised", "reinforcement", "train", "export"),
     ("preflight", "preflight_steps", "preflight_report"),
 )

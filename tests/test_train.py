@@ -298,4 +298,4 @@ def test_self_checks_stop_a_run(finished, arguments, tmp_path):
     """No float32 sampler and scorer agree to 1e-12."""
     start_from = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
     output = complete(arguments(tmp_path / "checked", **start_from, rl__check_tolerance=1e-12), code=1)
-    assert re.search(r"RuntimeError: self-check: .* more than ppo.check_tolerance \(1e-12\)", output)
+    assert re.search(r"RuntimeError: self-check: .* more than rl.check_tolerance \(1e-12\)", output)

@@ -7,7 +7,7 @@ since a padding id may be any token's. Which rows a step takes is a function of 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import flax.struct
@@ -244,6 +244,30 @@ def training_batch(
     """The batch of a global step of supervised training."""
     indices = step_indices(seed, step, len(examples), batch_size)
     return sequence_batch(examples, indices, batch_size, prompt_buckets, response_buckets, pad_id)
+
+
+def annotations(
+    examples: Mapping[int, Example],
+    problems: np.ndarray,
+    *,
+    limit: int,
+    prompt_buckets: Sequence[int],
+    response_buckets: Sequence[int],
+    pad_id: int,
+) -> Sequences:
+    """The annotation of each row's problem, [B, ...]; rows without one are filler.
+
+    Args:
+        examples: by problem; one that is missing was dropped.
+        problems: [B] int32, -1 in filler.
+        limit: tokens of prompt and target together after which a target is cut; 0 cuts none.
+        prompt_buckets, response_buckets, pad_id: as for `sequence_batch`.
+    """
+    nothing = Example(-1, np.array([pad_id], np.int32), np.zeros(0, np.int32))
+    rows = [examples.get(int(problem), nothing) for problem in problems]
+    if limit:
+        rows = [dataclasses.replace(row, response=row.response[: max(0, limit - len(row.prompt))]) for row in rows]
+    return sequence_batch(rows, range(len(rows)), len(rows), prompt_buckets, response_buckets, pad_id)
 
 
 def training_prompts(
