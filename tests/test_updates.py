@@ -632,13 +632,13 @@ def test_checks_name_what_is_broken():
     check = functools.partial(ppo.check_experience, from_reference=True, tolerance=2e-3)
     other_reference = experience(reference_noise=0.1)
     with pytest.raises(RuntimeError, match=r"equals its reference and yet their KL is not 0: \d\.\d+ nats"):
-        check(*other_reference, data)
-    check(*other_reference, data, from_reference=False)
-    with pytest.raises(RuntimeError, match=r"sampler's log-probs differ.*more than ppo.check_tolerance \(0.0005\)"):
+        check(*other_reference, other_reference[0])
+    check(*other_reference, other_reference[0], from_reference=False)
+    with pytest.raises(RuntimeError, match=r"sampler's log-probs differ.*more than rl.check_tolerance \(0.0005\)"):
         check(data, metrics, data, tolerance=5e-4)
     with pytest.raises(RuntimeError, match="differ"):
         check(data, {**metrics, "rl/sampler_gap": np.nan}, data)
-    for name in ("log_probs", "values"):
+    for name in ("log_probs", "reference", "values"):
         leaking = getattr(data, name) + np.where(np.arange(B)[:, None] == 2, 0.1, 0)
         with pytest.raises(RuntimeError, match="change with what pads the rows"):
             check(data, metrics, data.replace(**{name: leaking}))
