@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+Attention = Literal["auto", "plain", "recomputed", "cudnn"]
 CotKind = Literal["program", "text"]
 Weights = Literal["auto", "split", "copied"]
 
@@ -122,6 +123,10 @@ class ModelConfig:
     """Recompute each block's activations in the backward pass: less memory, a third more compute."""
     scan_layers: bool = True
     """One compiled block looped over the layers (fast to compile), or all layers unrolled (faster on CPU)."""
+    attention: Attention = "auto"
+    """Attention over whole rows: `plain` keeps the scores of every layer for the backward pass, `recomputed` makes them
+    again, `cudnn` never has them (NVIDIA GPUs from Ampere on, bfloat16). `auto` takes cudnn on a GPU where the model
+    suits it, else recomputed on accelerators and plain on a CPU."""
     logits_chunk: int = 0
     """Response tokens whose [tokens, vocabulary] logits exist at once in training; 0 takes all together."""
 

@@ -113,6 +113,14 @@ def main(args: Sequence[str] | None = None) -> None:
             leave(message, STOPPED, together=stop.deferred)
         except OSError as error:  # a full disk, say
             leave(f"error: {error}")
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            leave(
+                f"error: the devices have too little memory: {str(error).splitlines()[0]}\n"
+                "Lower the microbatch_size of the stage or evaluation.batch_size, or set model.remat or "
+                "model.logits_chunk; python -m reft_jax.preflight says how full each step makes a device"
+            )
     if jax.process_index() == 0:
         print_closing_table(summary)
     if reason := summary.get("collapse"):

@@ -104,6 +104,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        yield f"model.attention is `cudnn`: it computes in bfloat16, and model.dtype is {model.dtype}"
     if model.lora.path and not model.path:
         yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
     if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):

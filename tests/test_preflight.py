@@ -143,17 +143,26 @@ def test_what_cannot_be_told_ends_with_2(capsys, arguments, message):
     assert message in error
 
 
+CUDA12 = {
+    "jax-cuda12-plugin": "7.8",
+    "jax-cuda12-pjrt": "7.8",
+    "nvidia-cuda-nvcc-cu12": "12",
+    "nvidia-cudnn-cu12": "9",
+}
+
+
 @pytest.mark.parametrize(
     ("target", "installed", "commands"),
     [
-        ("a100:1x1x8", {}, "pip install --no-deps jax-cuda12-plugin==7.8 jax-cuda12-pjrt==7.8 nvidia-cuda-nvcc-cu12"),
+        ("a100:1x1x8", {}, "plugin==7.8 jax-cuda12-pjrt==7.8 nvidia-cuda-nvcc-cu12 nvidia-cudnn-cu12"),
+        ("h100:1x1x1", {**CUDA12, "jax-cuda12-pjrt": "7.7"}, "plugin==7.8"),
+        ("h100:1x1x1", {k: v for k, v in CUDA12.items() if k != "nvidia-cudnn-cu12"}, "nvidia-cudnn-cu12"),
+        ("h100:1x1x1", CUDA12, ""),
         (
             "h100:1x1x1",
-            {"jax-cuda12-plugin": "7.8", "jax-cuda12-pjrt": "7.7", "nvidia-cuda-nvcc-cu12": "12"},
-            "plugin==7.8",
+            {"jax-cuda13-plugin": "7.8", "jax-cuda13-pjrt": "7.8", "nvidia-cuda-nvcc": "13", "nvidia-cudnn-cu13": "9"},
+            "",
         ),
-        ("h100:1x1x1", {"jax-cuda12-plugin": "7.8", "jax-cuda12-pjrt": "7.8", "nvidia-cuda-nvcc-cu12": "12"}, ""),
-        ("h100:1x1x1", {"jax-cuda13-plugin": "7.8", "jax-cuda13-pjrt": "7.8", "nvidia-cuda-nvcc": "13"}, ""),
         ("tpu:v5e:4x4", {}, "pip install 'libtpu==1.2.*'"),
         ("tpu:v5e:4x4", {"libtpu": "1.2.3"}, ""),
         ("cpu:8", {}, ""),
@@ -162,7 +171,11 @@ def test_what_cannot_be_told_ends_with_2(capsys, arguments, message):
 def test_missing_wheels_are_named_with_their_command(monkeypatch, capsys, target, installed, commands):
     from importlib import metadata
 
+    real = metadata.version
+
     def version(name):
+        if not name.startswith(("jax", "nvidia", "libtpu")):
+            return real(name)
         try:
             return {"jax": "7.8", **installed}[name]
         except KeyError:
