@@ -261,7 +261,7 @@ class SelfTrainingConfig:
     gold_weight: float = 0.5
     """Share of the loss on the annotated chains of thought of the same questions; the rest is on right completions."""
     gold_limit: int = 0
-    """Annotations are cut where prompt and target reach this many tokens (300 in the reference); 0 leaves them whole."""
+    """Annotations are cut where prompt and target come to this many tokens (300 in the reference); 0 cuts none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +307,7 @@ class RlConfig:
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Estimator of that KL from a sampled token: log(p/q), or q/p - 1 - log(q/p), which is never negative."""
     average: Literal["responses", "tokens"] = "responses"
-    """Loss: mean over each response, then over the minibatch's responses, or mean over all of the minibatch's tokens."""
+    """Loss: mean over each response, then over the minibatch's responses, or mean over all tokens of the minibatch."""
     critic: Literal["shared", "separate"] = "shared"
     """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
     vf_coef: float = 5.0

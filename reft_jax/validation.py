@@ -143,8 +143,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         )
     if rl.algorithm in ("grpo", "rloo") and rl.samples_per_question < 2:
         yield (
-            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples of "
-            "a question, so it must be 2 or more"
+            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples "
+            "of a question, so it must be 2 or more"
         )
     if rl.algorithm != "ppo" and rl.critic == "separate":
         yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"
