@@ -181,10 +181,12 @@ class DataConfig:
     """Chains of thought are Python programs (P-CoT) or prose (N-CoT)."""
     train: SourceConfig = SourceConfig()
     """Problems with chains of thought, for SFT and PPO."""
+    dev: SourceConfig = SourceConfig()
+    """Problems that checkpoints are chosen on; of kind `none` they are taken out of `train`."""
     test: SourceConfig = SourceConfig()
     """Problems read once, at the end of the run."""
     dev_fraction: float = 0.1
-    """Share of the training problems, drawn by a hash of the question, that is kept for choosing checkpoints."""
+    """Share of the training problems, drawn by a hash of the question, that is kept as dev where `dev` has none."""
     templates: TemplateConfig = TemplateConfig()
     """Prompt and target strings."""
     overlong: Literal["error", "drop", "truncate"] = "error"
@@ -332,9 +334,9 @@ class RlConfig:
     collapse: CollapseConfig = CollapseConfig()
     """When to end early."""
     evaluate_every: int = 10
-    """Iterations between evaluations on dev."""
+    """Iterations between evaluations on dev; 0 evaluates at the end of each epoch."""
     save_every: int = 10
-    """Iterations between checkpoints to resume from."""
+    """Iterations between checkpoints to resume from; 0 saves at the end of each epoch."""
     check_tolerance: float = 1e-3
     """Largest difference of log-probs (nats) allowed in the checks before the first update."""
 
@@ -502,13 +504,18 @@ def load_config(args: Sequence[str] | None = None) -> Config:
     """
     import jsonargparse
 
+    from reft_jax.config_files import ConfigFile
     from reft_jax.validation import validate
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog="python -m reft_jax.train", description="Warm-up, PPO and evaluation of one run. Every key of its config:"
     )
-    parser.add_argument("--config", action="config", help="YAML file; may be given several times, later ones win.")
+    parser.add_argument(
+        "--config",
+        action=ConfigFile,
+        help="YAML file; may be given several times, later ones win. Its key `config` lists files to read before it.",
+    )
     parser.add_class_arguments(Config)
     try:
         settings = parser.instantiate(parser.parse_args(args))

@@ -292,7 +292,7 @@ def end_iteration(run: Run, stage: Stage, state: TrainState) -> None:
     """Evaluates and saves after the tally's iteration, as the config says."""
     config, done = run.config.rl, run.tally.stage_step
     step, last = stage.offset + done, done == stage.stop
-    if last or done % config.evaluate_every == 0:
+    if last or done % (config.evaluate_every or stage.epoch) == 0:
         run.evaluate_dev(state.params, step, best="reft", parts=("warmup", "rl"))
-    if last or done % config.save_every == 0:
+    if last or done % (config.save_every or stage.epoch) == 0:
         run.save(step, state)

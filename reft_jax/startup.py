@@ -19,7 +19,7 @@ from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
-from reft_jax.data.readers import read_problems, shared_questions, split_dev
+from reft_jax.data.readers import is_within, read_problems, shared_questions, split_dev
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
@@ -284,21 +284,27 @@ def check_batches(config: Config, shards: int) -> None:
 
 
 def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
-    """Problems by split; questions that stand in both train and test are reported, not removed."""
+    """Problems by split; questions that stand in two splits are reported, not removed."""
     data = config.data
-    train, dev = split_dev(read_problems(data.train) if data.train.kind != "none" else [], data.dev_fraction)
-    test = read_problems(data.test) if data.test.kind != "none" else []
+    train, dev, test = (read_problems(s) if s.kind != "none" else [] for s in (data.train, data.dev, data.test))
+    if data.dev.kind == "none":
+        train, dev = split_dev(train, data.dev_fraction)
     pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
     dev = dev[: config.evaluation.limit or None]
     if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
         raise ValueError(
             f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
-            f"data.dev_fraction ({data.dev_fraction})"
+            f"data.dev_fraction ({data.dev_fraction}) or data.dev"
         )
     say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
-    if shared := shared_questions(train + dev, test):
-        say(f"warning: {len(shared)} questions of data.train are in data.test too, such as {', '.join(shared[:5])}")
-    return {"train": train, "dev": dev, "test": test, "pretrain": pretrain}
+    sets = {"train": train, "dev": dev, "test": test, "pretrain": pretrain}
+    for one, other in (("train", "test"), ("train", "dev"), ("dev", "test")):
+        shared = shared_questions(sets[one], sets[other])
+        if (one, other) == ("dev", "test") and is_within(dev, test):
+            say("warning: dev is part of test: models are chosen on test, and their accuracy there is test-best")
+        elif shared:
+            say(f"warning: {len(shared)} questions of {one} are in {other} too, such as {', '.join(shared[:5])}")
+    return sets
 
 
 def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say) -> list[Prompt]:

@@ -17,6 +17,7 @@ import jax
 from reft_jax.config import Config, RlConfig, load_config
 from reft_jax.console import print_closing_table
 from reft_jax.data.batches import steps_per_epoch
+from reft_jax.data.readers import is_within
 from reft_jax.processes import (
     COLLAPSED,
     REFUSED,
@@ -77,15 +78,20 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
-    """Reads the test set once, with the models that the run has made and those that it chose on dev."""
+    """Reads the test set once, with the models that the run has made and those that it chose on dev.
+
+    Where dev is part of test, what was chosen is `test_best`: the highest of many readings of test, and no estimate.
+    """
     spent = run.tally.spent
-    made: dict[str, dict[str, float]] = {}
+    made: dict[str, dict[str, Any]] = {}
     if plan["sft"].stop:
         made["warmup"] = spent("warmup")
         if run.config.sft.stop_epoch > run.config.sft.warmup_epoch:
             made["sft"] = spent("warmup", "sft")
+    test_best = is_within(run.problems["dev"], run.problems["test"])
     for name, ranking in run.tally.best.items():
         made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in ranking[0].items()}
+        made[name] |= {"test_best": True} if test_best else {}
     step = plan["rl"].offset + plan["rl"].stop + 1
     summary: dict[str, Any] = {}
     for name, facts in made.items() if run.problems["test"] else ():

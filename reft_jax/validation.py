@@ -10,15 +10,15 @@ from reft_jax.config import Config, GenerationConfig, SourceConfig, SupervisedCo
 
 POSITIVE = {
     *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
-    *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
+    *("update_epochs", "max_response", "workers", "max_grad_norm", "tolerance"),
     *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
     *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
     *("rope_theta", "alpha", "timeout", "keep_last", "keep_best", "window"),
 }
 NOT_NEGATIVE = {
     *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
-    *("schedule_epochs", "logits_chunk", "relative_tolerance", "rank", "gold_limit", "max_kl"),
-    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
+    *("evaluate_every", "save_every", "schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
+    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed", "gold_limit", "max_kl"),
     *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
 }
 SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
@@ -40,6 +40,7 @@ def missing_files(config: Config) -> Iterator[str]:
     data = config.data
     for key, source in (
         ("data.train", data.train),
+        ("data.dev", data.dev),
         ("data.test", data.test),
         ("pretrain.source", config.pretrain.source),
     ):
@@ -131,6 +132,9 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"0 < sft.warmup_epoch ({sft.warmup_epoch}) <= sft.stop_epoch ({sft.stop_epoch}) <= "
             f"sft.schedule_epochs ({sft.schedule_epochs}) does not hold; sft.schedule_epochs 0 switches SFT off"
         )
+    for key, value in (("sft.evaluate_every", sft.evaluate_every), ("sft.save_every", sft.save_every)):
+        if not value:
+            yield f"{key} is 0: it counts epochs, so it must be more than 0"
     if sft.schedule_epochs and rl.init_from:
         yield "rl.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
     completions = rl.rollout_batch_size * rl.samples_per_question

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("config", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
+    ("config", "config_files", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
     ("data", "sharding", "processes", "losses", "models"),
     ("train_state", "rollout", "completion", "compilation"),
     ("sft", "ppo", "self_training", "evaluate", "checkpoint"),

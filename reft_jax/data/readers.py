@@ -100,6 +100,11 @@ def shared_questions(a: Sequence[Problem], b: Sequence[Problem]) -> list[str]:
     return [problem.id for problem in a if question_key(problem.question) in keys]
 
 
+def is_within(a: Sequence[Problem], b: Sequence[Problem]) -> bool:
+    """Whether every question of `a`, and there is one, is asked in `b` too."""
+    return bool(a) and len(shared_questions(a, b)) == len(a)
+
+
 def _generated(source: SourceConfig) -> list[Problem]:
     from reft_jax.data.generated import generate_problems
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reft_jax.config import SourceConfig
-from reft_jax.data.readers import question_key, read_problems, shared_questions, split_dev
+from reft_jax.data.readers import is_within, question_key, read_problems, shared_questions, split_dev
 from reft_jax.problem import Problem
 
 REFT_ROW = {"item_id": "svamp_7", "question": "how many ?", "answer_value": "203.0", "answer_cot": "<203>."}
@@ -257,6 +257,9 @@ def test_questions_are_the_same_by_letters_and_digits() -> None:
     b = as_problems(["bobs 2 CARS", "under 5"])
     assert shared_questions(a, b) == ["p_0"]
     assert shared_questions(b, a) == ["p_0"]
+    assert is_within(a, a)
+    assert is_within(a[:1], b)
+    assert not any(is_within(*pair) for pair in ((a, b), ([], b), (a[:1], [])))
 
 
 # The real files
