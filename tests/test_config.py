@@ -239,6 +239,7 @@ def test_configs_are_read_without_jax(tmp_path):
     [
         (["--data.train.kind", "reft", "--data.train.path", "no.json"], "data.train.path: there is no file 'no.json'"),
         (["--data.test.kind", "jsonl", "--data.test.path", "no.jsonl"], "data.test.path: there is no file 'no.jsonl'"),
+        (["--data.test.kind", "mathqa", "--data.test.path", "no.json"], "data.test.path: there is no file 'no.json'"),
         (
             ["--sft.schedule_epochs", "0", "--rl.init_from", "no/dir"],
             "rl.init_from: there is no checkpoint directory",

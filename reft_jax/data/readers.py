@@ -25,6 +25,7 @@ _ANSWER_KINDS: dict[str, AnswerKind] = {
 }
 _GSM8K_MARKER = "#### "
 _GSM8K_NOTE = re.compile(r"<<.*?>>")
+_QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,14 @@ def read_problems(source: SourceConfig) -> list[Problem]:
       id before its first `_`; it decides how answers are compared.
     - `gsm8k`: JSONL of `question, answer`, the answer being the reasoning, then `#### N`. `<<...>>` notes and the
       commas of N are removed, and line n (from 0) becomes `gsm8k_n`: what the reference's own files hold.
+    - `mathqa`: MathQA's JSON list of `Problem, Rationale, options, correct, ...`, or a hub data set with these columns
+      (`regisss/math_qa`). The question is `Problem`, a line break and `options` as published, and row n (from 0)
+      becomes `mathqa_n`: what the reference's own files hold. The quotes around three of four rationales are removed.
     - `jsonl`, `hub`: the fields that `source` names. `question_field` may list several (`Body,Question`), joined by a
       blank. An answer that holds `#### N` is taken apart as GSM8K's.
     - `generated`: the embedded problems of the split `source.path`.
+
+    A file that ends in `.parquet` is read as that, with the same fields.
 
     Gold answers keep their published text, since it stands in N-CoT targets; they are compared in a normal form that
     `parse_gold` makes. Numbers in a file are accepted as answers and keep all their digits.
@@ -122,15 +128,21 @@ def _with_published_fields(source: SourceConfig) -> SourceConfig:
         )
     if source.kind == "gsm8k":
         return dataclasses.replace(source, id_field="", question_field="question", answer_field="answer", cot_field="")
+    if source.kind == "mathqa":
+        return dataclasses.replace(
+            source, id_field="", question_field="Problem,options", answer_field="correct", cot_field="Rationale"
+        )
     return source
 
 
 def _rows(source: SourceConfig) -> Iterator[_Row]:
-    if source.kind == "hub":
+    if not source.is_file:
         return _hub_rows(source)
     if not Path(source.path).is_file():
         raise FileNotFoundError(f"no file `{source.path}`: a source of kind `{source.kind}` is a file on this machine")
-    return _json_rows(source.path) if source.kind == "reft" else _jsonl_rows(source.path)
+    if source.path.endswith(".parquet"):
+        return _parquet_rows(source.path)
+    return _json_rows(source.path) if source.kind in ("reft", "mathqa") else _jsonl_rows(source.path)
 
 
 def _json_rows(path: str) -> Iterator[_Row]:
@@ -148,6 +160,18 @@ def _jsonl_rows(path: str) -> Iterator[_Row]:
             if line.strip():
                 place = f"{path}: line {index + 1}"
                 yield _checked_row(_decode(line, place), index, place)
+
+
+def _parquet_rows(path: str) -> Iterator[_Row]:
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+            for index, row in enumerate(rows):
+                yield _checked_row(row, index, f"{path}: row {index + 1}")
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not Parquet: {error}") from error
 
 
 def _hub_rows(source: SourceConfig) -> Iterator[_Row]:
@@ -185,6 +209,8 @@ def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
     """Configured, or known by the data set's name, or a choice where the first answer is one letter."""
     if source.answer_kind != "auto":
         return source.answer_kind
+    if source.kind == "mathqa":
+        return "choice"
     name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft" else ""
     if name in _ANSWER_KINDS:
         return _ANSWER_KINDS[name]
@@ -193,11 +219,14 @@ def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
 
 
 def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Problem:
-    question = " ".join(_text(row, field.strip()).strip() for field in source.question_field.split(",")).strip()
-    if not question:
+    separator = "\n" if source.kind == "mathqa" else " "
+    parts = [_text(row, field.strip()).strip() for field in source.question_field.split(",")]
+    if not (question := separator.join(parts).strip()):
         raise ValueError(f"{row.place}: field `{source.question_field}`: the question is empty")
 
     cot = _text(row, source.cot_field) if row.fields.get(source.cot_field) is not None else ""
+    if source.kind == "mathqa" and (quoted := _QUOTED.fullmatch(cot)):
+        cot = quoted[1]
     answer = _text(row, source.answer_field, numbers=True)
     reasoning, marker, final = answer.rpartition(_GSM8K_MARKER)
     if marker:
@@ -216,7 +245,7 @@ def _id(source: SourceConfig, row: _Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
     if source.kind == "reft" or row.fields.get(source.id_field) is not None:
         return _text(row, source.id_field, numbers=True)
-    return f"{'gsm8k' if source.kind == 'gsm8k' else Path(source.path).stem}_{row.index}"
+    return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 
 
 def _text(row: _Row, field: str, *, numbers: bool = False) -> str:
