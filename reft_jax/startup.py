@@ -19,7 +19,7 @@ from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
-from reft_jax.data.readers import read_problems, shared_questions, split_dev
+from reft_jax.data.readers import read_sets, shared_questions
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
@@ -285,20 +285,17 @@ def check_batches(config: Config, shards: int) -> None:
 
 def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
     """Problems by split; questions that stand in both train and test are reported, not removed."""
-    data = config.data
-    train, dev = split_dev(read_problems(data.train) if data.train.kind != "none" else [], data.dev_fraction)
-    test = read_problems(data.test) if data.test.kind != "none" else []
-    pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
-    dev = dev[: config.evaluation.limit or None]
+    problems = read_sets(config)
+    train, dev, test, pretrain = (problems[split] for split in ("train", "dev", "test", "pretrain"))
     if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
         raise ValueError(
             f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
-            f"data.dev_fraction ({data.dev_fraction})"
+            f"data.dev_fraction ({config.data.dev_fraction})"
         )
     say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
     if shared := shared_questions(train + dev, test):
         say(f"warning: {len(shared)} questions of data.train are in data.test too, such as {', '.join(shared[:5])}")
-    return {"train": train, "dev": dev, "test": test, "pretrain": pretrain}
+    return problems
 
 
 def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say) -> list[Prompt]:

@@ -7,13 +7,13 @@ questions are not empty and every gold answer can be compared. Nothing is tokeni
 import dataclasses
 import hashlib
 import itertools
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from reft_jax.config import SourceConfig
+from reft_jax.config import Config, SourceConfig
+from reft_jax.data.rows import Row, read_rows
 from reft_jax.problem import AnswerKind, Problem
 from reft_jax.reward.answers import parse_gold
 
@@ -26,15 +26,6 @@ _ANSWER_KINDS: dict[str, AnswerKind] = {
 _GSM8K_MARKER = "#### "
 _GSM8K_NOTE = re.compile(r"<<.*?>>")
 _QUOTED = re.compile(r'"(.*)"', re.DOTALL)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One row as published, its 0-based index, and its place as errors name it."""
-
-    fields: Mapping[str, object]
-    index: int
-    place: str
 
 
 def read_problems(source: SourceConfig) -> list[Problem]:
@@ -67,7 +58,7 @@ def read_problems(source: SourceConfig) -> list[Problem]:
         return _generated(source)
 
     source = _with_published_fields(source)
-    rows = list(itertools.islice(_rows(source), source.limit or None))
+    rows = list(itertools.islice(read_rows(source), source.limit or None))
     if not rows:
         raise ValueError(f"{source.path}: holds no rows")
     answer_kind = _answer_kind(source, rows[0])
@@ -78,6 +69,22 @@ def read_problems(source: SourceConfig) -> list[Problem]:
             raise ValueError(f"{row.place}: field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
         problems[problem.id] = problem
     return list(problems.values())
+
+
+def read_sets(config: Config) -> dict[str, list[Problem]]:
+    """The problems of a run by split: `train`, the `dev` carved from it, `test` and `pretrain`; [] where there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_problems`.
+    """
+    data, pretrain = config.data, config.pretrain
+    train, dev = split_dev(read_problems(data.train) if data.train.kind != "none" else [], data.dev_fraction)
+    return {
+        "train": train,
+        "dev": dev[: config.evaluation.limit or None],
+        "test": read_problems(data.test) if data.test.kind != "none" else [],
+        "pretrain": read_problems(pretrain.source) if pretrain.epochs else [],
+    }
 
 
 def question_key(question: str) -> str:
@@ -135,77 +142,7 @@ def _with_published_fields(source: SourceConfig) -> SourceConfig:
     return source
 
 
-def _rows(source: SourceConfig) -> Iterator[_Row]:
-    if not source.is_file:
-        return _hub_rows(source)
-    if not Path(source.path).is_file():
-        raise FileNotFoundError(f"no file `{source.path}`: a source of kind `{source.kind}` is a file on this machine")
-    if source.path.endswith(".parquet"):
-        return _parquet_rows(source.path)
-    return _json_rows(source.path) if source.kind in ("reft", "mathqa") else _jsonl_rows(source.path)
-
-
-def _json_rows(path: str) -> Iterator[_Row]:
-    text = Path(path).read_bytes()
-    rows = _decode(text, path) if text.strip() else []
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: should be a JSON list of objects, is a {type(rows).__name__}")
-    for index, row in enumerate(rows):
-        yield _checked_row(row, index, f"{path}: row {index + 1}")
-
-
-def _jsonl_rows(path: str) -> Iterator[_Row]:
-    with Path(path).open("rb") as file:
-        for index, line in enumerate(file):
-            if line.strip():
-                place = f"{path}: line {index + 1}"
-                yield _checked_row(_decode(line, place), index, place)
-
-
-def _parquet_rows(path: str) -> Iterator[_Row]:
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
-            for index, row in enumerate(rows):
-                yield _checked_row(row, index, f"{path}: row {index + 1}")
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: not Parquet: {error}") from error
-
-
-def _hub_rows(source: SourceConfig) -> Iterator[_Row]:
-    import datasets
-
-    place = f"{source.path} ({source.split})"
-    try:
-        dataset = datasets.load_dataset(
-            source.path, source.name or None, split=source.split, revision=source.revision or None
-        )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
-            f"{place}: cannot load this hub data set: {error}\nCheck `path`, `name`, `split` and `revision`; without "
-            "network it must be in the cache already (load it once with network) or `path` be a folder of data files"
-        ) from error
-    for index, row in enumerate(dataset):
-        yield _checked_row(row, index, f"{place}: row {index + 1}")
-
-
-def _decode(text: bytes, place: str) -> object:
-    """JSON with every digit of its numbers kept."""
-    try:
-        return json.loads(text.decode("utf-8-sig"), parse_float=Decimal)
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON in UTF-8: {error}") from error
-
-
-def _checked_row(row: object, index: int, place: str) -> _Row:
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: should be a JSON object, is a {type(row).__name__}")
-    return _Row(row, index, place)
-
-
-def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
+def _answer_kind(source: SourceConfig, first: Row) -> AnswerKind:
     """Configured, or known by the data set's name, or a choice where the first answer is one letter."""
     if source.answer_kind != "auto":
         return source.answer_kind
@@ -218,7 +155,7 @@ def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
     return "choice" if len(answer) == 1 and answer.isalpha() else "number"
 
 
-def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Problem:
+def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem:
     separator = "\n" if source.kind == "mathqa" else " "
     parts = [_text(row, field.strip()).strip() for field in source.question_field.split(",")]
     if not (question := separator.join(parts).strip()):
@@ -241,14 +178,14 @@ def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Proble
     return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None, columns)
 
 
-def _id(source: SourceConfig, row: _Row) -> str:
+def _id(source: SourceConfig, row: Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
     if source.kind == "reft" or row.fields.get(source.id_field) is not None:
         return _text(row, source.id_field, numbers=True)
     return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 
 
-def _text(row: _Row, field: str, *, numbers: bool = False) -> str:
+def _text(row: Row, field: str, *, numbers: bool = False) -> str:
     """The text of a field that must be there; `numbers` are taken too and written out."""
     value = row.fields.get(field)
     if value is None:
