@@ -15,7 +15,8 @@ def show(report: Mapping[str, Any], console: Console, limit: int) -> None:
     console.print(_sets(report))
     console.print(_lengths(report))
     if report["tokenizer"] is None:
-        console.print("No tokenizer, so no lengths in tokens and nothing on buckets: name one with --tokenizer.")
+        note = "No tokenizer, so no lengths in tokens and nothing on buckets: name one with --tokenizer."
+        console.print(note, soft_wrap=True)
     findings = report["findings"]
     if not findings:
         console.print("Nothing to report.")
