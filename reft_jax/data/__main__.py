@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
 
-from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, load_config, to_dict
+from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, SupervisedConfig, load_config, to_dict
 from reft_jax.data.audit import Finding, contents, look_at_texts
 from reft_jax.data.audit_report import show
 from reft_jax.data.audit_tokens import look_at_tokens, token_counts, tokenise
@@ -27,7 +27,7 @@ from reft_jax.reward.programs import ProgramRunner
 
 STATED_AFTER = {"mathqa": ("answer :", "answer is")}
 """What stands before the answer that annotations in prose state themselves, by kind of source; SVAMP's for others."""
-_NOT_SET = ("--run_dir=unused", "--model.tokenizer=embedded")  # what a config must have, and a file does not need
+_NOT_SET = ("--run_dir=unused", "--model.tokenizer=embedded")  # what a config must have and a file does not need
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -47,12 +47,12 @@ def main(args: Sequence[str] | None = None) -> int:
             config = suited(config, sets["file"], keep_cot=_names(given, "--config", "--data.cot"))
         with_tokens = _names(given, "--config", "--model.")
         report = audit(sets, config, with_tokens=with_tokens, stated_after=own.stated_after)
+        if own.json:
+            Path(own.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     show(report, Console(highlight=False), own.show)
-    if own.json:
-        Path(own.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return int(any(finding["stops"] for finding in report["findings"]))
 
 
@@ -72,25 +72,16 @@ def audit(
         RuntimeError: programs cannot be run here.
     """
     data, reward = config.data, config.reward
+    name = (config.model.tokenizer or config.model.path) if with_tokens else None
+    tokenizer = load_tokenizer(name, config.model.revision) if name else None
     stated_after = stated_after or STATED_AFTER.get(data.train.kind, ("Therefore, the answer is",))
     sets = {split: problems for split, problems in sets.items() if problems}
-    trained = {
-        split: (stage, settings)
-        for split, stage, settings, on in (
-            ("train", "sft", config.sft, config.sft.schedule_epochs),
-            ("file", "sft", config.sft, config.sft.schedule_epochs),
-            ("pretrain", "pretrain", config.pretrain, config.pretrain.epochs),
-        )
-        if on and split in sets
-    }
+    trained = trained_splits(config)
     held = {split: contents(problems, stated_after) for split, problems in sets.items()}
     limits = reward.workers, reward.program_timeout, reward.program_memory
     with ProgramRunner(*limits, deadline=reward.batch_timeout, sandbox=reward.sandbox) as runner:
         found = look_at_texts(sets, set(trained), data.cot, data.templates, reward, runner, stated_after)
-    name = None
-    if with_tokens:
-        name = config.model.tokenizer or config.model.path
-        tokenizer = load_tokenizer(name, config.model.revision)
+    if tokenizer is not None:
         tokenised = {split: tokenise(problems, config, tokenizer) for split, problems in sets.items()}
         for split, texts in tokenised.items():
             held[split]["tokens"] = token_counts(texts)
@@ -107,6 +98,12 @@ def audit(
         "sets": held,
         "findings": [finding.record() for finding in found],
     }
+
+
+def trained_splits(config: Config) -> dict[str, tuple[str, SupervisedConfig]]:
+    """The splits that are learned from, with the name and the settings of the supervised stage that does."""
+    sft = {split: ("sft", config.sft) for split in ("train", "file") if config.sft.schedule_epochs}
+    return sft | ({"pretrain": ("pretrain", config.pretrain)} if config.pretrain.epochs else {})
 
 
 def read_files(config: Config) -> dict[str, list[Problem]]:
@@ -139,8 +136,9 @@ def _kinds() -> tuple[str, ...]:
 
 def _settings(own: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     """The config's command line: what a file does without first, what the user says, what the file says last."""
-    settings = [*(_NOT_SET if own.file else ()), *rest]
+    settings = list(rest)
     if own.file:
+        settings = [name for name in _NOT_SET if not _names(rest, "--config", name.partition(".")[0])] + settings
         settings += ["--data.train.kind", own.kind, "--data.train.path", own.file]
     settings += ["--data.test.kind", own.kind, "--data.test.path", own.test] if own.file and own.test else []
     settings += ["--model.tokenizer", own.tokenizer] if own.tokenizer else []

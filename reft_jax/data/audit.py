@@ -22,6 +22,7 @@ from reft_jax.reward.score import score
 
 Key = Callable[[Problem], str]
 
+_NO_CHAIN = "no chain of thought"
 SAME: dict[str, Key] = {
     "same text": lambda problem: problem.question,
     "same letters and digits": lambda problem: question_key(problem.question),
@@ -213,24 +214,20 @@ def look_at_texts(
     """
     found = []
     for split, problems in sets.items():
-
-        def add(what: str, rows: list[tuple[str, str]], stops: bool = False, split=split, total=len(problems)) -> None:
-            found.append(Finding(split, what, rows, total, stops))
-
-        if split in trained:
-            add("no chain of thought", missing_chains(problems), stops=True)
-        add("target does not give its own answer", wrong_chains(problems, cot, templates, reward, runner))
+        rows = {_NO_CHAIN: missing_chains(problems)} if split in trained else {}
+        rows["target does not give its own answer"] = wrong_chains(problems, cot, templates, reward, runner)
         if cot == "text":
-            add("prose states another answer", other_statements(problems, stated_after, reward))
+            rows["prose states another answer"] = other_statements(problems, stated_after, reward)
         else:
-            add("forced header is no Python", broken_headers(problems, templates))
-            add("program begins otherwise than its forced header", other_headers(problems, templates))
+            rows["forced header is no Python"] = broken_headers(problems, templates)
+            rows["program begins otherwise than its forced header"] = other_headers(problems, templates)
         choices = any(problem.answer_kind == "choice" for problem in problems)
         for how, key in SAME.items() if choices else list(SAME.items())[:2]:
-            add(f"question asked before, {how}", repeats(problems, key))
+            rows[f"question asked before, {how}"] = repeats(problems, key)
             if split != "test":
-                add(f"question of test, {how}", shared(problems, sets.get("test", []), key))
-    return [finding for finding in found if finding.rows]
+                rows[f"question of test, {how}"] = shared(problems, sets.get("test", []), key)
+        found += [Finding(split, what, some, len(problems), what == _NO_CHAIN) for what, some in rows.items() if some]
+    return found
 
 
 def _stated(problem: Problem, stated_after: Sequence[str]) -> str | int | float | None:

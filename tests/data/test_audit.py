@@ -375,6 +375,21 @@ def test_it_looks_at_what_a_run_reads(settings_file, command) -> None:
     assert report["sets"]["pretrain"]["rows"] == 30
 
 
+def test_a_file_is_looked_at_with_the_settings_of_a_config(settings_file, tmp_path, command) -> None:
+    """What it is read by, the tokenizer and the test set come from the config; the file is not split."""
+    asked = write(tmp_path / "asked.jsonl", {"question": "1?", "answer": 1}, {"question": "q" * 40, "answer": 2})
+    model = {"path": str(tmp_path / "characters"), "tokenizer": ""}
+    path = settings_file(model=model, generation={"prompt_buckets": [60]})
+    build_tokenizer().save_pretrained(tmp_path / "characters")
+    status, report, _ = command(asked, "--kind", "jsonl", "--config", path, "--cot", "text")
+    assert {split: held["rows"] for split, held in report["sets"].items()} == {"file": 2, "test": 20}
+    assert report["tokenizer"] == str(tmp_path / "characters")
+    assert status == 1
+    assert [row["id"] for row in found(report, "longer than generation.prompt_buckets, 60")] == ["asked_1"]
+    tokenizer = ["--model.path", str(tmp_path / "characters")]
+    assert command(asked, "--kind", "jsonl", *tokenizer)[1]["tokenizer"] == str(tmp_path / "characters")
+
+
 @pytest.mark.parametrize(
     ("changes", "what", "split"),
     [
