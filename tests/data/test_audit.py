@@ -253,12 +253,13 @@ def test_spread_is_the_sorted_list_read_off(lengths) -> None:
 # Tokens
 
 
-texts = st.text(st.sampled_from("ab1 €"), min_size=1, max_size=9).map(str.strip).filter(bool)
+known = st.text(st.sampled_from("ab1 "), min_size=1, max_size=12).map(str.strip).filter(bool)
+texts = st.one_of(known, known, known, known, st.just("5 €"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
-    rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=5),
+    rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=3),
     prompt=st.integers(33, 40),
     response=st.integers(30, 40),
     sampling=st.integers(33, 40),
