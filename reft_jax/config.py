@@ -135,10 +135,12 @@ class ModelConfig:
 class SourceConfig:
     """Where problems are read from."""
 
-    kind: Literal["none", "reft", "gsm8k", "jsonl", "hub", "generated"] = "none"
-    """Layout: the reference's JSON list, GSM8K's JSONL, any JSONL, a hub data set, or the embedded problems."""
+    kind: Literal["none", "reft", "gsm8k", "mathqa", "jsonl", "hub", "generated"] = "none"
+    """Layout: the reference's JSON list, GSM8K's JSONL, MathQA's JSON list, any JSONL, a hub data set, or the embedded
+    problems. All files may be Parquet instead."""
     path: str = ""
-    """File, or hub id; for `generated` one of `train`, `test`, `pretrain`."""
+    """File, or hub id (`hub`; `mathqa` where it does not end as a file does); for `generated` `train`, `test` or
+    `pretrain`."""
     name: str = ""
     """Configuration of a hub data set, such as `main`."""
     split: str = "train"
@@ -157,6 +159,12 @@ class SourceConfig:
     """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
     limit: int = 0
     """Read only this many rows from the start; 0 reads all."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `path` is a file on this machine, rather than a hub id or a generated split."""
+        named = self.path.endswith((".json", ".jsonl", ".parquet"))
+        return self.kind in ("reft", "gsm8k", "jsonl") or (self.kind == "mathqa" and named)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,8 @@ def connect(config: DistributedConfig) -> None:
     except ValueError as error:
         if config.coordinator or "coordinator_address" not in str(error):
             raise
+    except RuntimeError as error:  # JAX has been at work in this process
+        raise ValueError(f"{error} Where this process is the whole run, set distributed.detect to false.") from error
 
 
 def gather(item: T) -> list[T]:

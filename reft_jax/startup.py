@@ -19,7 +19,7 @@ from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
-from reft_jax.data.readers import is_within, read_problems, shared_questions, split_dev
+from reft_jax.data.readers import is_within, read_sets, shared_questions
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
@@ -49,6 +49,16 @@ def configure_jax(config: Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "float64" in (config.model.dtype, config.model.param_dtype):
         jax.config.update("jax_enable_x64", True)
+
+
+def require_files(config: Config) -> None:
+    """Refuses a config that names files which are not there.
+
+    Raises:
+        FileNotFoundError: naming the key.
+    """
+    for message in missing_files(config):
+        raise FileNotFoundError(message)
 
 
 @contextlib.contextmanager
@@ -83,8 +93,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
         FileNotFoundError: naming the key, when a file of the config is missing.
         ValueError: the folder holds a run of other settings, or the model does not suit the tokenizer.
     """
-    for message in missing_files(config):
-        raise FileNotFoundError(message)
+    require_files(config)
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
     config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
     check_lengths(config)
@@ -285,19 +294,14 @@ def check_batches(config: Config, shards: int) -> None:
 
 def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
     """Problems by split; questions that stand in two splits are reported, not removed."""
-    data = config.data
-    train, dev, test = (read_problems(s) if s.kind != "none" else [] for s in (data.train, data.dev, data.test))
-    if data.dev.kind == "none":
-        train, dev = split_dev(train, data.dev_fraction)
-    pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
-    dev = dev[: config.evaluation.limit or None]
+    sets = read_sets(config)
+    train, dev, test, pretrain = (sets[split] for split in ("train", "dev", "test", "pretrain"))
     if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
         raise ValueError(
             f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
-            f"data.dev_fraction ({data.dev_fraction}) or data.dev"
+            f"data.dev_fraction ({config.data.dev_fraction}) or data.dev"
         )
     say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
-    sets = {"train": train, "dev": dev, "test": test, "pretrain": pretrain}
     for one, other in (("train", "test"), ("train", "dev"), ("dev", "test")):
         shared = shared_questions(sets[one], sets[other])
         if (one, other) == ("dev", "test") and is_within(dev, test):

@@ -31,7 +31,7 @@ from reft_jax.processes import (
 )
 from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
-from reft_jax.startup import configure_jax, open_run, own_directory, prepare
+from reft_jax.startup import configure_jax, open_run, own_directory, prepare, require_files
 from reft_jax.supervised import supervised
 
 
@@ -140,6 +140,7 @@ def train_or_read(config: Config, stop: StopRequest) -> dict[str, Any]:
         try:
             connect(config.distributed)
             configure_jax(config)
+            require_files(config)  # before a folder is made
             stack.enter_context(own_directory(summary.parent))
             config, tokenizer = prepare(config)
             if on_first(summary.exists):

@@ -44,7 +44,7 @@ def missing_files(config: Config) -> Iterator[str]:
         ("data.test", data.test),
         ("pretrain.source", config.pretrain.source),
     ):
-        if source.kind in ("reft", "gsm8k", "jsonl") and not Path(source.path).is_file():
+        if source.is_file and not Path(source.path).is_file():
             yield f"{key}.path: there is no file {source.path!r}"
     if config.rl.init_from and not Path(config.rl.init_from).is_dir():
         yield f"rl.init_from: there is no checkpoint directory {config.rl.init_from!r}"

@@ -154,6 +154,13 @@ def encode_prompts(
     return prompts, OverlongCount(prompts=len(long), dropped=len(dropped))
 
 
+def token_ids(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Ids of each text, without special tokens, as all of training and sampling has them."""
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
 def bucket(length: int, buckets: Sequence[int]) -> int:
     """The smallest of the padded lengths that holds `length` tokens.
 
@@ -307,10 +314,8 @@ def _padded(rows: Sequence[np.ndarray], height: int, width: int, pad_id: int) ->
 
 
 def _tokenize(problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[np.ndarray]:
-    """Ids of each text, without special tokens; refuses text that would come out empty or with holes."""
-    if not texts:
-        return []
-    rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    """`token_ids` as arrays; refuses text that would come out empty or with holes."""
+    rows = token_ids(texts, tokenizer)
     unknown = tokenizer.unk_token_id
     for problem, text, row in zip(problems, texts, rows):
         if not row:
