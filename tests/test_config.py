@@ -280,7 +280,7 @@ def test_configs_are_read_without_jax(tmp_path):
     assert "rl.kl_coef is -1.0" in refused.stderr
 
 
-def refusal(capfd, arguments: list[str]) -> str:
+def refused_run(capfd, arguments: list[str]) -> str:
     """What a run says that is refused; JAX is at work in this process, so no other processes are looked for."""
     with pytest.raises(SystemExit) as left:
         main([*arguments, "--distributed.detect", "false"])
@@ -307,7 +307,7 @@ def refusal(capfd, arguments: list[str]) -> str:
 )
 def test_missing_files_stop_a_run_before_it_begins(monkeypatch, capfd, tmp_path, arguments, message):
     monkeypatch.setattr(jax, "devices", lambda: pytest.fail("a device was asked for"))
-    assert message in refusal(capfd, [*VALID, "--run_dir", str(tmp_path / "run"), *arguments])
+    assert message in refused_run(capfd, [*VALID, "--run_dir", str(tmp_path / "run"), *arguments])
     assert not (tmp_path / "run").exists()
 
 
@@ -332,7 +332,7 @@ def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(
 ):
     monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("something was compiled"))
     limit = [] if "--data.train.limit" in arguments else ["--data.train.limit", "60"]
-    said = refusal(capfd, [*VALID, "--run_dir", str(tmp_path / "run"), *limit, *arguments])
+    said = refused_run(capfd, [*VALID, "--run_dir", str(tmp_path / "run"), *limit, *arguments])
     assert re.search(message, said)
 
 
