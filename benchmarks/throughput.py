@@ -23,7 +23,16 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from reft_jax.config import DecoderConfig, Dtype, GenerationConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
+from reft_jax.config import (
+    DecoderConfig,
+    Dtype,
+    GenerationConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Remat,
+    RlConfig,
+)
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy
 from reft_jax.ppo import build_experience, build_update
@@ -60,8 +69,8 @@ class Shape:
     """Compute type; parameters are float32."""
     scan_layers: bool = False
     """Loop over the layers in training."""
-    remat: bool = False
-    """Recompute activations in the backward pass; torch's side does too."""
+    remat: Remat = "none"
+    """What the backward pass computes again; torch's side recomputes whole layers unless it is `none`."""
     repeats: int = 5
     """Measured calls of each phase, after one that is not."""
 
@@ -182,7 +191,7 @@ def measure_torch(shape: Shape) -> dict[str, float]:
     )
     model: Any = LlamaForCausalLM(config).eval().to(torch.device(device))
     sampler = copy.deepcopy(model).to(torch.bfloat16) if shape.dtype == "bfloat16" else model
-    if shape.remat:
+    if shape.remat != "none":
         model.gradient_checkpointing_enable()
         model.train()  # it has no dropout; checkpointing works in training alone
     head = torch.nn.Linear(shape.embed_dim, 1).to(device)

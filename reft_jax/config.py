@@ -11,6 +11,7 @@ from typing import Any, Literal
 Dtype = Literal["float32", "bfloat16", "float64"]
 Attention = Literal["auto", "plain", "recomputed", "cudnn"]
 CotKind = Literal["program", "text"]
+Remat = Literal["none", "dots", "full"]
 Weights = Literal["auto", "split", "copied"]
 
 
@@ -119,8 +120,9 @@ class ModelConfig:
     """Type that activations and matrix products are computed in."""
     param_dtype: Dtype = "float32"
     """Type that parameters and optimizer moments are kept in."""
-    remat: bool = False
-    """Recompute each block's activations in the backward pass: less memory, a third more compute."""
+    remat: Remat = "none"
+    """What the backward pass computes again: nothing; all but the outputs of matrix products (`dots`, a third of the
+    memory at little cost); or whole blocks (`full`, least memory, a third more compute)."""
     scan_layers: bool = True
     """One compiled block looped over the layers (fast to compile), or all layers unrolled (faster on CPU)."""
     attention: Attention = "auto"

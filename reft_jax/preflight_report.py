@@ -132,8 +132,10 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     training = [step for step in ("pretrain", "sft", "update", "experience") if step in steps]
     for section in dict.fromkeys("rl" if step in ("update", "experience") else step for step in training):
         yield from _smaller_microbatch(config, section, shards)
-    if training and not model.remat:
-        yield "model.remat: true: a layer's activations are computed again, not kept; a third more compute"
+    if training and model.remat == "none":
+        yield "model.remat: dots: what lies between matrix products is computed again, not kept"
+    if training and model.remat != "full":
+        yield "model.remat: full: a layer's activations are computed again, not kept; a third more compute"
     yield from _smaller_logits(config, target, plan, training)
     if model.dtype == "float32":
         yield "model.dtype: bfloat16: halves activations, KV cache and the weights that are sampled with"

@@ -186,7 +186,7 @@ def rollout_policy(config: ModelConfig, mesh: Mesh, weights: Weights, *, scan_la
     Raises:
         ValueError: naming the parameter that cannot be split evenly, where `weights` is `split`.
     """
-    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat=False), mesh)
+    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh)
     if weights == "copied":
         return policy.clone(column="copied")
     policy = policy.clone(column="split")

@@ -273,7 +273,10 @@ class Decoder(nn.Module):
         if d.lm_head_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("table_rows",))
             self.lm_head_bias: Any = self.param("lm_head_bias", zeros, (rows,), dtype)
-        block: Any = nn.remat(Block, prevent_cse=not self.config.scan_layers) if self.config.remat else Block
+        block: Any = Block
+        if self.config.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else None
+            block = nn.remat(Block, prevent_cse=not self.config.scan_layers, policy=policy)
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0},

@@ -143,7 +143,7 @@ def test_every_parameter_matters(case):
         assert np.abs(value).max() > 1e-3, jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": True}])
+@pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": "dots"}, {"remat": "full"}])
 def test_unrolled_and_rematerialised_gradients_are_those_of_the_scan(changes):
     expected = gradient(config("llama"), params("llama"))
     jax.tree.map(assert_close, gradient(config("llama", **changes), params("llama")), expected)
