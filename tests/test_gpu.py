@@ -33,11 +33,11 @@ def gpu():
         pytest.skip("no NVIDIA GPU")
 
 
-@pytest.mark.parametrize("length", [3, 64, 117])
+@pytest.mark.parametrize("length", [2, 64, 118])
 def test_cudnn_attention_is_as_near_to_float32_as_plain_attention(gpu, length):
     """Hidden states and gradients in bfloat16; rows are whole, and some end in padding that nobody reads."""
     config = ModelConfig(decoder=SHAPE, dtype="bfloat16")
-    assert attention_kind(config, gpu) == "cudnn"
+    assert attention_kind(config, gpu, length) == "cudnn"
     tokens = np.random.default_rng(0).integers(0, 97, (4, length))
     mask = np.arange(length)[None] < np.array([length, length, length // 2 + 1, 1])[:, None]
     wide = Decoder(dataclasses.replace(config, dtype="float32", attention="plain"), gpu)

@@ -98,14 +98,14 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: 
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
 
-def attention_kind(config: ModelConfig, mesh: Mesh | None) -> AttentionKind:
-    """What `auto` stands for on the mesh's platform; any other `model.attention` is taken at its word."""
+def attention_kind(config: ModelConfig, mesh: Mesh | None, length: int) -> AttentionKind:
+    """What `auto` stands for on the mesh's platform, for rows of `length` tokens; all else is taken at its word."""
     if config.attention != "auto":
         return config.attention
     platform = "cpu" if mesh is None else mesh.devices.flat[0].platform
     d = config.decoder
-    suits = config.dtype == "bfloat16" and d.head_dim % 8 == 0 and d.head_dim <= 128 and not d.scale_attention_by_layer
-    if platform in ("gpu", "cuda") and suits:
+    suits = config.dtype == "bfloat16" and d.head_dim % 8 == 0 and d.head_dim <= 128 and length % 2 == 0
+    if platform in ("gpu", "cuda") and suits and not d.scale_attention_by_layer:
         return "cudnn"
     return "plain" if platform == "cpu" else "recomputed"
 
@@ -194,7 +194,7 @@ class Attention(nn.Module):
         scale = d.head_dim**-0.5 if d.scale_attention else 1.0
         if d.scale_attention_by_layer:
             scale = scale / (layer + 1)
-        kind = attention_kind(self.config, self.mesh)
+        kind = attention_kind(self.config, self.mesh, x.shape[1])
         if kind == "cudnn" and x.shape[1] > 1:  # whole rows, in which a token sees those before it
             out = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation="cudnn")
         else:

@@ -272,5 +272,6 @@ class Devices:
 )
 def test_attention_is_chosen_by_the_platform_of_the_mesh(platform, dtype, shape, kind):
     config = ModelConfig(dtype=dtype, decoder=DecoderConfig(**shape))
-    assert attention_kind(config, Devices(platform)) == kind
-    assert attention_kind(dataclasses.replace(config, attention="plain"), Devices(platform)) == "plain"
+    assert attention_kind(config, Devices(platform), 64) == kind
+    assert attention_kind(config, Devices(platform), 63) == kind.replace("cudnn", "recomputed")
+    assert attention_kind(dataclasses.replace(config, attention="plain"), Devices(platform), 64) == "plain"
