@@ -495,23 +495,33 @@ def load_config(args: Sequence[str] | None = None) -> Config:
 
     Prints what is wrong, naming the key, and exits with 2 on an unknown or ill-typed key or an impossible combination.
     """
-    import jsonargparse
-
     from reft_jax.validation import validate
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m reft_jax.train", description="Warm-up, PPO and evaluation of one run. Every key of its config:"
-    )
-    parser.add_argument("--config", action="config", help="YAML file; may be given several times, later ones win.")
-    parser.add_class_arguments(Config)
+    about = "Warm-up, PPO and evaluation of one run. Every key of its config:"
+    parser = config_parser("python -m reft_jax.train", about)
     try:
-        settings = parser.instantiate(parser.parse_args(args))
-        config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
+        config, _ = parse_config(parser, args)
         validate(config)
     except ValueError as error:
         parser.error(str(error))
     return config
+
+
+def config_parser(prog: str, description: str) -> Any:
+    """A parser of `--config FILE` and dotted overrides, to which a command may add arguments of its own."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--config", action="config", help="YAML file; may be given several times, later ones win.")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config, Any]:
+    """The config that a `config_parser` reads, not validated yet, and all that it reads, own arguments included."""
+    settings = parser.instantiate(parser.parse_args(args))
+    return Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)}), settings
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -523,3 +533,12 @@ def _items(config: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield field.name, to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ between two nested dictionaries."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix
