@@ -101,7 +101,7 @@ def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> di
     from reft_jax.processes import REFUSED, leave
 
     try:
-        source, _ = read_source(parser, arguments, options.checkpoint, options.split)
+        source, _ = read_source(parser, arguments, options.paths, options.split)
     except (ValueError, FileNotFoundError) as error:
         leave(f"error: {error}", REFUSED)
     with asking(source) as (sampler, params):
@@ -125,26 +125,28 @@ def show(made: dict[str, Any]) -> None:
 
     where = made.get("samples_file") or f"{made['checkpoint']}, {made['split']}"
     about = f"{made['questions']:,} questions" + (f", {made['left_out']:,} left out" if made["left_out"] else "")
-    table = rich.table.Table(title=f"{where}: {about}", title_justify="left")
+    terminal = rich.console.Console(highlight=False)
+    terminal.print(f"{where}: {about}", markup=False, soft_wrap=True)
+    table = rich.table.Table()
     for heading in ("", "accuracy %", "95 % interval"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, result in made["results"].items():
         low, high = result["interval"]
         table.add_row(name, f"{100 * result['value']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
-    rich.console.Console(highlight=False).print(table)
+    terminal.print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluates as `arguments` (or the command line) say; exits with 2 where file, settings or k do not do."""
     parser = config_parser("python -m reft_jax.evaluate", str(__doc__))
-    parser.add_argument("checkpoint", nargs="*", metavar="[CHECKPOINT]", help="folder of RUN_DIR/checkpoints")
+    parser.add_argument("paths", nargs="*", metavar="[CHECKPOINT]", help="folder of RUN_DIR/checkpoints")
     splits = Literal["train", "dev", "test"]
     parser.add_argument("--split", type=splits, default="test", help="problems to ask a model")
     parser.add_argument("--samples", default="", help="file of samples, in place of a model")
     parser.add_argument("--k", type=int, nargs="+", default=[], help="of maj@k and pass@k; default: 1 and all samples")
     parser.add_argument("--json", default="", help="file that the numbers are written to as well")
     options = parser.parse_args(arguments)
-    if len(options.checkpoint) > 1 or (options.samples and options.checkpoint) or (options.k and not options.samples):
+    if len(options.paths) > 1 or (options.samples and options.paths) or (options.k and not options.samples):
         parser.error("give a CHECKPOINT (or --config FILE), or --samples FILE and its --k")
     if options.samples:
         try:

@@ -76,7 +76,9 @@ class ModelSource:
         try:
             return sampler.foreign_params(str(self.checkpoint))
         except (ValueError, KeyError) as error:
-            raise ValueError(f"{self.checkpoint} holds no decoder of the run's shape: {error}") from error
+            raise ValueError(
+                f"{self.checkpoint} holds no decoder of the run's shape: give one such as RUN_DIR/checkpoints/reft"
+            ) from error
 
 
 def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], split: Split) -> tuple[ModelSource, Any]:
