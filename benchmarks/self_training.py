@@ -3,8 +3,8 @@
     python -m benchmarks.self_training --run runs/seeds/seed-11 [--samples 8]
 
 As in the paper: the warm-up model samples each training question, the unique correct programs join the annotated ones,
-and the base model (here: the pretrain stage, run again) is fine-tuned on both. Dev and test are the run's own. It is the
-package's own commands, one after the other; each continues where it was interrupted.
+and the base model (here: the pretrain stage, run again) is fine-tuned on both. Dev and test are the run's own. These are
+the package's own commands, one after the other; each continues where it was interrupted.
 """
 
 import subprocess

@@ -120,7 +120,8 @@ class SampleFile:
             ends.append(ends[-1] + len(line))
         lines = len(ends) - 1
         whole = lines if lines == len(order) else lines - lines % batch_size
-        self._file.truncate(ends[whole])
+        if self._path.stat().st_size != ends[whole]:
+            self._file.truncate(ends[whole])
         return whole
 
     def __enter__(self) -> "SampleFile":
