@@ -7,9 +7,11 @@ import sys
 import jax
 import pytest
 
+from reft_jax import sample
 from reft_jax.evaluate import main
 from reft_jax.sample_file import settings_path
-from reft_jax.statistics import mean_interval, wilson_interval
+from reft_jax.statistics import mean_interval
+from tests.runs import read
 
 
 def write(path, questions, **settings):
@@ -98,17 +100,23 @@ def test_samples_are_read_without_jax(tmp_path):
 
 
 def test_a_checkpoint_reads_as_its_run_read_it(finished, tmp_path, monkeypatch):
-    """The accuracy on test in the run's summary, and that on dev in its records."""
+    """The accuracy on test in the run's summary, and each of the completions in its records."""
     run_dir, _ = finished
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
-    summary = json.loads((run_dir / "summary.json").read_text())
-    for name in ("warmup", "reft"):
-        line = [str(run_dir / "checkpoints" / name), "--json", str(tmp_path / "out.json")]
-        main([*line, "--distributed.detect", "false"])
-        result = json.loads((tmp_path / "out.json").read_text())
-        assert result["results"]["accuracy"]["value"] == summary[name]["accuracy"]
-        assert result["results"]["accuracy"]["interval"] == summary[name]["interval"]
-        assert result["checkpoint"] == str((run_dir / "checkpoints" / name).resolve())
-        assert result["questions"] == summary[name]["total"]
-    assert summary["reft"]["interval"] == list(wilson_interval(summary["reft"]["correct"], summary["reft"]["total"]))
+    expected = json.loads((run_dir / "summary.json").read_text())["reft"]
+    checkpoint, here = str(run_dir / "checkpoints/reft"), ["--distributed.detect", "false"]
+    main([checkpoint, "--json", str(tmp_path / "out.json"), *here])
+    made = json.loads((tmp_path / "out.json").read_text())
+    assert made["results"] == {"accuracy": {"value": expected["accuracy"], "interval": expected["interval"]}}
+    assert (made["questions"], made["split"]) == (expected["total"], "test")
+    assert made["checkpoint"] == str((run_dir / "checkpoints/reft").resolve())
+
+    out = tmp_path / "greedy.jsonl"
+    sample.main([checkpoint, str(out), "--split", "test", "--samples", "1", "--temperature", "0", *here])
+    told = [r for r in read(run_dir, "evaluations") if r["split"] == "test" and r["model"] == "reft"]
+    greedy = [json.loads(line) for line in out.read_text().splitlines()]
+    assert greedy == [
+        {**{k: r[k] for k in row if k in r}, "sample": 0, "log_prob": row["log_prob"]} for r, row in zip(told, greedy)
+    ]
+    assert len(greedy) == len(told)

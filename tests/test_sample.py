@@ -346,29 +346,30 @@ def test_tokens_are_drawn_from_the_models_distribution(run_dir, take, tmp_path):
 
 
 def test_a_model_without_a_run_is_shown_how(run_dir, take, tmp_path):
-    """A Hugging Face directory and a config; completions end before the separator, which two of the examples have."""
+    """A Hugging Face directory and a config; completions end before the separator."""
     export(run_dir / "checkpoints/warmup", tmp_path / "base", dtype="float32")
+    fields = json.loads((tmp_path / "base/config.json").read_text())
+    (tmp_path / "base/config.json").write_text(json.dumps({**fields, "max_position_embeddings": 256}))
     config = {key: TINY[key] for key in ("seed", "generation", "evaluation", "reward")}
     config["model"] = {"path": str(tmp_path / "base"), "dtype": "float64", "param_dtype": "float64"}
     config["data"] = {"test": TINY["data"]["test"]}
-    config["generation"] = {"prompt_buckets": [128], "max_response": 60}
+    config["generation"] = {"prompt_buckets": [180], "max_response": 40}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
     problems = read_problems(load_config(generated("train")).data.train)[:1]
     rows = [{"id": p.id, "question": p.question, "answer": p.answer, "cot": p.cot} for p in problems]
     (tmp_path / "shots.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = load_tokenizer("embedded", "main")
-    separator = next(w for i in range(5, 384) if (w := words.decode([i])).strip().isalpha() and w not in rows[0]["cot"])
+    separator = "\n    b ="  # which the example has not, and the vocabulary has
     shown = ["--config", str(tmp_path / "base.yaml"), "--few_shot", str(tmp_path / "shots.jsonl")]
-    shown += ["--separator", separator, "--samples", "20", "--model.decoder.max_positions", "200"]
+    shown += ["--separator", separator, "--samples", "5"]
     take(tmp_path / "out.jsonl", *shown, checkpoint=None)
     found = lines(tmp_path / "out.jsonl")
-    assert len(found) == 20 * TEST
+    assert len(found) == 5 * TEST
     bodies = [line["completion"].partition('"""\n')[2] for line in found]
     assert not any(separator in body for body in bodies)
-    assert any(line["ended"] and line["tokens"] == 60 for line in found), "ended by the separator, and sampled on"
+    assert any(line["ended"] and line["tokens"] == 40 for line in found), "ended by the separator, and sampled on"
     assert read_settings(tmp_path / "out.jsonl")["end_before"] == separator
     with pytest.raises(SystemExit, match=r"other settings \(few_shot, end_before\)"):
-        take(tmp_path / "out.jsonl", "--config", str(tmp_path / "base.yaml"), "--samples", "20", checkpoint=None)
+        take(tmp_path / "out.jsonl", "--config", str(tmp_path / "base.yaml"), "--samples", "5", checkpoint=None)
 
 
 # The file
