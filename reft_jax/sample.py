@@ -33,66 +33,85 @@ STEP = -2
 """The step of these random numbers, which are neither an iteration's nor an evaluation's."""
 
 
-def sample(sampler: Sampler, params: Params, out: Path, *, source: ModelSource, samples: int, prefix: str = "") -> int:
-    """Writes `samples` completions of every problem of the source's split, or those that `out` lacks.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is to be sampled.
 
-    They are drawn as `config.evaluation` says. A line depends on the seed, its problem and its number alone, but for
-    rounding; the lines go by length of the prompt, the longest first.
-
-    Args:
-        sampler: with the split's problems.
-        params: {"decoder"}.
-        out: file of samples, which process 0 writes.
-        source: what `params` are.
+    Attributes:
+        source: the model, and the split of its problems.
         samples: of each problem.
         prefix: what the prompts begin with.
+    """
+
+    source: ModelSource
+    samples: int
+    prefix: str = ""
+
+
+def begin(file: SampleFile, sampler: Sampler, work: Work) -> int:
+    """Takes the file on process 0; returns the number of lines that it has, on all.
+
+    Raises:
+        OSError: another process writes to it.
+        ValueError: it holds something else.
+    """
+    prompts, problems = sampler.prompts[work.source.split], sampler.problems[work.source.split]
+    order = [(problems[prompts[i].problem].id, int(j)) for i, j in zip(*sample_rows(prompts, work.samples))]
+    return on_first(lambda: file.begin(settings(sampler, work), order, sampler.config.evaluation.batch_size))
+
+
+def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: Work) -> int:
+    """Writes the lines that the file lacks: `work.samples` completions of each problem, drawn by `config.evaluation`.
+
+    A line depends on the seed, its problem and its number alone, but for rounding; the lines go by length of the
+    prompt, the longest first.
+
+    Args:
+        file: process 0 has begun it.
+        done: lines that it has, whole batches.
+        sampler: with the problems.
+        params: {"decoder"}.
+        work: what is sampled.
 
     Returns:
         The number of lines.
 
     Raises:
-        OSError: another process writes to `out`.
-        ValueError: `out` holds something else.
+        OSError: they cannot be written.
         Interrupted: as asked, after a batch.
     """
-    config, prompts, problems = sampler.config, sampler.prompts[source.split], sampler.problems[source.split]
-    size = config.evaluation.batch_size
-    order = [(problems[prompts[i].problem].id, int(j)) for i, j in zip(*sample_rows(prompts, samples))]
-    with SampleFile(out) as file:
-        made = settings(sampler, source, samples, prefix)
-        done = on_first(lambda: file.begin(made, order, size))
-        if done == len(order):
-            return done
-        batches = sample_batches(
+    config, prompts, problems = sampler.config, sampler.prompts[work.source.split], sampler.problems[work.source.split]
+    lines, size = work.samples * len(prompts), config.evaluation.batch_size
+    if done == lines:
+        return lines
+    answers = ask(
+        sampler.generate(
+            "sample", size, Sampling(config.evaluation.temperature, config.evaluation.top_k, config.evaluation.top_p)
+        ),
+        sampler.sampling_params(params),
+        sample_batches(
             prompts,
-            samples=samples,
+            samples=work.samples,
             batch_size=size,
             prompt_buckets=config.generation.prompt_buckets,
             pad_id=sampler.ids.pad,
             first=done // size,
-        )
-        how = Sampling(config.evaluation.temperature, config.evaluation.top_k, config.evaluation.top_p)
-        answers = ask(
-            sampler.generate("sample", size, how),
-            sampler.sampling_params(params),
-            batches,
-            seed=config.seed,
-            step=STEP,
-            mesh=sampler.mesh,
-            judge=lambda rows, rollout: sampler.judge(rollout, problems, rows),
-        )
-        total = -(-len(order) // size)
-        sampler.console.stage("sample", total, done // size)
-        right, tokens, count, started = 0, 0, 0, time.monotonic()
-        for number, (batch, completions) in enumerate(answers, start=done // size + 1):
-            file.append(records(batch, completions))
-            count += len(completions)
-            right += sum(completion.verdict.outcome == "correct" for completion in completions)
-            tokens += sum(completion.tokens for completion in completions)
-            pace = tokens / (time.monotonic() - started)
-            fields = {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace}
-            sampler.console.advance(number, fields)
-    return len(order)
+        ),
+        seed=config.seed,
+        step=STEP,
+        mesh=sampler.mesh,
+        judge=lambda rows, rollout: sampler.judge(rollout, problems, rows),
+    )
+    sampler.console.stage("sample", -(-lines // size), done // size)
+    right, tokens, count, started = 0, 0, 0, time.monotonic()
+    for number, (batch, completions) in enumerate(answers, start=done // size + 1):
+        file.append(records(batch, completions))
+        count += len(completions)
+        right += sum(completion.verdict.outcome == "correct" for completion in completions)
+        tokens += sum(completion.tokens for completion in completions)
+        pace = tokens / (time.monotonic() - started)
+        sampler.console.advance(number, {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace})
+    return lines
 
 
 def records(batch: PromptBatch, completions: Sequence[Completion]) -> list[dict[str, Any]]:
@@ -101,7 +120,7 @@ def records(batch: PromptBatch, completions: Sequence[Completion]) -> list[dict[
     return [{**completion.record(), "sample": i, "log_prob": completion.log_prob} for i, completion in pairs]
 
 
-def settings(sampler: Sampler, source: ModelSource, samples: int, prefix: str) -> dict[str, Any]:
+def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
     """What determines the lines, but for rounding: not the devices, nor how many rows go together."""
     config = to_dict(sampler.config)
     kept = {key: config[key] for key in ("seed", "model", "data", "generation", "reward", "evaluation")}
@@ -109,17 +128,17 @@ def settings(sampler: Sampler, source: ModelSource, samples: int, prefix: str) -
     for key, names in free.items():
         for name in names:
             del kept[key][name]
-    problems, prompts = sampler.problems[source.split], sampler.prompts[source.split]
+    problems, prompts = sampler.problems[work.source.split], sampler.prompts[work.source.split]
     asked = {prompt.problem for prompt in prompts}
     texts = [[problem.id, problem.question, problem.answer] for problem in problems]
     return {
-        "checkpoint": source.name,
-        "split": source.split,
-        "samples": samples,
-        "lines": samples * len(prompts),
+        "checkpoint": work.source.name,
+        "split": work.source.split,
+        "samples": work.samples,
+        "lines": work.samples * len(prompts),
         "left_out": [problem.id for i, problem in enumerate(problems) if i not in asked],
         "problems": _digest(json.dumps(texts)),
-        "few_shot": _digest(prefix) if prefix else "",
+        "few_shot": _digest(work.prefix) if work.prefix else "",
         "end_before": sampler.end_before,
         **kept,
     }
@@ -164,8 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--top_p", type=float, default=1.0, help="draw only among the likeliest with this probability")
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
     parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
+    given = parser.parse_args(arguments)
+    out = Path(given.paths[-1])
     try:
-        given = parser.parse_args(arguments)
         if len(given.paths) > 2:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
         if given.samples < 1:
@@ -175,14 +195,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
     except (ValueError, FileNotFoundError) as error:
         leave(f"error: {error}", REFUSED)
-    out = Path(given.paths[-1])
-    end_before = given.separator if prefix else ""
+    work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
     stopped = f"stopped as asked; the same command continues {out}"
-    with asking(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params):
+    with (
+        asking(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params),
+        SampleFile(out) as file,
+    ):
         try:
-            lines = sample(sampler, params, out, source=source, samples=given.samples, prefix=prefix)
+            done = begin(file, sampler, work)
         except ValueError as error:
             leave(f"error: {error}", REFUSED)
+        lines = sample(file, done, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")
 
