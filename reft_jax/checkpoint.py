@@ -174,6 +174,21 @@ def part_name(name: str, part: str) -> str:
     return f"{name}_{part}"
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint of RUN_DIR/checkpoints is of.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or its folder is in no run's.
+    """
+    run_dir = checkpoint.absolute().parent.parent
+    for path in (checkpoint, run_dir / "config.yaml"):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no {path}: give a folder of RUN_DIR/checkpoints, such as RUN_DIR/checkpoints/reft"
+            )
+    return run_dir
+
+
 def restore_params(directory: Path, abstract: Any) -> Any:
     """Parameters saved by `Checkpoints.save_params`, laid out as `abstract` says.
 

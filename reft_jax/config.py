@@ -513,28 +513,39 @@ def load_config(args: Sequence[str] | None = None) -> Config:
 
     Prints what is wrong, naming the key, and exits with 2 on an unknown or ill-typed key or an impossible combination.
     """
+    from reft_jax.validation import validate
+
+    about = "Warm-up, PPO and evaluation of one run. Every key of its config:"
+    parser = config_parser("python -m reft_jax.train", about)
+    try:
+        config, _ = parse_config(parser, args)
+        validate(config)
+    except ValueError as error:
+        parser.error(str(error))
+    return config
+
+
+def config_parser(prog: str, description: str) -> Any:
+    """A parser of `--config FILE` and dotted overrides, to which a command may add arguments of its own."""
     import jsonargparse
 
     from reft_jax.config_files import ConfigFile
-    from reft_jax.validation import validate
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m reft_jax.train", description="Warm-up, PPO and evaluation of one run. Every key of its config:"
-    )
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument(
         "--config",
         action=ConfigFile,
         help="YAML file; may be given several times, later ones win. Its key `config` lists files to read before it.",
     )
     parser.add_class_arguments(Config)
-    try:
-        settings = parser.instantiate(parser.parse_args(args))
-        config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
-        validate(config)
-    except ValueError as error:
-        parser.error(str(error))
-    return config
+    return parser
+
+
+def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config, Any]:
+    """The config that a `config_parser` reads, not validated yet, and all that it reads, own arguments included."""
+    settings = parser.instantiate(parser.parse_args(args))
+    return Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)}), settings
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -546,3 +557,12 @@ def _items(config: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield field.name, to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ between two nested dictionaries."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix

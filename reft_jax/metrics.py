@@ -243,7 +243,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     for record in records:
         if not isinstance(record.get("step"), int):
             raise ValueError(f"{path}: record without an integer step: {record!r:.200}; give it the run's step")
-        lines.append(json.dumps(_json_value(record), allow_nan=False) + "\n")
+        lines.append(json.dumps(json_value(record), allow_nan=False) + "\n")
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(lines))
 
@@ -297,14 +297,14 @@ def _of_evaluation(record: Mapping[str, Any]) -> bool:
     return "split" in record or "eval/accuracy" in record
 
 
-def _json_value(value: object) -> object:
+def json_value(value: object) -> object:
     """`value` with each float that JSON cannot hold replaced by its name."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
     if isinstance(value, Mapping):
-        return {key: _json_value(item) for key, item in value.items()}
+        return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
+        return [json_value(item) for item in value]
     return value
 
 

@@ -139,14 +139,16 @@ def generate(
         # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
         logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
         token, log_prob = draw(logits, key, sampling)
-        token = jnp.where(loop.ended, pad, token)
+        token, first = jnp.where(loop.ended, pad, token), jnp.zeros_like(loop.t)  # a plain 0 is wider in 64-bit mode
         return dataclasses.replace(
             loop,
             t=loop.t + 1,
             token=token,
-            responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (0, loop.t)),
+            responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (first, loop.t)),
             log_probs=jax.lax.dynamic_update_slice(
-                loop.log_probs, jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype), (0, loop.t)
+                loop.log_probs,
+                jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype),
+                (first, loop.t),
             ),
             lengths=loop.lengths + ~loop.ended,
             ended=loop.ended | jnp.isin(token, jnp.array(eos)),

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +16,15 @@ import yaml
 from jax.sharding import Mesh
 
 from reft_jax.checkpoint import Checkpoints
-from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
+from reft_jax.config import (
+    Config,
+    DistributedConfig,
+    ModelConfig,
+    RewardConfig,
+    SupervisedConfig,
+    differences,
+    to_dict,
+)
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.readers import is_within, read_sets, shared_questions
@@ -30,6 +38,7 @@ from reft_jax.reward.functions import load_functions
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
 from reft_jax.run import Run, Tally
+from reft_jax.sampler import Sampler
 from reft_jax.sharding import make_mesh, shard_count
 from reft_jax.train_state import abstract_params, abstract_state, make_optimizer
 from reft_jax.validation import missing_files
@@ -166,74 +175,99 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     partial.replace(path)
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys whose values differ between two nested dictionaries."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
-            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-    elif old != new:
-        yield prefix
-
-
 @contextlib.contextmanager
-def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]:
-    """Reads all problems, starts the workers, takes up the last resume point, and closes everything at the end.
+def open_sampler(
+    config: Config,
+    tokenizer: Any,
+    stop: StopRequest,
+    model_files: Path,
+    *,
+    splits: Sequence[str] = ("train", "dev", "test"),
+    prefix: str = "",
+    end_before: str = "",
+) -> Iterator[Sampler]:
+    """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
+
+    Args:
+        config: of the run; the model's shape is filled in.
+        tokenizer: the model's.
+        stop: asked between batches.
+        model_files: folder that may have the model's own generation config, for the tokens that end a response.
+        splits: of the problems, those that will be asked.
+        prefix: before every prompt, see `few_shot_prefix`.
+        end_before: see `Sampler`.
 
     Raises:
-        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
-        OSError: no room for the checkpoints.
+        ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
     """
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
-    directory, first = Path(config.run_dir), jax.process_index() == 0
+    reward, data, runner = config.reward, config.data, None
     with contextlib.ExitStack() as stack:
-        console = stack.enter_context(Progress(show=first))
-        reward, data, runner = config.reward, config.data, None
-        functions = load_functions(reward.functions)
+        console = stack.enter_context(Progress(show=jax.process_index() == 0))
         if data.cot == "program":
             runner = stack.enter_context(make_runner(reward))
             console.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
         problems = read_problem_sets(config, console.message)
         prompts = {
-            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message)
-            for split in ("train", "dev", "test")
-        }
-        examples = {
-            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, console.message)
-            for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
+            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message, prefix)
+            for split in splits
         }
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
         require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
+        yield Sampler(
+            config=config,
+            mesh=mesh,
+            tokenizer=tokenizer,
+            ids=special_ids(tokenizer, hf.end_tokens(model_files)),
+            problems=problems,
+            prompts=prompts,
+            score=functools.partial(
+                score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
+            ),
+            runner=runner,
+            console=console,
+            stop=stop,
+            end_before=end_before,
+        )
+
+
+@contextlib.contextmanager
+def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]:
+    """Opens a sampler on all problems, encodes what is trained on, takes up the last resume point.
+
+    Raises:
+        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+        OSError: no room for the checkpoints.
+    """
+    directory, first = Path(config.run_dir), jax.process_index() == 0
+    functions = load_functions(config.reward.functions)
+    with contextlib.ExitStack() as stack:
+        sampler = stack.enter_context(open_sampler(config, tokenizer, stop, directory / "model"))
+        say, problems = sampler.console.message, sampler.problems
+        examples = {
+            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, say)
+            for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
+        }
         keep = config.checkpoint.keep_last
-        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=say))
         step, tally = None, Tally()
         if (latest := checkpoints.latest()) is not None:
             step, tally = latest[0], Tally(**latest[1])
-            console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
+            say(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
         else:
-            on_first(lambda: check_space(config, mesh, directory))
+            on_first(lambda: check_space(config, sampler.mesh, directory))
         board = config.logging.tensorboard
         writer = stack.enter_context(
             MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not tally.unread)
         )
         run = Run(
-            config=config,
-            mesh=mesh,
-            tokenizer=tokenizer,
-            ids=special_ids(tokenizer, hf.end_tokens(directory / "model")),
-            problems=problems,
-            prompts=prompts,
+            **{field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)},
             examples=examples,
-            score=functools.partial(
-                score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
-            ),
             functions=functions,
-            runner=runner,
             writer=writer,
-            console=console,
             checkpoints=checkpoints,
-            stop=stop,
             tally=tally,
             resumed_step=step,
         )
@@ -311,11 +345,13 @@ def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
     return sets
 
 
-def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say) -> list[Prompt]:
-    """Prompts of a split, forced header included."""
+def encode_for_sampling(
+    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say, prefix: str = ""
+) -> list[Prompt]:
+    """Prompts of a split, each behind `prefix`, forced header included."""
     data, longest = config.data, max(config.generation.prompt_buckets)
     prompts, count = encode_prompts(
-        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong
+        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
     )
     _report(count, f"{split} prompts", say)
     return prompts

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reft_jax.config import Config, GenerationConfig, SourceConfig, SupervisedConfig
+from reft_jax.config import Config, EvaluationConfig, GenerationConfig, SourceConfig, SupervisedConfig
 
 POSITIVE = {
     *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
@@ -25,13 +25,17 @@ SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", 
 OPEN_SHARES = {"dev_fraction"}
 
 
-def validate(config: Config) -> None:
-    """Refuses a config that no run can use.
+def validate(config: Config, *, training: bool = True) -> None:
+    """Refuses a config that no run can use, or, without `training`, that no model can be asked with.
 
     Raises:
         ValueError: naming the key, its value and what would do.
     """
-    for message in (*range_errors(config, ""), *_combination_errors(config)):
+    for message in (
+        *range_errors(config, ""),
+        *_combination_errors(config),
+        *(_training_errors(config) if training else ()),
+    ):
         raise ValueError(message)
 
 
@@ -77,6 +81,8 @@ def range_errors(config: Any, prefix: str) -> Iterator[str]:
         )
     if isinstance(config, GenerationConfig) and config.temperature <= 0:
         yield f"{prefix}temperature is {config.temperature}: PPO samples, so it must be more than 0"
+    if isinstance(config, EvaluationConfig) and config.temperature < 0:
+        yield f"{prefix}temperature is {config.temperature}: it must be 0, which is greedy, or more"
 
 
 def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
@@ -87,10 +93,8 @@ def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
 
 
 def _combination_errors(config: Config) -> Iterator[str]:
-    """Yields a message for each combination of settings that cannot work together."""
-    sft, rl, model = config.sft, config.rl, config.model
-    if not config.run_dir:
-        yield "run_dir is empty: name the folder that the run is written to"
+    """Yields a message for each combination of settings that cannot work together, whatever is done with the model."""
+    model = config.model
     distributed = config.distributed
     if distributed.coordinator and distributed.process >= distributed.processes:
         yield (
@@ -121,6 +125,13 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
             f"model.decoder.head_dim ({model.decoder.head_dim})"
         )
+
+
+def _training_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each combination of the settings of a run and its stages that cannot work together."""
+    sft, rl = config.sft, config.rl
+    if not config.run_dir:
+        yield "run_dir is empty: name the folder that the run is written to"
     if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs):
         yield "pretrain.epochs, sft.schedule_epochs and rl.epochs are all 0: there is nothing to do"
     if config.pretrain.epochs and config.pretrain.source.kind == "none":

@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("config", "config_files", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
-    ("data", "sharding", "processes", "losses", "models"),
+    ("data", "sharding", "processes", "losses", "models", "sample_file", "voting"),
     ("train_state", "rollout", "completion", "compilation"),
-    ("sft", "ppo", "self_training", "evaluate", "checkpoint"),
+    ("sft", "ppo", "self_training", "evaluation", "checkpoint", "sampler"),
     ("run", "startup", "supervised", "reinforcement", "train", "export"),
+    ("model_source", "sample", "select", "evaluate"),
     ("preflight", "preflight_steps", "preflight_report"),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -138,8 +138,9 @@ def encode_prompts(
     max_prompt: int,
     overlong: Overlong,
     stage: str = "generation",
+    prefix: str = "",
 ) -> tuple[list[Prompt], OverlongCount]:
-    """Prompts for sampling: the whole `generation_prompt`, forced header included, tokenised as one string.
+    """Prompts for sampling: `prefix` and the whole `generation_prompt`, forced header included, as one string's tokens.
 
     `truncate` cuts at the beginning, which keeps the header that the program continues. A dropped problem is not
     answered: whoever measures accuracy counts it as wrong.
@@ -147,7 +148,8 @@ def encode_prompts(
     Raises:
         ValueError: text that the tokenizer cannot represent; a prompt longer than allowed under `error`.
     """
-    rows = _tokenize(problems, [generation_prompt(problem, templates, cot) for problem in problems], tokenizer)
+    texts = [prefix + generation_prompt(problem, templates, cot) for problem in problems]
+    rows = _tokenize(problems, texts, tokenizer)
     long = _overlong(problems, rows, max_prompt, overlong, f"{stage}.prompt_buckets")
     dropped = long if overlong == "drop" else set()
     prompts = [Prompt(i, row[-max_prompt:]) for i, row in enumerate(rows) if i not in dropped]
@@ -296,9 +298,40 @@ def evaluation_batches(
     prompts: Sequence[Prompt], *, batch_size: int, prompt_buckets: Sequence[int], pad_id: int
 ) -> Iterator[PromptBatch]:
     """All prompts once, longest first, so that a batch pads little; `problem` tells which row is which."""
+    return sample_batches(prompts, samples=1, batch_size=batch_size, prompt_buckets=prompt_buckets, pad_id=pad_id)
+
+
+def sample_rows(prompts: Sequence[Prompt], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `sample_batches` in order, whatever their batches: [n] prompts and [n] which of their samples."""
     order = np.argsort([-len(prompt.tokens) for prompt in prompts], kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield prompt_batch(prompts, order[start : start + batch_size], batch_size, prompt_buckets, pad_id)
+    return np.repeat(order, samples), np.tile(np.arange(samples, dtype=np.int32), len(order))
+
+
+def sample_batches(
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    batch_size: int,
+    prompt_buckets: Sequence[int],
+    pad_id: int,
+    first: int = 0,
+) -> Iterator[PromptBatch]:
+    """Some samples of every prompt, longest prompt first and all samples of one next to each other.
+
+    Args:
+        prompts: to sample from.
+        samples: of each prompt.
+        batch_size: rows of a batch, of as many prompts as that takes.
+        prompt_buckets: padded prompt lengths.
+        pad_id: fills rows.
+        first: batch to begin with, from 0.
+    """
+    rows, sample = sample_rows(prompts, samples)
+    for start in range(first * batch_size, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        batch = prompt_batch(prompts, rows[part], batch_size, prompt_buckets, pad_id)
+        batch.sample[: len(rows[part])] = sample[part]
+        yield batch
 
 
 def _padded(rows: Sequence[np.ndarray], height: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
