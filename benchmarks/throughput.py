@@ -3,10 +3,13 @@
     python -m benchmarks.throughput [--embed_dim 256 ...]
 
 The model is a fresh Llama of the given shape; responses never end early, so that both sides do the same work. Torch's
-side is transformers' `generate` and an eager training step of the same loss. Figures are medians; a machine's noise
-touches both sides, so only their ratio is worth quoting.
+side is transformers' `generate` and an eager training step of the same loss, on the GPU where JAX has one (set
+XLA_PYTHON_CLIENT_MEM_FRACTION=0.4, so that both find room); with bfloat16 it samples with a copy of the weights in that
+type and trains under autocast. Figures are medians; a machine's noise touches both sides, so only their ratio is worth
+quoting.
 """
 
+import copy
 import dataclasses
 import statistics
 import time
@@ -20,11 +23,20 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from reft_jax.config import DecoderConfig, Dtype, GenerationConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
+from reft_jax.config import (
+    DecoderConfig,
+    Dtype,
+    GenerationConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Remat,
+    RlConfig,
+)
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy
 from reft_jax.ppo import build_experience, build_update
-from reft_jax.rollout import Sampling, build_generate
+from reft_jax.rollout import Sampling, build_generate, build_layout, needs_layout
 from reft_jax.sharding import batch_shardings, make_mesh, to_global
 from reft_jax.train_state import copy_params, init_params, init_state, make_optimizer
 
@@ -54,9 +66,11 @@ class Shape:
     response: int = 64
     """Tokens of every response."""
     dtype: Dtype = "float32"
-    """Compute type; torch always computes in float32."""
+    """Compute type; parameters are float32."""
     scan_layers: bool = False
     """Loop over the layers in training."""
+    remat: Remat = "none"
+    """What the backward pass computes again; torch's side recomputes whole layers unless it is `none`."""
     repeats: int = 5
     """Measured calls of each phase, after one that is not."""
 
@@ -75,7 +89,7 @@ def model_config(shape: Shape) -> ModelConfig:
         mlp_dim=shape.mlp_dim,
         tie_embeddings=True,
     )
-    return ModelConfig(decoder=decoder, dtype=shape.dtype, scan_layers=shape.scan_layers)
+    return ModelConfig(decoder=decoder, dtype=shape.dtype, scan_layers=shape.scan_layers, remat=shape.remat)
 
 
 def median_seconds(work: Callable[[], Any], repeats: int) -> float:
@@ -129,7 +143,8 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
         sample=np.zeros(shape.batch, np.int32),
     )
     prompts = to_global(prompts, batch_shardings(prompts, mesh))
-    sample = lambda: jax.block_until_ready(generate(reference, prompts, np.int32(0), np.int32(0)))
+    layout = _compile(build_layout(model, mesh, "auto")) if needs_layout(model, mesh, "auto") else lambda params: params
+    sample = lambda: jax.block_until_ready(generate(layout(reference), prompts, np.int32(0), np.int32(0)))
     rollout = sample()
     rewards = to_global(np.ones(shape.batch, np.float32), batch_shardings(np.ones(shape.batch), mesh))
     score = lambda: jax.block_until_ready(experience_step(params, reference, rollout, rewards)[0])
@@ -159,6 +174,10 @@ def measure_torch(shape: Shape) -> dict[str, float]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    compute = torch.autocast(device, torch.bfloat16, enabled=shape.dtype == "bfloat16")
+    torch.set_float32_matmul_precision("high")  # TF32 where there is one, as XLA has it
     config = LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.embed_dim,
@@ -170,27 +189,36 @@ def measure_torch(shape: Shape) -> dict[str, float]:
         eos_token_id=None,
         pad_token_id=0,
     )
-    model = LlamaForCausalLM(config).eval()
-    head = torch.nn.Linear(shape.embed_dim, 1)
+    model: Any = LlamaForCausalLM(config).eval().to(torch.device(device))
+    sampler = copy.deepcopy(model).to(torch.bfloat16) if shape.dtype == "bfloat16" else model
+    if shape.remat != "none":
+        model.gradient_checkpointing_enable()
+        model.train()  # it has no dropout; checkpointing works in training alone
+    head = torch.nn.Linear(shape.embed_dim, 1).to(device)
     optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-6)
-    prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.prompt))
+    prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.prompt), device=device)
     options = {"do_sample": True, "top_k": 0, "max_new_tokens": shape.response, "min_new_tokens": shape.response}
-    with torch.no_grad():
-        rows = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+
+    def sample() -> Any:
+        with torch.no_grad():
+            rows = sampler.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        wait()
+        return rows
+
+    rows = sample()
 
     def forward(tokens: Any) -> tuple[Any, Any]:
-        hidden = model.model(tokens).last_hidden_state[:, shape.prompt - 1 : -1]
-        log_probs = torch.log_softmax(model.lm_head(hidden), dim=-1)
-        return log_probs.gather(-1, tokens[:, shape.prompt :, None])[..., 0], head(hidden)[..., 0]
-
-    def sample() -> None:
-        with torch.no_grad():
-            model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        with compute:
+            hidden = model.model(tokens, use_cache=False).last_hidden_state[:, shape.prompt - 1 : -1]
+            logits = model.lm_head(hidden)
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        return log_probs.gather(-1, tokens[:, shape.prompt :, None])[..., 0], head(hidden.float())[..., 0]
 
     def score() -> None:
         with torch.no_grad():
             for part in (*rows.split(shape.microbatch), *rows.split(shape.microbatch)):  # policy, then reference
                 forward(part)
+        wait()
 
     with torch.no_grad():
         old = torch.cat([forward(part)[0] for part in rows.split(shape.microbatch)])
@@ -204,6 +232,7 @@ def measure_torch(shape: Shape) -> dict[str, float]:
             (loss * len(part) / shape.batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        wait()
 
     phases = {"rollout": sample, "experience": score, "update": update}
     return {name: median_seconds(work, shape.repeats) for name, work in phases.items()}

@@ -176,6 +176,30 @@ def part_name(name: str, part: str) -> str:
     return f"{name}_{part}"
 
 
+def run_of(checkpoint: Path, *, reward_model: bool = False) -> Path:
+    """The folder of the run that a checkpoint of RUN_DIR/checkpoints is of.
+
+    Args:
+        checkpoint: its folder.
+        reward_model: whether it has to be a reward model; otherwise it must not be one, which predicts no tokens.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or its folder is in no run's.
+        ValueError: it is a reward model, or is none.
+    """
+    run_dir = checkpoint.absolute().parent.parent
+    for path in (checkpoint, run_dir / "config.yaml"):
+        if not path.exists():
+            example = "reward_model_best" if reward_model else "reft"
+            raise FileNotFoundError(
+                f"no {path}: give a folder of RUN_DIR/checkpoints, such as RUN_DIR/checkpoints/{example}"
+            )
+    if checkpoint.with_name(part_name(checkpoint.name, "class_head")).exists() != reward_model:
+        fault = "is no reward model" if reward_model else "is a reward model, which predicts no tokens"
+        raise ValueError(f"{checkpoint} {fault}")
+    return run_dir
+
+
 def restore_params(directory: Path, abstract: Any) -> Any:
     """Parameters saved by `Checkpoints.save_params`, laid out as `abstract` says.
 

@@ -31,6 +31,7 @@ class Completion:
         reward: the verdict's, and in PPO the weighted values of the user's own reward functions.
         tokens: length of the response, end token included.
         ended: whether it has an end token, or was cut at the longest length.
+        log_prob: of all its tokens together, under the distribution that they were drawn from, nats.
         functions: what each reward function of the user's own said.
     """
 
@@ -40,6 +41,7 @@ class Completion:
     reward: float
     tokens: int
     ended: bool
+    log_prob: float = 0.0
     functions: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def judge(
     data: DataConfig,
     score: Score,
     functions: Sequence[RewardFunction] = (),
+    end_before: str = "",
 ) -> list[Completion]:
     """Reads and scores the responses of a rollout.
 
@@ -94,9 +97,15 @@ def judge(
         data: kind of chain of thought, and templates.
         score: problems and their completions to verdicts.
         functions: of the user's own; asked too.
+        end_before: a text that ends a response as an end token does, and is cut off with all that follows; of such a
+            response, `tokens` and `log_prob` are those of all that was sampled.
     """
     asked = [problems[i] for i in rows if i >= 0]
     prompts, texts = (part[: len(asked)] for part in response_texts(tokenizer, rollout.sequences, rollout.ended))
+    ended = rollout.ended[: len(asked)].tolist()
+    if end_before:
+        parts = [text.partition(end_before) for text in texts]
+        texts, ended = [part[0] for part in parts], [end or part[1] != "" for end, part in zip(ended, parts)]
     values: dict[str, list[float | None]] = {}
     extra = [0.0] * len(asked)
     if functions:
@@ -114,7 +123,8 @@ def judge(
             verdict=verdict,
             reward=verdict.reward + extra[row],
             tokens=int(rollout.sequences.response_lengths[row]),
-            ended=bool(rollout.ended[row]),
+            ended=ended[row],
+            log_prob=float(rollout.log_probs[row].sum(dtype=np.float64)),
             functions={name: column[row] for name, column in values.items()},
         )
         for row, (problem, text, verdict) in enumerate(zip(asked, texts, score(asked, texts)))

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+Attention = Literal["auto", "plain", "recomputed", "cudnn"]
 CotKind = Literal["program", "text"]
+Remat = Literal["none", "dots", "full"]
 Weights = Literal["auto", "split", "copied"]
 
 
@@ -118,10 +120,15 @@ class ModelConfig:
     """Type that activations and matrix products are computed in."""
     param_dtype: Dtype = "float32"
     """Type that parameters and optimizer moments are kept in."""
-    remat: bool = False
-    """Recompute each block's activations in the backward pass: less memory, a third more compute."""
+    remat: Remat = "none"
+    """What the backward pass computes again: nothing; all but the outputs of matrix products (`dots`, a third of the
+    memory at little cost); or whole blocks (`full`, least memory, a third more compute)."""
     scan_layers: bool = True
     """One compiled block looped over the layers (fast to compile), or all layers unrolled (faster on CPU)."""
+    attention: Attention = "auto"
+    """Attention over whole rows: `plain` keeps the scores of every layer for the backward pass, `recomputed` makes them
+    again, `cudnn` never has them (NVIDIA GPUs from Ampere on, bfloat16, rows of even length). `auto` takes cudnn on a
+    GPU where model and rows suit it, else recomputed on accelerators and plain on a CPU."""
     logits_chunk: int = 0
     """Response tokens whose [tokens, vocabulary] logits exist at once in training; 0 takes all together."""
 
@@ -130,10 +137,12 @@ class ModelConfig:
 class SourceConfig:
     """Where problems are read from."""
 
-    kind: Literal["none", "reft", "gsm8k", "jsonl", "hub", "generated"] = "none"
-    """Layout: the reference's JSON list, GSM8K's JSONL, any JSONL, a hub data set, or the embedded problems."""
+    kind: Literal["none", "reft", "gsm8k", "mathqa", "jsonl", "hub", "generated"] = "none"
+    """Layout: the reference's JSON list, GSM8K's JSONL, MathQA's JSON list, any JSONL, a hub data set, or the embedded
+    problems. All files may be Parquet instead."""
     path: str = ""
-    """File, or hub id; for `generated` one of `train`, `test`, `pretrain`."""
+    """File, or hub id (`hub`; `mathqa` where it does not end as a file does); for `generated` `train`, `test` or
+    `pretrain`."""
     name: str = ""
     """Configuration of a hub data set, such as `main`."""
     split: str = "train"
@@ -152,6 +161,12 @@ class SourceConfig:
     """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
     limit: int = 0
     """Read only this many rows from the start; 0 reads all."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `path` is a file on this machine, rather than a hub id or a generated split."""
+        named = self.path.endswith((".json", ".jsonl", ".parquet"))
+        return self.kind in ("reft", "gsm8k", "jsonl") or (self.kind == "mathqa" and named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +191,12 @@ class DataConfig:
     """Chains of thought are Python programs (P-CoT) or prose (N-CoT)."""
     train: SourceConfig = SourceConfig()
     """Problems with chains of thought, for SFT and PPO."""
+    dev: SourceConfig = SourceConfig()
+    """Problems that checkpoints are chosen on; of kind `none` they are taken out of `train`."""
     test: SourceConfig = SourceConfig()
     """Problems read once, at the end of the run."""
     dev_fraction: float = 0.1
-    """Share of the training problems, drawn by a hash of the question, that is kept for choosing checkpoints."""
+    """Share of the training problems, drawn by a hash of the question, that is kept as dev where `dev` has none."""
     templates: TemplateConfig = TemplateConfig()
     """Prompt and target strings."""
     overlong: Literal["error", "drop", "truncate"] = "error"
@@ -259,7 +276,7 @@ class SelfTrainingConfig:
     gold_weight: float = 0.5
     """Share of the loss on the annotated chains of thought of the same questions; the rest is on right completions."""
     gold_limit: int = 0
-    """Annotations are cut where prompt and target reach this many tokens (300 in the reference); 0 leaves them whole."""
+    """Annotations are cut where prompt and target come to this many tokens (300 in the reference); 0 cuts none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +322,7 @@ class RlConfig:
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Estimator of that KL from a sampled token: log(p/q), or q/p - 1 - log(q/p), which is never negative."""
     average: Literal["responses", "tokens"] = "responses"
-    """Loss: mean over each response, then over the minibatch's responses, or mean over all of the minibatch's tokens."""
+    """Loss: mean over each response, then over the minibatch's responses, or mean over all tokens of the minibatch."""
     critic: Literal["shared", "separate"] = "shared"
     """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
     vf_coef: float = 5.0
@@ -327,11 +344,12 @@ class RlConfig:
     collapse: CollapseConfig = CollapseConfig()
     """When to end early."""
     evaluate_every: int = 10
-    """Iterations between evaluations on dev."""
+    """Iterations between evaluations on dev; 0 evaluates at the end of each epoch."""
     save_every: int = 10
-    """Iterations between checkpoints to resume from."""
+    """Iterations between checkpoints to resume from; 0 saves at the end of each epoch."""
     check_tolerance: float = 1e-3
-    """Largest difference of log-probs (nats) allowed in the checks before the first update."""
+    """Largest difference of log-probs (nats) allowed in the checks before the first update; between two programs, such
+    as sampler and trainer, on average over tokens. bfloat16 needs about 0.05."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,9 +371,9 @@ class RewardModelConfig:
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
     """Optimizer of this stage."""
     evaluate_every: int = 1000
-    """Steps between readings of dev, which is read after each epoch as well."""
+    """Steps between readings of dev, which is read after each epoch as well; 0 reads it then alone."""
     save_every: int = 1000
-    """Steps between checkpoints to resume from, of which one is written after each epoch as well."""
+    """Steps between checkpoints to resume from, of which one is written after each epoch as well; 0 writes it alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -515,6 +533,12 @@ class Config:
     logging: LoggingConfig = LoggingConfig()
     """Records."""
 
+    @property
+    def only_reward_model(self) -> bool:
+        """Whether this is a reward model's run, which has no other stage and samples nothing."""
+        stages = self.pretrain.epochs or self.sft.schedule_epochs or self.rl.epochs
+        return bool(self.reward_model.samples) and not stages
+
 
 def load_config(
     args: Sequence[str] | None = None,
@@ -533,22 +557,39 @@ def load_config(
         description: what it does.
         adapt: what the command makes of the settings, such as switching off the stages that it has not.
     """
-    import jsonargparse
-
     from reft_jax.validation import validate
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("--config", action="config", help="YAML file; may be given several times, later ones win.")
-    parser.add_class_arguments(Config)
+    parser = config_parser(prog, description)
     try:
-        settings = parser.instantiate(parser.parse_args(args))
-        config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
+        config, _ = parse_config(parser, args)
         config = adapt(config) if adapt else config
         validate(config)
     except ValueError as error:
         parser.error(str(error))
     return config
+
+
+def config_parser(prog: str, description: str) -> Any:
+    """A parser of `--config FILE` and dotted overrides, to which a command may add arguments of its own."""
+    import jsonargparse
+
+    from reft_jax.config_files import ConfigFile
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument(
+        "--config",
+        action=ConfigFile,
+        help="YAML file; may be given several times, later ones win. Its key `config` lists files to read before it.",
+    )
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config, Any]:
+    """The config that a `config_parser` reads, not validated yet, and all that it reads, own arguments included."""
+    settings = parser.instantiate(parser.parse_args(args))
+    return Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)}), settings
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -560,3 +601,12 @@ def _items(config: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield field.name, to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ between two nested dictionaries."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix

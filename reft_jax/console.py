@@ -37,6 +37,7 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
 _MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "reft": "ReFT"}
+_TEST_BEST = {"sft_best": "SFT test-best", "reft": "ReFT test-best"}
 
 
 class Progress:
@@ -129,12 +130,15 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
 
     Args:
         summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `reft`, those present, `accuracy` (share of
-            test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`.
+            test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; and `test_best`
+            where the model was chosen on test. Other keys are left out.
 
     Raises:
         KeyError: a model lacks one of these.
     """
-    table = Table(title="Accuracy on test")
+    chosen = [key for key in _MODELS if summary.get(key, {}).get("test_best")]
+    warning = "test-best: chosen on the test set itself, so that the accuracy is too high" if chosen else None
+    table = Table(title="Accuracy on test", caption=warning)
     table.add_column("model")
     for heading in ("accuracy %", "95 % interval", "examples trained on", "seconds"):
         table.add_column(heading, justify="right")
@@ -143,7 +147,7 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
             model = summary[key]
             low, high = model["interval"]
             table.add_row(
-                label,
+                _TEST_BEST[key] if key in chosen else label,
                 f"{100 * model['accuracy']:.1f}",
                 f"{100 * low:.1f} to {100 * high:.1f}",
                 f"{model['examples']:,}",

@@ -1,90 +1,166 @@
-"""Accuracy on a set of problems: greedy unless told otherwise, in batches of similar length."""
+"""`python -m reft_jax.evaluate`: accuracies on a set of problems, with their 95 % intervals.
 
-import dataclasses
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+    python -m reft_jax.evaluate CHECKPOINT --split test            # asks the model: greedy accuracy
+    python -m reft_jax.evaluate --samples FILE.jsonl --k 1 10 100  # asks nobody: maj@k and pass@k of a file of samples
 
-import numpy as np
-from jax.sharding import Mesh
+CHECKPOINT is one of RUN_DIR/checkpoints; `--config FILE` names a model without a run. The second way needs no jax.
+"""
 
-from reft_jax.compilation import Programs
-from reft_jax.completion import Completion, summarise
-from reft_jax.config import Config
-from reft_jax.data.batches import Prompt, evaluation_batches
-from reft_jax.models.policy import Params
-from reft_jax.rollout import Rollout
-from reft_jax.sharding import batch_shardings, to_global
-from reft_jax.statistics import wilson_interval
+import collections
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """One reading of a problem set: a completion for each problem that was asked, of `total` problems."""
-
-    completions: list[Completion]
-    total: int
-
-    @property
-    def correct(self) -> int:
-        """Problems answered right; those whose prompt was dropped are not."""
-        return sum(completion.verdict.outcome == "correct" for completion in self.completions)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of all problems answered right."""
-        return self.correct / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the accuracy."""
-        return wilson_interval(self.correct, self.total)
-
-    def metrics(self, split: str) -> dict[str, float]:
-        """The reading's metrics, named `<split>/...`."""
-        low, high = self.interval
-        shares = summarise(self.completions)
-        del shares["length_mean"]
-        own = {"accuracy": self.accuracy, "interval_low": low, "interval_high": high}
-        return {f"{split}/{name}": value for name, value in {**own, **shares}.items()}
-
-    def records(self, step: int, **labels: Any) -> list[dict[str, Any]]:
-        """One JSON object a completion."""
-        return [{"step": step, **labels, **completion.record()} for completion in self.completions]
+from reft_jax.config import config_parser
+from reft_jax.problem import AnswerKind
+from reft_jax.sample_file import left_out, read_samples
+from reft_jax.statistics import mean_interval, pass_at_k
+from reft_jax.voting import Value, maj_at_k
 
 
-def evaluate(
-    programs: Programs,
-    params: Params,
-    prompts: Sequence[Prompt],
-    *,
-    config: Config,
-    mesh: Mesh,
-    pad: int,
-    total: int,
-    judge: Callable[[np.ndarray, Rollout], list[Completion]],
-) -> Evaluation:
-    """Asks every prompt once.
+class Measure(NamedTuple):
+    """An accuracy with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+class Answers(NamedTuple):
+    """The samples of one question in their order: what was answered, and whether that is right."""
+
+    kind: AnswerKind
+    values: list[Value]
+    correct: list[bool]
+
+
+def read_answers(path: Path) -> dict[str, Answers]:
+    """The answers in a file of samples by problem id.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see `read_samples`.
+    """
+    rows: dict[str, list[tuple[int, Value, bool]]] = collections.defaultdict(list)
+    kinds: dict[str, AnswerKind] = {}
+    for sample in read_samples(path):
+        rows[sample.id].append((sample.sample, sample.value, sample.correct))
+        kinds[sample.id] = sample.answer_kind
+    found = {}
+    for identity, unsorted in rows.items():
+        _, values, correct = zip(*sorted(unsorted, key=lambda row: row[0]))
+        found[identity] = Answers(kinds[identity], list(values), list(correct))
+    return found
+
+
+def measure(answers: dict[str, Answers], ks: Sequence[int], unasked: int = 0) -> dict[str, Measure]:
+    """maj@k and pass@k for each k: means over all questions, see `voting.maj_at_k` and `statistics.pass_at_k`.
 
     Args:
-        programs: compiled `rollout.build_generate` by prompt bucket.
-        params: {"decoder"}.
-        prompts: made by `encode_prompts`.
-        config: seed, batch size, buckets.
-        mesh: where the programs run.
-        pad: id that fills rows.
-        total: number of problems, those whose prompt was dropped included.
-        judge: (the problem of each row, rollout) -> completions.
+        answers: by problem id.
+        ks: numbers of samples.
+        unasked: questions without samples, which count as not solved.
+
+    Raises:
+        ValueError: naming the first question that has fewer than k samples, or a k below 1.
     """
-    seed, step = np.int32(config.seed), np.int32(-1)  # an iteration's random numbers are never used here
-    size, buckets = config.evaluation.batch_size, config.generation.prompt_buckets
-    completions: list[Completion] = []
-    ahead: deque[tuple[np.ndarray, Rollout]] = deque()  # the next batch is sampled while one is judged
-    for batch in evaluation_batches(prompts, batch_size=size, prompt_buckets=buckets, pad_id=pad):
-        program = programs[(batch.tokens.shape[1],)]
-        ahead.append((batch.problem, program(params, to_global(batch, batch_shardings(batch, mesh)), seed, step)))
-        if len(ahead) == 2:
-            completions += judge(*ahead.popleft())
-    for rows, rollout in ahead:
-        completions += judge(rows, rollout)
-    return Evaluation(completions=completions, total=total)
+    found = {}
+    for k in ks:
+        for identity, (_, values, _) in answers.items():
+            if not 1 <= k <= len(values):
+                raise ValueError(
+                    f"--k {k}: question `{identity}` has {len(values)} samples; k must be 1 or more and every question "
+                    "needs k samples: take more, or lower k"
+                )
+        votes = [maj_at_k(values, correct, k, kind) for kind, values, correct in answers.values()]
+        passes = [pass_at_k(len(correct), sum(correct), k) for _, _, correct in answers.values()]
+        for name, scores in (("maj", votes), ("pass", passes)):
+            scores += [0.0] * unasked
+            found[f"{name}@{k}"] = Measure(sum(scores) / len(scores), mean_interval(scores))
+    return found
+
+
+def from_samples(path: Path, ks: Sequence[int]) -> dict[str, Any]:
+    """The report on a file of samples; without `ks`, for 1 and for as many samples as every question has.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_answers` and `measure`.
+    """
+    answers, unasked = read_answers(path), left_out(path)
+    fewest = min(len(values) for _, values, _ in answers.values())
+    measures = measure(answers, ks or sorted({1, fewest}), len(unasked))
+    return {"samples_file": str(path), **report(measures, len(answers) + len(unasked), len(unasked))}
+
+
+def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> dict[str, Any]:
+    """The report on a model that is asked now; on the first process only, elsewhere empty."""
+    import jax
+
+    from reft_jax.model_source import asking, read_source
+    from reft_jax.processes import REFUSED, leave
+
+    try:
+        source, _ = read_source(parser, arguments, options.paths, options.split)
+    except (ValueError, FileNotFoundError) as error:
+        leave(f"error: {error}", REFUSED)
+    with asking(source) as (sampler, params):
+        reading = sampler.evaluate(params, source.split)
+        unasked = reading.total - len(reading.completions)
+        measures = {"accuracy": Measure(reading.accuracy, reading.interval)}
+        made = {"checkpoint": source.name, "split": source.split, **report(measures, reading.total, unasked)}
+        return made if jax.process_index() == 0 else {}
+
+
+def report(measures: dict[str, Measure], questions: int, unasked: int) -> dict[str, Any]:
+    """What is printed and what goes to `--json`; `left_out` questions, too long to be asked, count as not solved."""
+    results = {name: {"value": value, "interval": list(interval)} for name, (value, interval) in measures.items()}
+    return {"questions": questions, "left_out": unasked, "results": results}
+
+
+def show(made: dict[str, Any]) -> None:
+    """Prints a report as a table."""
+    import rich.console
+    import rich.table
+
+    where = made.get("samples_file") or f"{made['checkpoint']}, {made['split']}"
+    about = f"{made['questions']:,} questions" + (f", {made['left_out']:,} left out" if made["left_out"] else "")
+    terminal = rich.console.Console(highlight=False)
+    terminal.print(f"{where}: {about}", markup=False, soft_wrap=True)
+    table = rich.table.Table()
+    for heading in ("", "accuracy %", "95 % interval"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, result in made["results"].items():
+        low, high = result["interval"]
+        table.add_row(name, f"{100 * result['value']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
+    terminal.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluates as `arguments` (or the command line) say; exits with 2 where file, settings or k do not do."""
+    parser = config_parser("python -m reft_jax.evaluate", str(__doc__))
+    parser.add_argument("paths", nargs="*", metavar="[CHECKPOINT]", help="folder of RUN_DIR/checkpoints")
+    splits = Literal["train", "dev", "test"]
+    parser.add_argument("--split", type=splits, default="test", help="problems to ask a model")
+    parser.add_argument("--samples", default="", help="file of samples, in place of a model")
+    parser.add_argument("--k", type=int, nargs="+", default=[], help="of maj@k and pass@k; default: 1 and all samples")
+    parser.add_argument("--json", default="", help="file that the numbers are written to as well")
+    options = parser.parse_args(arguments)
+    if len(options.paths) > 1 or (options.samples and options.paths) or (options.k and not options.samples):
+        parser.error("give a CHECKPOINT (or --config FILE), or --samples FILE and its --k")
+    if options.samples:
+        try:
+            made = from_samples(Path(options.samples), options.k)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+    else:
+        made = from_model(arguments, parser, options)
+    if made:
+        show(made)
+        if options.json:
+            Path(options.json).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from reft_jax.checkpoint import part_name, restore_params
+from reft_jax.checkpoint import part_name, restore_params, run_of
 from reft_jax.config import Config, MeshConfig, load_config
 from reft_jax.models.adapter_files import save_adapters
 from reft_jax.models.hf import CONFIG_FILE, GENERATION_FILE
@@ -92,15 +92,8 @@ def export_adapter(checkpoint: Path, out: Path, base: str = "") -> None:
 
 
 def read_run(checkpoint: Path, out: Path) -> tuple[Path, Config]:
-    """The folder and config of the run that a checkpoint is of, if `out` can be written to and it predicts tokens."""
-    run_dir = checkpoint.absolute().parent.parent
-    if checkpoint.with_name(part_name(checkpoint.name, "class_head")).exists():
-        raise ValueError(f"{checkpoint} is a reward model: it has no output projection to export")
-    for path in (checkpoint, run_dir / "config.yaml"):
-        if not path.exists():
-            raise FileNotFoundError(
-                f"no {path}: give a folder of RUN_DIR/checkpoints, such as RUN_DIR/checkpoints/reft"
-            )
+    """The folder and config of the run that a checkpoint is of, if `out` can be written to."""
+    run_dir = run_of(checkpoint)
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty: name a fresh folder")
     config = load_config(["--config", str(run_dir / "config.yaml")])

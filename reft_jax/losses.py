@@ -15,6 +15,8 @@ Conventions (B batch, R response, V vocabulary; log-probs, KL and entropy in nat
 - An array of the wrong shape, rank or mask dtype raises `AssertionError` when the function is traced.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -158,26 +160,69 @@ def place_score(scores: jax.Array, mask: jax.Array) -> jax.Array:
     return _visible(scores[:, None], jnp.arange(mask.shape[1])[None, :] == last)
 
 
-def kl_penalised_rewards(
-    scores: jax.Array, log_probs: jax.Array, reference_log_probs: jax.Array, mask: jax.Array, *, kl_coef: float
-) -> jax.Array:
-    """Reward of each action: its share of the score minus `kl_coef * k1`.
+def kl_penalised_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef: float) -> jax.Array:
+    """Reward of each action: its share of the score minus `kl_coef * kl`.
 
-    Source: ReFT (arXiv 2401.08967), `r_total = r - beta KL`; per token, unclipped, with the estimator k1 of the
+    Source: ReFT (arXiv 2401.08967), `r_total = r - beta KL`; per token, unclipped, with the estimator k1 in the
     reference implementation.
 
     Args:
         scores: [B]; one per response.
-        log_probs: [B, R]; of the policy that sampled.
-        reference_log_probs: [B, R].
+        kl: [B, R]; of the policy that sampled from the reference, estimated at each token (`kl_k1`, `kl_k3`).
         mask: [B, R], bool.
         kl_coef: reward lost per nat.
 
     Returns:
         [B, R].
     """
-    _assert_response_arrays(mask, log_probs, reference_log_probs)
-    return place_score(scores, mask) - kl_coef * _visible(kl_k1(log_probs, reference_log_probs), mask)
+    _assert_response_arrays(mask, kl)
+    return place_score(scores, mask) - kl_coef * _visible(kl, mask)
+
+
+def group_relative_advantages(rewards: jax.Array, *, samples: int, scale: bool, eps: float = 1e-4) -> jax.Array:
+    """What a response earned beyond the mean of its question's responses: `(r - mean) / (std + eps)`.
+
+    Source: GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2, with the unbiased standard deviation and the
+    small constant of TRL; without the division, Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
+
+    Args:
+        rewards: [B]; the responses of a question next to each other.
+        samples: responses to a question, two or more; B is a multiple.
+        scale: whether to divide by the standard deviation.
+        eps: added to it; responses that all earned the same have advantage 0.
+
+    Returns:
+        [B].
+    """
+    groups = _groups(rewards, samples)
+    centred = groups - jnp.mean(groups, axis=1, keepdims=True)
+    if scale:
+        centred = centred / (jnp.std(groups, axis=1, ddof=1, keepdims=True) + eps)
+    return centred.reshape(-1)
+
+
+def leave_one_out_advantages(rewards: jax.Array, *, samples: int) -> jax.Array:
+    """What a response earned beyond the mean of its question's other responses.
+
+    Source: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740), equation 8.
+
+    Args:
+        rewards, samples: as for `group_relative_advantages`.
+
+    Returns:
+        [B].
+    """
+    groups = _groups(rewards, samples)
+    others = (jnp.sum(groups, axis=1, keepdims=True) - groups) / (samples - 1)
+    return (groups - others).reshape(-1)
+
+
+def _groups(rewards: jax.Array, samples: int) -> jax.Array:
+    """[B] as [B / samples, samples]."""
+    chex.assert_rank(rewards, 1)
+    chex.assert_is_divisible(rewards.shape[0], samples)
+    chex.assert_scalar_in(samples, 2, rewards.shape[0])
+    return _float(rewards).reshape(-1, samples)
 
 
 def gae(
@@ -241,6 +286,37 @@ def ppo_policy_loss(
     advantages = _visible(advantages, mask)
     clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
     return masked_mean(jnp.maximum(-advantages * ratio, -advantages * clipped), mask, axis=-1)
+
+
+def kl_loss(
+    log_probs: jax.Array,
+    old_log_probs: jax.Array,
+    reference_log_probs: jax.Array,
+    mask: jax.Array,
+    *,
+    estimator: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """KL of the policy that is updated from the reference, as a loss: mean over each response of `ratio * kl`.
+
+    The tokens are the old policy's, so each is weighted by its new over its old probability. That makes the mean an
+    unbiased estimate of the KL and its gradient one of the KL's gradient, with either estimator; without the weight the
+    gradient of k1 would be 0 on average, and that of k3 that of KL(reference || policy). Before the first update the
+    value is that of GRPO's term. Source: DeepSeek-V3.2, 2025 (arXiv 2512.02556), section 3.1. Rows are summed by the
+    caller as for `ppo_policy_loss`.
+
+    Args:
+        log_probs: [B, R]; of the policy that is updated.
+        old_log_probs: [B, R]; of the policy that sampled.
+        reference_log_probs: [B, R].
+        mask: [B, R], bool.
+        estimator: `kl_k1` or `kl_k3`.
+
+    Returns:
+        [B], nats a token; 0 for filler.
+    """
+    _assert_response_arrays(mask, log_probs, old_log_probs, reference_log_probs)
+    kl = estimator(_visible(log_probs, mask), _visible(reference_log_probs, mask))
+    return masked_mean(_ratio(log_probs, old_log_probs, mask) * kl, mask, axis=-1)
 
 
 def ppo_value_loss(

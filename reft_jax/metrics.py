@@ -84,12 +84,16 @@ METRICS: Mapping[str, Metric] = {
     "rerank/classified": Metric("share", "Unique completions of dev questions that are told right from wrong"),
     "rl/policy_loss": Metric("1", "Clipped surrogate loss of the policy"),
     "rl/value_loss": Metric("reward squared", "Half the clipped squared error of the values, before `vf_coef`"),
-    "rl/total_loss": Metric("1", "Policy loss plus `vf_coef` times value loss: what is minimised"),
+    "rl/kl_loss": Metric("nats per token", "KL to the reference as a part of the loss, before `kl_coef`"),
+    "rl/sampled_loss": Metric("nats per token", "Self-training: cross-entropy of the right completions"),
+    "rl/gold_loss": Metric("nats per token", "Self-training: cross-entropy of the annotations of the same questions"),
+    "rl/total_loss": Metric("1", "What is minimised: the losses above, weighted"),
     "rl/kl_k1": Metric("nats per token", "KL of the sampling policy from the reference; estimator k1, may be below 0"),
     "rl/kl_k3": Metric("nats per token", "KL of the sampling policy from the reference; estimator k3, never below 0"),
     "rl/sequence_kl": Metric("nats per response", "k1 summed over each response, mean over responses"),
     "rl/kl_max": Metric("nats", "Largest absolute k1 of a token in the step"),
     "rl/log_ratio_max": Metric("nats", "Largest absolute log(new probability / old probability) of a token"),
+    "rl/log_ratio_mean": Metric("nats per token", "Mean absolute log(new probability / old probability)"),
     "rl/ratio_mean": Metric("1", "Mean over tokens of new probability / old probability"),
     "rl/clip_fraction": Metric("share", "Tokens whose ratio lies outside 1 +- `clip_range`"),
     "rl/entropy": Metric("nats per token", "Entropy of the policy's next-token distribution"),
@@ -97,7 +101,8 @@ METRICS: Mapping[str, Metric] = {
     "rl/advantage_mean": Metric("reward", "Mean advantage over tokens, before whitening"),
     "rl/value_mean": Metric("reward", "Mean value over tokens"),
     "rl/return_mean": Metric("reward", "Mean return over tokens: advantage plus value, KL penalty included"),
-    "rl/sampler_gap": Metric("nats", "Largest difference of a token's log-prob between sampler and scorer"),
+    "rl/sampler_gap": Metric("nats per token", "Mean absolute difference of log-probs between sampler and trainer"),
+    "rl/sampler_gap_max": Metric("nats", "Largest absolute difference of a token's log-prob between the two"),
     "optimizer/gradient_norm": Metric("1", "Global L2 norm of the gradient before clipping"),
     "optimizer/learning_rate": Metric("1", "Learning rate of the step"),
     "reward/mean": Metric("reward", "Mean reward of the sampled completions, without the KL penalty"),
@@ -248,7 +253,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     for record in records:
         if not isinstance(record.get("step"), int):
             raise ValueError(f"{path}: record without an integer step: {record!r:.200}; give it the run's step")
-        lines.append(json.dumps(_json_value(record), allow_nan=False) + "\n")
+        lines.append(json.dumps(json_value(record), allow_nan=False) + "\n")
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(lines))
 
@@ -302,14 +307,14 @@ def _of_evaluation(record: Mapping[str, Any]) -> bool:
     return "split" in record or "eval/accuracy" in record or "rerank/accuracy" in record
 
 
-def _json_value(value: object) -> object:
+def json_value(value: object) -> object:
     """`value` with each float that JSON cannot hold replaced by its name."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
     if isinstance(value, Mapping):
-        return {key: _json_value(item) for key, item in value.items()}
+        return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
+        return [json_value(item) for item in value]
     return value
 
 

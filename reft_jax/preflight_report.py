@@ -81,7 +81,7 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
         own = {name for name in measures if (name in STAGES["reward_model"]) == (stage == "reward_model")}
         code = sum(measures[name].get("code", 0) * steps[name]["bucket"][-1] for name in own)
         held = dict.fromkeys(PARTS, 0) | {"params": state["params"], "adam": state["optimizer"], "code": code}
-        if stage == "rl" and not adapted:  # adapters off, the policy is its own reference
+        if stage == "rl" and "experience" in steps and not adapted:  # adapters off, the policy is its own reference
             held["reference"] = plan["decoder"]
         for step in names:
             if step in measures:
@@ -137,8 +137,10 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     sections = {"update": "rl", "experience": "rl", "scoring": "reward_model"}
     for section in dict.fromkeys(sections.get(step, step) for step in training):
         yield from _smaller_microbatch(config, section, shards)
-    if training and not model.remat:
-        yield "model.remat: true: a layer's activations are computed again, not kept; a third more compute"
+    if training and model.remat == "none":
+        yield "model.remat: dots: what lies between matrix products is computed again, not kept"
+    if training and model.remat != "full":
+        yield "model.remat: full: a layer's activations are computed again, not kept; a third more compute"
     yield from _smaller_logits(config, target, plan, [step for step in training if step not in STAGES["reward_model"]])
     if model.dtype == "float32":
         yield "model.dtype: bfloat16: halves activations, KV cache and the weights that are sampled with"

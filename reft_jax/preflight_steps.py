@@ -19,13 +19,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from reft_jax import classification, sft
+from reft_jax import classification, ppo, self_training, sft
 from reft_jax.config import Config, LoraConfig, ModelConfig, SupervisedConfig
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.hlo import Traffic, aliased_inputs, collectives
 from reft_jax.models.decoder import KVCache
 from reft_jax.models.policy import Policy
-from reft_jax.ppo import build_experience, build_update
 from reft_jax.rollout import Sampling, build_generate, build_layout, needs_layout, rollout_policy
 from reft_jax.sharding import make_mesh, named_sharding, shard_count
 from reft_jax.startup import check_batches, check_lengths, resolve_model
@@ -62,8 +61,14 @@ def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
         found["layout"] = lambda: build_layout(*layout)
     if rl.epochs:
         found["rollout"] = generate(rl.rollout_batch_size * rl.samples_per_question, Sampling(generation.temperature))
-        found["experience"] = lambda: build_experience(model, rl, mesh, **scored)
-        found["update"] = lambda: build_update(model, rl, mesh, total_steps=SCHEDULE, **scored)
+        if rl.algorithm == "self_training":
+            gold = (max(config.sft.prompt_buckets), max(config.sft.response_buckets))
+            lesson: dict[str, Any] = {**longest, "response": generation.max_response}
+            lesson["gold"] = gold if rl.self_training.gold_weight else None
+            found["update"] = lambda: self_training.build_update(model, rl, mesh, total_steps=SCHEDULE, **lesson)
+        else:
+            found["experience"] = lambda: ppo.build_experience(model, rl, mesh, **scored)
+            found["update"] = lambda: ppo.build_update(model, rl, mesh, total_steps=SCHEDULE, **scored)
     if config.sft.schedule_epochs or rl.epochs:
         sampling = Sampling(evaluation.temperature, evaluation.top_k, evaluation.top_p)
         found["evaluation"] = generate(evaluation.batch_size, sampling)

@@ -27,6 +27,9 @@ T = TypeVar("T")
 REFUSED = 2
 """Exit code of a run that cannot work with its settings and files: trying again will not help."""
 
+COLLAPSED = 3
+"""Exit code of a run whose reinforcement went wrong and was ended early; its models and its summary are there."""
+
 STOPPED = 75
 """Exit code of a run that was asked to stop and can go on (sysexits' EX_TEMPFAIL)."""
 
@@ -59,6 +62,8 @@ def connect(config: DistributedConfig) -> None:
     except ValueError as error:
         if config.coordinator or "coordinator_address" not in str(error):
             raise
+    except RuntimeError as error:  # JAX has been at work in this process
+        raise ValueError(f"{error} Where this process is the whole run, set distributed.detect to false.") from error
 
 
 def gather(item: T) -> list[T]:

@@ -1,6 +1,6 @@
 """What a reward model is worth: choosing among a question's completions, beside voting and the best that could be."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +12,12 @@ from reft_jax.classification import build_scoring
 from reft_jax.compilation import Programs
 from reft_jax.config import Config
 from reft_jax.data.batches import evaluation_batches
-from reft_jax.data.samples import Sample, SampleSet
+from reft_jax.data.samples import SampleSet
 from reft_jax.models.policy import Params
+from reft_jax.sample_file import Sample
 from reft_jax.sharding import batch_shardings, to_global
 from reft_jax.statistics import wilson_interval
+from reft_jax.voting import is_answer, majority
 
 Scores = Mapping[tuple[str, str], float]
 """P(correct) by the id of the question and the completion; one that was not scored, being too long, is not there."""
@@ -69,32 +71,39 @@ def score(
 
 def best(samples: Sequence[Sample], scores: Scores) -> Sample | None:
     """The sample with the highest score, the first of equals, of those that are scored and have an answer."""
-    candidates = [sample for sample in samples if sample.answered and key(sample) in scores]
+    candidates = [sample for sample in samples if is_answer(sample.value, sample.answer_kind) and key(sample) in scores]
     return max(candidates, key=lambda sample: scores[key(sample)], default=None)
 
 
 def vote(samples: Sequence[Sample]) -> Sample | None:
-    """The first sample with the most frequent answer, of equally frequent ones the first; equal completions count."""
-    answered = [sample for sample in samples if sample.answered]
-    counts = Counter(sample.value for sample in answered)
-    return max(answered, key=lambda sample: counts[sample.value], default=None)
+    """The first sample with the most frequent answer of a question's, see `majority`; equal completions count."""
+    winner = majority([sample.value for sample in samples], samples[0].answer_kind)
+    return None if winner is None else samples[winner]
 
 
 def key(sample: Sample) -> tuple[str, str]:
     """Where a sample's score stands in `Scores`."""
-    return sample.problem.id, sample.completion
+    return sample.id, sample.completion
 
 
 def by_question(samples: Sequence[Sample]) -> list[list[Sample]]:
     """The samples of each question."""
     found: dict[str, list[Sample]] = {}
     for sample in samples:
-        found.setdefault(sample.problem.id, []).append(sample)
+        found.setdefault(sample.id, []).append(sample)
     return list(found.values())
 
 
-def read_choices(questions: Sequence[Sequence[Sample]], scores: Scores, k: int | None = None) -> dict[str, Any]:
+def read_choices(
+    questions: Sequence[Sequence[Sample]], scores: Scores, k: int | None = None, unasked: int = 0
+) -> dict[str, Any]:
     """Shares of the questions that are answered right by their first `k` samples, or by all.
+
+    Args:
+        questions: the samples of each.
+        scores: of unique completions.
+        k: how many samples are chosen among.
+        unasked: questions without samples, which count as wrong.
 
     Returns:
         `rerank` (the completion with the highest P(correct) is right), `vote` (the most frequent answer is) and
@@ -105,14 +114,14 @@ def read_choices(questions: Sequence[Sequence[Sample]], scores: Scores, k: int |
         ValueError: a question has fewer samples.
     """
     if short := [samples for samples in questions if len(samples) < (k or 0)]:
-        named = ", ".join(f"`{samples[0].problem.id}` ({len(samples)})" for samples in short[:5])
+        named = ", ".join(f"`{samples[0].id}` ({len(samples)})" for samples in short[:5])
         raise ValueError(f"{len(short)} questions have fewer than {k} samples: {named}; give a smaller --k")
-    first = [samples[:k] for samples in questions]
+    first, total = [samples[:k] for samples in questions], len(questions) + unasked
     right = lambda choice: choice is not None and choice.correct
     return {
-        "rerank": share(sum(right(best(samples, scores)) for samples in first), len(first)),
-        "vote": share(sum(right(vote(samples)) for samples in first), len(first)),
-        "upper_bound": share(sum(any(sample.correct for sample in samples) for samples in first), len(first)),
+        "rerank": share(sum(right(best(samples, scores)) for samples in first), total),
+        "vote": share(sum(right(vote(samples)) for samples in first), total),
+        "upper_bound": share(sum(any(sample.correct for sample in samples) for samples in first), total),
     }
 
 

@@ -19,15 +19,18 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from reft_jax.checkpoint import part_name, restore_params
+from reft_jax.checkpoint import part_name, restore_params, run_of
 from reft_jax.compilation import Programs
 from reft_jax.config import Config, load_config
-from reft_jax.data.samples import Sample, read_samples
+from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
+from reft_jax.metrics import json_value
+from reft_jax.model_source import own_devices
 from reft_jax.models.classifier import Classifier
 from reft_jax.processes import connect
 from reft_jax.reranking import Scores, by_question, key, read_choices, read_classes, score, scoring
 from reft_jax.reward_training import BEST, alone, encode, open_reward_run, train
+from reft_jax.sample_file import Sample, left_out
 from reft_jax.sharding import make_mesh, shard_count
 from reft_jax.startup import check_batches, check_lengths, configure_jax
 from reft_jax.train import complete
@@ -44,33 +47,33 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
         ks: how many samples of a question it may choose among; empty takes all.
 
     Returns:
-        The figures: `questions`, `samples`, `classification` of `read_classes`, and under `first` for each k (`all`
-        where none was given) those of `read_choices`; and a record with the score of each unique completion.
+        The figures: `questions`, of which `left_out` were too long to be asked and count as wrong, `samples`,
+        `classification` of `read_classes`, and under `first` for each k (`all` where none was given) those of
+        `read_choices`; and a record with the score of each unique completion.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or it is no reward model's; or no such file.
-        ValueError: bad samples, rows that are too long, or too few samples.
+        FileNotFoundError: there is no such checkpoint, or no such file.
+        ValueError: it is no reward model's; bad samples, rows that are too long, or too few samples.
     """
-    head = checkpoint.with_name(part_name(checkpoint.name, "class_head"))
-    if not head.is_dir():
-        raise FileNotFoundError(f"no {head}: {checkpoint} is no reward model's checkpoint")
+    run_dir = run_of(checkpoint, reward_model=True)
     check_lengths(config)
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
-    tokenizer = load_tokenizer(str(checkpoint.parent.parent / "tokenizer"), "main")
+    tokenizer = load_tokenizer(str(run_dir / "tokenizer"), "main")
     say = lambda text: print(text, file=sys.stderr) if jax.process_index() == 0 else None
-    samples = encode(read_samples([path]), config, tokenizer, "given", say)
-    questions = by_question(samples.drawn)
+    samples = encode(read_files([path]), config, tokenizer, "given", say)
+    questions, unasked = by_question(samples.drawn), len(left_out(path))
     abstract = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
-    parts = {"decoder": checkpoint, "class_head": head}
+    parts = {"decoder": checkpoint, "class_head": checkpoint.with_name(part_name(checkpoint.name, "class_head"))}
     params = {name: restore_params(where, {name: abstract[name]})[name] for name, where in parts.items()}
     programs = Programs(scoring(config, mesh), len(config.reward_model.row_buckets))
     scores = score(programs, params, samples, config=config, mesh=mesh, pad=special_ids(tokenizer).pad)
     figures = {
-        "questions": len(questions),
+        "questions": len(questions) + unasked,
+        "left_out": unasked,
         "samples": len(samples.drawn),
         "classification": read_classes(samples.unique, scores),
-        "first": {str(k or "all"): read_choices(questions, scores, k) for k in (ks or (None,))},
+        "first": {str(k or "all"): read_choices(questions, scores, k, unasked) for k in (ks or (None,))},
     }
     return figures, [record(sample, scores) for sample in samples.unique if key(sample) in scores]
 
@@ -78,10 +81,10 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
 def record(sample: Sample, scores: Scores) -> dict[str, Any]:
     """A scored completion as a JSON object."""
     return {
-        "id": sample.problem.id,
-        "sample": sample.number,
+        "id": sample.id,
+        "sample": sample.sample,
         "completion": sample.completion,
-        "outcome": sample.outcome,
+        "correct": sample.correct,
         "value": sample.value,
         "p_correct": scores[key(sample)],
     }
@@ -96,7 +99,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(title=f"Right of {figures['questions']:,} questions, % (95 % interval)")
+    unasked = f", {figures['left_out']:,} left out" if figures["left_out"] else ""
+    table = Table(title=f"Right of {figures['questions']:,} questions{unasked}, % (95 % interval)")
     for heading in ("samples", "reward model", "vote", "upper bound"):
         table.add_column(heading, justify="right")
     for k, choices in figures["first"].items():
@@ -116,7 +120,8 @@ def train_command(arguments: Sequence[str]) -> None:
     best = complete(config, open_reward_run, train)[BEST]
     if jax.process_index() == 0:
         print(
-            f"best on dev after step {best['step']}: {best['dev_accuracy']:.1%} of the questions right by its choice; "
+            f"best on {'test (test-best)' if 'test_best' in best else 'dev'} after step {best['step']}: "
+            f"{best['dev_accuracy']:.1%} of the questions right by its choice; "
             f"{config.run_dir}/checkpoints/{BEST}"
         )
 
@@ -127,7 +132,8 @@ def rerank_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Scores samples by a reward model, and chooses by it, by vote, and by who knows the answer.",
-        epilog="All other arguments override the settings of its run, such as --mesh.data 8 or --data.overlong drop.",
+        epilog="All other arguments override the settings of its run, but for its devices, which were the training's: "
+        "--mesh.data 8, --data.overlong drop.",
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=Path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
@@ -139,17 +145,17 @@ def rerank_command(arguments: Sequence[str]) -> None:
     try:
         if min(own.k, default=1) < 1:
             raise ValueError(f"--k is {own.k}: each must be 1 or more")
-        settings = own.checkpoint.absolute().parent.parent / "config.yaml"
-        if not settings.is_file():
-            raise FileNotFoundError(f"no {settings}: give a folder of RUN_DIR/checkpoints, such as {BEST}")
-        config = load_config(["--config", str(settings), *rest], prog=prog, adapt=alone)
+        settings = run_of(own.checkpoint, reward_model=True) / "config.yaml"
+        config = load_config(["--config", str(settings), *own_devices(), *rest], prog=prog, adapt=alone)
         connect(config.distributed)
         configure_jax(config)
         figures, records = rerank(config, own.checkpoint.absolute(), own.samples, own.k)
         if jax.process_index() == 0:
             show(figures, Console())
             if own.scores:
-                Path(own.scores).write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
+                Path(own.scores).write_text(
+                    "".join(json.dumps(json_value(row)) + "\n" for row in records), encoding="utf-8"
+                )
             if own.json:
                 Path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:

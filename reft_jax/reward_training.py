@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,13 +15,14 @@ from reft_jax.classification import build_step
 from reft_jax.config import Config, DistributedConfig, SourceConfig
 from reft_jax.console import Progress
 from reft_jax.data.batches import OverlongCount, step_indices, steps_per_epoch
+from reft_jax.data.readers import is_within, read_problems
 from reft_jax.data.samples import (
     LabelledRows,
-    Sample,
     SampleSet,
     encode_samples,
     labelled_batch,
-    read_samples,
+    problem_of,
+    read_files,
     split_samples,
 )
 from reft_jax.data.tokenizers import special_ids
@@ -31,6 +31,7 @@ from reft_jax.models.policy import Params
 from reft_jax.processes import StopRequest, require_equal
 from reft_jax.reranking import by_question, read_choices, read_classes, score, scoring
 from reft_jax.run import Run, Stage
+from reft_jax.sample_file import Sample
 from reft_jax.sharding import make_mesh, shard_count
 from reft_jax.startup import Say, check_batches, open_records
 from reft_jax.supervised import optimise
@@ -48,16 +49,19 @@ class RewardRun(Run):
 
 
 def alone(config: Config) -> Config:
-    """The config with all other stages off: a reward model's run has none.
+    """The config with all other stages off, which a reward model's run has not, and no problems but those that split.
+
+    With a source of its own for dev, test stays as well: what is chosen on a dev that is part of test is test-best.
 
     Raises:
         ValueError: it has no samples.
     """
     if not config.reward_model.samples:
         raise ValueError("reward_model.samples is empty: name the files of samples to train on")
+    data, none = config.data, SourceConfig()
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, train=SourceConfig(), test=SourceConfig()),
+        data=dataclasses.replace(data, train=none, test=none if data.dev.kind == "none" else data.test),
         pretrain=dataclasses.replace(config.pretrain, epochs=0, source=SourceConfig()),
         sft=dataclasses.replace(config.sft, schedule_epochs=0),
         rl=dataclasses.replace(config.rl, epochs=0, init_from=""),
@@ -69,18 +73,17 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
     """Reads the samples, takes up the last resume point, and closes everything at the end.
 
     Raises:
-        FileNotFoundError: there are no samples or no checkpoint to start from.
-        ValueError: bad samples, rows that are too long, a mesh that does not fit the devices.
+        FileNotFoundError: there are no samples.
+        ValueError: bad samples or problems, rows that are too long, a mesh that does not fit the devices.
         OSError: no room for the checkpoints.
     """
-    settings = config.reward_model
-    if settings.init_from and not Path(settings.init_from).is_dir():
-        raise FileNotFoundError(f"reward_model.init_from: there is no checkpoint directory {settings.init_from!r}")
+    settings, data = config.reward_model, config.data
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     with contextlib.ExitStack() as stack:
         console = stack.enter_context(Progress(show=jax.process_index() == 0))
-        drawn = split_samples(read_samples(settings.samples), config.data.dev_fraction)
+        given, test = (read_problems(s) if s.kind != "none" else [] for s in (data.dev, data.test))
+        drawn = split_samples(read_files(settings.samples), data.dev_fraction, given)
         train, dev = (
             encode(part, config, tokenizer, name, console.message) for part, name in zip(drawn, ("train", "dev"))
         )
@@ -95,20 +98,17 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
             mesh=mesh,
             tokenizer=tokenizer,
             ids=special_ids(tokenizer),
-            problems={},
+            problems={"dev": [problem_of(samples[0]) for samples in by_question(dev.drawn)], "test": test},
             prompts={},
             examples={},
             score=lambda problems, completions: [],  # it samples nothing
             functions=(),
             runner=None,
-            writer=records.writer,
             console=console,
-            checkpoints=records.checkpoints,
             stop=stop,
-            tally=records.tally,
-            resumed_step=records.resumed_step,
             train=train,
             dev=dev,
+            **vars(records),
         )
         run.link_best()
         yield run
@@ -152,15 +152,16 @@ def train(run: RewardRun) -> dict[str, Any]:
     build = lambda length: build_step(model, settings, mesh, total_steps=stage.schedule, length=length)
     programs = run.add_programs(NAME, build, len(settings.row_buckets))
     seed = run.seed("sft")  # no other stage of this run draws from it
+    read_every, save_every = settings.evaluate_every or epoch, settings.save_every or epoch
 
     def draw(step: int) -> LabelledRows:
         indices = step_indices(seed, step, len(run.train.rows), settings.batch_size)
         return labelled_batch(run.train, indices, settings.batch_size, settings.row_buckets, run.ids.pad)
 
     def pause(step: int, state: TrainState) -> None:
-        if step % epoch == 0 or step % settings.evaluate_every == 0:
+        if step % epoch == 0 or step % read_every == 0:
             read_dev(run, state.params, step)
-        if step % epoch == 0 or step % settings.save_every == 0:
+        if step % epoch == 0 or step % save_every == 0:
             run.save(step, state)
 
     state = optimise(
@@ -169,13 +170,15 @@ def train(run: RewardRun) -> dict[str, Any]:
         state,
         draw=draw,
         program=lambda batch: programs[batch.tokens.shape[1:]],
-        due=lambda step: any(step % every == 0 for every in (epoch, settings.evaluate_every, settings.save_every)),
+        due=lambda step: any(step % every == 0 for every in (epoch, read_every, save_every)),
         pause=pause,
     )
     run.save_params(NAME, state.params)
     ranking = run.tally.best[BEST][0]
     dev = {"accuracy": "dev_accuracy", "classified": "dev_classified"}
-    return {BEST: {dev.get(name, name): value for name, value in ranking.items()}}
+    test_best = is_within(run.problems["dev"], run.problems["test"])
+    facts: dict[str, Any] = {dev.get(name, name): value for name, value in ranking.items()}
+    return {BEST: facts | ({"test_best": True} if test_best else {})}
 
 
 def start_params(run: Run, classifier: Classifier, abstract: Params) -> Params:

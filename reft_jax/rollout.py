@@ -139,14 +139,16 @@ def generate(
         # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
         logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
         token, log_prob = draw(logits, key, sampling)
-        token = jnp.where(loop.ended, pad, token)
+        token, first = jnp.where(loop.ended, pad, token), jnp.zeros_like(loop.t)  # a plain 0 is wider in 64-bit mode
         return dataclasses.replace(
             loop,
             t=loop.t + 1,
             token=token,
-            responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (0, loop.t)),
+            responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (first, loop.t)),
             log_probs=jax.lax.dynamic_update_slice(
-                loop.log_probs, jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype), (0, loop.t)
+                loop.log_probs,
+                jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype),
+                (first, loop.t),
             ),
             lengths=loop.lengths + ~loop.ended,
             ended=loop.ended | jnp.isin(token, jnp.array(eos)),
@@ -186,7 +188,7 @@ def rollout_policy(config: ModelConfig, mesh: Mesh, weights: Weights, *, scan_la
     Raises:
         ValueError: naming the parameter that cannot be split evenly, where `weights` is `split`.
     """
-    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat=False), mesh)
+    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh)
     if weights == "copied":
         return policy.clone(column="copied")
     policy = policy.clone(column="split")

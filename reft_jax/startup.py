@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,10 +15,18 @@ import jax
 import yaml
 
 from reft_jax.checkpoint import Checkpoints
-from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, SupervisedConfig, to_dict
+from reft_jax.config import (
+    Config,
+    DistributedConfig,
+    ModelConfig,
+    RewardConfig,
+    SupervisedConfig,
+    differences,
+    to_dict,
+)
 from reft_jax.console import Progress
 from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
-from reft_jax.data.readers import read_problems, shared_questions, split_dev
+from reft_jax.data.readers import is_within, read_sets, shared_questions
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
@@ -29,6 +37,7 @@ from reft_jax.reward.functions import load_functions
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
 from reft_jax.run import Run, Tally
+from reft_jax.sampler import Sampler
 from reft_jax.sharding import make_mesh, shard_count
 from reft_jax.train_state import TrainState, abstract_params, abstract_state, make_optimizer
 from reft_jax.validation import missing_files
@@ -48,6 +57,16 @@ def configure_jax(config: Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "float64" in (config.model.dtype, config.model.param_dtype):
         jax.config.update("jax_enable_x64", True)
+
+
+def require_files(config: Config) -> None:
+    """Refuses a config that names files which are not there.
+
+    Raises:
+        FileNotFoundError: naming the key.
+    """
+    for message in missing_files(config):
+        raise FileNotFoundError(message)
 
 
 @contextlib.contextmanager
@@ -82,8 +101,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
         FileNotFoundError: naming the key, when a file of the config is missing.
         ValueError: the folder holds a run of other settings, or the model does not suit the tokenizer.
     """
-    for message in missing_files(config):
-        raise FileNotFoundError(message)
+    require_files(config)
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
     config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
     check_lengths(config)
@@ -114,7 +132,7 @@ def check_lengths(config: Config) -> None:
         ValueError: naming the keys.
     """
     lengths = {}
-    if config.sft.schedule_epochs or config.rl.epochs:
+    if not config.only_reward_model:
         lengths["generation"] = max(config.generation.prompt_buckets) + config.generation.max_response
     stages = (("pretrain", config.pretrain.epochs, config.pretrain), ("sft", config.sft.schedule_epochs, config.sft))
     lengths |= {name: max(s.prompt_buckets) + max(s.response_buckets) for name, on, s in stages if on}
@@ -161,69 +179,90 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     partial.replace(path)
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys whose values differ between two nested dictionaries."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
-            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-    elif old != new:
-        yield prefix
-
-
 @contextlib.contextmanager
-def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]:
-    """Reads all problems, starts the workers, takes up the last resume point, and closes everything at the end.
+def open_sampler(
+    config: Config,
+    tokenizer: Any,
+    stop: StopRequest,
+    model_files: Path,
+    *,
+    splits: Sequence[str] = ("train", "dev", "test"),
+    prefix: str = "",
+    end_before: str = "",
+) -> Iterator[Sampler]:
+    """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
+
+    Args:
+        config: of the run; the model's shape is filled in.
+        tokenizer: the model's.
+        stop: asked between batches.
+        model_files: folder that may have the model's own generation config, for the tokens that end a response.
+        splits: of the problems, those that will be asked.
+        prefix: before every prompt, see `few_shot_prefix`.
+        end_before: see `Sampler`.
 
     Raises:
-        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
-        OSError: no room for the checkpoints.
+        ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
     """
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
-    directory, first = Path(config.run_dir), jax.process_index() == 0
+    reward, data, runner = config.reward, config.data, None
     with contextlib.ExitStack() as stack:
-        console = stack.enter_context(Progress(show=first))
-        reward, data, runner = config.reward, config.data, None
-        functions = load_functions(reward.functions)
+        console = stack.enter_context(Progress(show=jax.process_index() == 0))
         if data.cot == "program":
             runner = stack.enter_context(make_runner(reward))
             console.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
         problems = read_problem_sets(config, console.message)
         prompts = {
-            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message)
-            for split in ("train", "dev", "test")
-        }
-        examples = {
-            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, console.message)
-            for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
+            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message, prefix)
+            for split in splits
         }
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
         require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
-        policy = Policy(config.model, mesh, config.rl.critic == "separate")
-        params = abstract_params(policy, mesh, value_head=True)
-        state = abstract_state(params, make_optimizer(config.rl.optimizer, 1), mesh)
-        models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
-        records = stack.enter_context(open_records(config, console, state=state, models=models))
-        run = Run(
+        yield Sampler(
             config=config,
             mesh=mesh,
             tokenizer=tokenizer,
-            ids=special_ids(tokenizer, hf.end_tokens(directory / "model")),
+            ids=special_ids(tokenizer, hf.end_tokens(model_files)),
             problems=problems,
             prompts=prompts,
-            examples=examples,
             score=functools.partial(
                 score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
             ),
-            functions=functions,
             runner=runner,
-            writer=records.writer,
             console=console,
-            checkpoints=records.checkpoints,
             stop=stop,
-            tally=records.tally,
-            resumed_step=records.resumed_step,
+            end_before=end_before,
+        )
+
+
+@contextlib.contextmanager
+def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]:
+    """Opens a sampler on all problems, encodes what is trained on, takes up the last resume point.
+
+    Raises:
+        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+        OSError: no room for the checkpoints.
+    """
+    functions = load_functions(config.reward.functions)
+    with contextlib.ExitStack() as stack:
+        sampler = stack.enter_context(open_sampler(config, tokenizer, stop, Path(config.run_dir) / "model"))
+        say, problems = sampler.console.message, sampler.problems
+        examples = {
+            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, say)
+            for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
+        }
+        policy = Policy(config.model, sampler.mesh, config.rl.critic == "separate")
+        params = abstract_params(policy, sampler.mesh, value_head=True)
+        state = abstract_state(params, make_optimizer(config.rl.optimizer, 1), sampler.mesh)
+        models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
+        records = stack.enter_context(open_records(config, sampler.console, state=state, models=models))
+        run = Run(
+            **{field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)},
+            examples=examples,
+            functions=functions,
+            **vars(records),
         )
         run.link_best()
         yield run
@@ -305,7 +344,7 @@ def check_batches(config: Config, shards: int) -> None:
         ValueError: naming the key.
     """
     sizes = {}
-    if config.sft.schedule_epochs or config.rl.epochs:
+    if not config.only_reward_model:
         sizes["evaluation.batch_size"] = config.evaluation.batch_size
     if config.pretrain.epochs:
         sizes["pretrain.microbatch_size"] = config.pretrain.microbatch_size
@@ -321,28 +360,31 @@ def check_batches(config: Config, shards: int) -> None:
 
 
 def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
-    """Problems by split; questions that stand in both train and test are reported, not removed."""
-    data = config.data
-    train, dev = split_dev(read_problems(data.train) if data.train.kind != "none" else [], data.dev_fraction)
-    test = read_problems(data.test) if data.test.kind != "none" else []
-    pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
-    dev = dev[: config.evaluation.limit or None]
+    """Problems by split; questions that stand in two splits are reported, not removed."""
+    sets = read_sets(config)
+    train, dev, test, pretrain = (sets[split] for split in ("train", "dev", "test", "pretrain"))
     if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
         raise ValueError(
             f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
-            f"data.dev_fraction ({data.dev_fraction})"
+            f"data.dev_fraction ({config.data.dev_fraction}) or data.dev"
         )
     say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
-    if shared := shared_questions(train + dev, test):
-        say(f"warning: {len(shared)} questions of data.train are in data.test too, such as {', '.join(shared[:5])}")
-    return {"train": train, "dev": dev, "test": test, "pretrain": pretrain}
+    for one, other in (("train", "test"), ("train", "dev"), ("dev", "test")):
+        shared = shared_questions(sets[one], sets[other])
+        if (one, other) == ("dev", "test") and is_within(dev, test):
+            say("warning: dev is part of test: models are chosen on test, and their accuracy there is test-best")
+        elif shared:
+            say(f"warning: {len(shared)} questions of {one} are in {other} too, such as {', '.join(shared[:5])}")
+    return sets
 
 
-def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say) -> list[Prompt]:
-    """Prompts of a split, forced header included."""
+def encode_for_sampling(
+    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say, prefix: str = ""
+) -> list[Prompt]:
+    """Prompts of a split, each behind `prefix`, forced header included."""
     data, longest = config.data, max(config.generation.prompt_buckets)
     prompts, count = encode_prompts(
-        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong
+        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
     )
     _report(count, f"{split} prompts", say)
     return prompts
@@ -351,8 +393,10 @@ def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any,
 def encode_for_training(
     problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Say
 ) -> list[Example]:
-    """Rows of a supervised stage; none where it is switched off."""
-    if not (config.pretrain.epochs if stage == "pretrain" else config.sft.schedule_epochs):
+    """Rows of a supervised stage; none where it is switched off, and self-training does not need them either."""
+    rl = config.rl
+    imitated = rl.epochs and rl.algorithm == "self_training" and rl.self_training.gold_weight
+    if not (config.pretrain.epochs if stage == "pretrain" else config.sft.schedule_epochs or imitated):
         return []
     examples, count = encode_examples(
         problems,

@@ -1,6 +1,7 @@
-"""How far a share can be trusted: the 95 % intervals that are printed beside every accuracy."""
+"""What samples say of accuracies, and how far these can be trusted: pass@k, and 95 % intervals of shares."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 
@@ -29,14 +30,73 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
         raise ValueError(
             f"wilson_interval: {successes} successes of {n} trials; expected 0 <= successes <= n and n > 0"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"wilson_interval: confidence is {confidence}; expected a share between 0 and 1, such as 0.95")
+    _check_confidence("wilson_interval", confidence)
+    low, high = _score_interval(successes / n, n, confidence)
+    # At 0 and n successes one end is exactly 0 or 1, which rounding would miss by 1e-17.
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
+def mean_interval(scores: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of scores in [0, 1], one for each question: the questions are what was drawn.
+
+    With p the mean and s^2 the mean squared deviation from it, this is Wilson's interval of the share p for as many
+    trials as would have the variance s^2 / N of the mean, n = N p (1 - p) / s^2: for scores of 0 and 1 n is N, which
+    makes it `wilson_interval`; for others, such as shares over samples, n is larger. It stays inside [0, 1]; and it
+    approaches p -+ z s / sqrt(N) as N grows. Where all scores are 0, or all are 1, n is N; where all are alike and
+    between, they show no spread and the interval has no width.
+
+    Args:
+        scores: [N] of independent questions, each in [0, 1].
+        confidence: share of such intervals that hold the true mean, in (0, 1).
+
+    Returns:
+        (low, high), in [0, 1].
+
+    Raises:
+        ValueError: there are no scores, one is outside [0, 1], or confidence is not in (0, 1).
+    """
+    _check_confidence("mean_interval", confidence)
+    if not scores or not all(0 <= score <= 1 for score in scores):
+        raise ValueError("mean_interval: expected one score or more, all between 0 and 1")
+    count = len(scores)
+    mean = math.fsum(scores) / count
+    if mean in (0, 1):
+        return wilson_interval(round(mean * count), count, confidence)
+    variance = math.fsum((score - mean) ** 2 for score in scores) / count
+    if variance == 0:
+        return mean, mean
+    low, high = _score_interval(mean, count * mean * (1 - mean) / variance, confidence)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Probability that one or more of k samples is right, from n of which `correct` are, without bias.
+
+    1 - C(n - c, k) / C(n, k): the share of all choices of k among the n that hold a right one (Chen et al. 2021,
+    arXiv 2107.03374, eq. 1). The binomials are whole numbers of any length.
+
+    Args:
+        n: samples taken.
+        correct: of these, the right ones.
+        k: samples that would be taken.
+
+    Raises:
+        ValueError: not 0 <= correct <= n, or not 1 <= k <= n.
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"pass_at_k: {correct} right of {n} and k {k}; expected 0 <= right <= n and 1 <= k <= n")
+    return (math.comb(n, k) - math.comb(n - correct, k)) / math.comb(n, k)
+
+
+def _score_interval(share: float, n: float, confidence: float) -> tuple[float, float]:
+    """The ends of `wilson_interval`, for n that need not be whole."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / n
     centre = share + z**2 / (2 * n)
     half_width = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
-    # At 0 and n successes one end is exactly 0 or 1, which rounding would miss by 1e-17.
-    low = 0.0 if successes == 0 else (centre - half_width) / scale
-    high = 1.0 if successes == n else (centre + half_width) / scale
-    return low, high
+    return (centre - half_width) / scale, (centre + half_width) / scale
+
+
+def _check_confidence(function: str, confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"{function}: confidence is {confidence}; expected a share between 0 and 1, such as 0.95")

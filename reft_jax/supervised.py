@@ -1,6 +1,6 @@
 """The supervised loop: batches in order, one optimizer step each, and pauses to evaluate and save.
 
-`pretrain` and `sft` are run by it here, the reward model in `reward_model`.
+`pretrain` and `sft` are run by it here, the reward model in `reward_training`.
 """
 
 import dataclasses

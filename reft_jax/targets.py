@@ -207,8 +207,10 @@ def missing_wheels(target: Target) -> str:
     if target.platform == "gpu":
         pairs = [(_version(f"jax-{cuda}-plugin"), _version(f"jax-{cuda}-pjrt")) for cuda in ("cuda12", "cuda13")]
         assembler = _version("nvidia-cuda-nvcc-cu12") or _version("nvidia-cuda-nvcc") or shutil.which("ptxas")
-        if (jax, jax) not in pairs or not assembler:
-            return f"pip install --no-deps jax-cuda12-plugin=={jax} jax-cuda12-pjrt=={jax} nvidia-cuda-nvcc-cu12"
+        cudnn = _version("nvidia-cudnn-cu12") or _version("nvidia-cudnn-cu13")
+        if (jax, jax) not in pairs or not assembler or not cudnn:
+            plugin = f"jax-cuda12-plugin=={jax} jax-cuda12-pjrt=={jax}"
+            return f"pip install --no-deps {plugin} nvidia-cuda-nvcc-cu12 nvidia-cudnn-cu12"
     return ""
 
 

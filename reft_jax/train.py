@@ -17,10 +17,21 @@ import jax
 from reft_jax.config import Config, RlConfig, load_config
 from reft_jax.console import print_closing_table
 from reft_jax.data.batches import steps_per_epoch
-from reft_jax.processes import REFUSED, STOPPED, Interrupted, StopRequest, connect, ending_at_once, leave, on_first
+from reft_jax.data.readers import is_within
+from reft_jax.processes import (
+    COLLAPSED,
+    REFUSED,
+    STOPPED,
+    Interrupted,
+    StopRequest,
+    connect,
+    ending_at_once,
+    leave,
+    on_first,
+)
 from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
-from reft_jax.startup import configure_jax, open_run, own_directory, prepare
+from reft_jax.startup import configure_jax, open_run, own_directory, prepare, require_files
 from reft_jax.supervised import supervised
 
 R = TypeVar("R", bound=Run)
@@ -70,15 +81,20 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
-    """Reads the test set once, with the models that the run has made and those that it chose on dev."""
+    """Reads the test set once, with the models that the run has made and those that it chose on dev.
+
+    Where dev is part of test, what was chosen is `test_best`: the highest of many readings of test, and no estimate.
+    """
     spent = run.tally.spent
-    made: dict[str, dict[str, float]] = {}
+    made: dict[str, dict[str, Any]] = {}
     if plan["sft"].stop:
         made["warmup"] = spent("warmup")
         if run.config.sft.stop_epoch > run.config.sft.warmup_epoch:
             made["sft"] = spent("warmup", "sft")
+    test_best = is_within(run.problems["dev"], run.problems["test"])
     for name, ranking in run.tally.best.items():
         made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in ranking[0].items()}
+        made[name] |= {"test_best": True} if test_best else {}
     step = plan["rl"].offset + plan["rl"].stop + 1
     summary: dict[str, Any] = {}
     for name, facts in made.items() if run.problems["test"] else ():
@@ -87,18 +103,21 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
         run.writer.write(step, name, reading.metrics("test"))
         counts = {"correct": reading.correct, "total": reading.total}
         summary[name] = {"accuracy": reading.accuracy, "interval": list(reading.interval), **counts, **facts}
-    return summary
+    return summary | ({"collapse": run.tally.collapse} if run.tally.collapse else {})
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Trains what `args` (or the command line) say; of a run that is finished it prints the table again.
 
     Exits with `processes.STOPPED` where it was asked to stop, so that the same command continues, with
-    `processes.REFUSED` where that is no use, and with 1 after any other error.
+    `processes.REFUSED` where that is no use, with `processes.COLLAPSED` where `rl.collapse` ended the run, and with 1
+    after any other error.
     """
     summary = complete(load_config(args), open_run, train)
     if jax.process_index() == 0:
         print_closing_table(summary)
+    if reason := summary.get("collapse"):
+        leave(f"reinforcement ended early: {reason}", COLLAPSED, together=True)
 
 
 def complete(config: Config, opened: Opened[R], work: Callable[[R], dict[str, Any]]) -> dict[str, Any]:
@@ -117,6 +136,14 @@ def complete(config: Config, opened: Opened[R], work: Callable[[R], dict[str, An
             leave(message, STOPPED, together=stop.deferred)
         except OSError as error:  # a full disk, say
             leave(f"error: {error}")
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            leave(
+                f"error: the devices have too little memory: {str(error).splitlines()[0]}\n"
+                "Lower the microbatch_size of the stage or evaluation.batch_size, or set model.remat or "
+                "model.logits_chunk; python -m reft_jax.preflight says how full each step makes a device"
+            )
 
 
 def _complete(
@@ -127,6 +154,7 @@ def _complete(
         try:
             connect(config.distributed)
             configure_jax(config)
+            require_files(config)  # before a folder is made
             stack.enter_context(own_directory(summary.parent))
             config, tokenizer = prepare(config)
             if on_first(summary.exists):

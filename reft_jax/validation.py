@@ -6,32 +6,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reft_jax.config import Config, GenerationConfig, RewardModelConfig, SourceConfig, SupervisedConfig
+from reft_jax.config import (
+    Config,
+    EvaluationConfig,
+    GenerationConfig,
+    RewardModelConfig,
+    SourceConfig,
+    SupervisedConfig,
+)
 
 POSITIVE = {
     *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
-    *("update_epochs", "evaluate_every", "save_every", "max_response", "workers", "max_grad_norm", "tolerance"),
+    *("update_epochs", "max_response", "workers", "max_grad_norm", "tolerance"),
     *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
     *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
     *("rope_theta", "alpha", "timeout", "keep_last", "keep_best", "window"),
 }
 NOT_NEGATIVE = {
     *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
-    *("schedule_epochs", "logits_chunk", "relative_tolerance", "rank", "gold_limit", "max_kl"),
-    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed"),
+    *("evaluate_every", "save_every", "schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
+    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed", "gold_limit", "max_kl"),
     *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
 }
 SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
 OPEN_SHARES = {"dev_fraction"}
 
 
-def validate(config: Config) -> None:
-    """Refuses a config that no run can use.
+def validate(config: Config, *, training: bool = True) -> None:
+    """Refuses a config that no run can use, or, without `training`, that no model can be asked with.
 
     Raises:
         ValueError: naming the key, its value and what would do.
     """
-    for message in (*range_errors(config, ""), *_combination_errors(config)):
+    for message in (
+        *range_errors(config, ""),
+        *_combination_errors(config),
+        *(_training_errors(config) if training else ()),
+    ):
         raise ValueError(message)
 
 
@@ -40,13 +51,21 @@ def missing_files(config: Config) -> Iterator[str]:
     data = config.data
     for key, source in (
         ("data.train", data.train),
+        ("data.dev", data.dev),
         ("data.test", data.test),
         ("pretrain.source", config.pretrain.source),
     ):
-        if source.kind in ("reft", "gsm8k", "jsonl") and not Path(source.path).is_file():
+        if source.is_file and not Path(source.path).is_file():
             yield f"{key}.path: there is no file {source.path!r}"
     if config.rl.init_from and not Path(config.rl.init_from).is_dir():
         yield f"rl.init_from: there is no checkpoint directory {config.rl.init_from!r}"
+    if config.only_reward_model:  # in another run these may be yet to come
+        judge = config.reward_model
+        yield from (
+            f"reward_model.samples: there is no file {path!r}" for path in judge.samples if not Path(path).is_file()
+        )
+        if judge.init_from and not Path(judge.init_from).is_dir():
+            yield f"reward_model.init_from: there is no checkpoint directory {judge.init_from!r}"
 
 
 def range_errors(config: Any, prefix: str) -> Iterator[str]:
@@ -76,6 +95,8 @@ def range_errors(config: Any, prefix: str) -> Iterator[str]:
         )
     if isinstance(config, GenerationConfig) and config.temperature <= 0:
         yield f"{prefix}temperature is {config.temperature}: PPO samples, so it must be more than 0"
+    if isinstance(config, EvaluationConfig) and config.temperature < 0:
+        yield f"{prefix}temperature is {config.temperature}: it must be 0, which is greedy, or more"
 
 
 def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
@@ -86,10 +107,8 @@ def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
 
 
 def _combination_errors(config: Config) -> Iterator[str]:
-    """Yields a message for each combination of settings that cannot work together."""
-    sft, rl, model = config.sft, config.rl, config.model
-    if not config.run_dir:
-        yield "run_dir is empty: name the folder that the run is written to"
+    """Yields a message for each combination of settings that cannot work together, whatever is done with the model."""
+    model = config.model
     distributed = config.distributed
     if distributed.coordinator and distributed.process >= distributed.processes:
         yield (
@@ -104,6 +123,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        yield f"model.attention is `cudnn`: it computes in bfloat16, and model.dtype is {model.dtype}"
     if model.lora.path and not model.path:
         yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
     if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):
@@ -118,6 +139,13 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
             f"model.decoder.head_dim ({model.decoder.head_dim})"
         )
+
+
+def _training_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each combination of the settings of a run and its stages that cannot work together."""
+    sft, rl = config.sft, config.rl
+    if not config.run_dir:
+        yield "run_dir is empty: name the folder that the run is written to"
     if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs or config.reward_model.samples):
         yield "pretrain.epochs, sft.schedule_epochs and rl.epochs are all 0: there is nothing to do"
     if config.reward_model.samples and not config.reward_model.epochs:
@@ -131,6 +159,9 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"0 < sft.warmup_epoch ({sft.warmup_epoch}) <= sft.stop_epoch ({sft.stop_epoch}) <= "
             f"sft.schedule_epochs ({sft.schedule_epochs}) does not hold; sft.schedule_epochs 0 switches SFT off"
         )
+    for key, value in (("sft.evaluate_every", sft.evaluate_every), ("sft.save_every", sft.save_every)):
+        if not value:
+            yield f"{key} is 0: it counts epochs, so it must be more than 0"
     if sft.schedule_epochs and rl.init_from:
         yield "rl.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
     completions = rl.rollout_batch_size * rl.samples_per_question
@@ -141,8 +172,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         )
     if rl.algorithm in ("grpo", "rloo") and rl.samples_per_question < 2:
         yield (
-            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples of "
-            "a question, so it must be 2 or more"
+            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples "
+            "of a question, so it must be 2 or more"
         )
     if rl.algorithm != "ppo" and rl.critic == "separate":
         yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"

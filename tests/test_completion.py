@@ -82,6 +82,28 @@ def test_judge_pairs_rows_with_their_problems_and_leaves_filler_out(cot):
     assert [c.ended for c in completions] == [True, False, True]
 
 
+def test_a_response_is_read_up_to_the_text_that_ends_it():
+    """It has ended then; its tokens and its log-prob are still those of all that was sampled."""
+    tokenizer = stripping_tokenizer()
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    responses = [ids("▁two ▁and ▁three ▁and"), [*ids("▁two ▁and"), 0], ids("▁two ▁three"), []]
+    rollout = make_rollout([ids("▁what ▁is")] * 3 + [[0]], responses, eos=0, pad=0)
+    rollout.log_probs[0, :4] = [-1, -2, -3, -4]
+    completions = judge(
+        rollout,
+        PROBLEMS,
+        np.array([0, 1, 2, -1]),
+        tokenizer=tokenizer,
+        data=DataConfig(cot="text"),
+        score=lambda problems, texts: [Verdict(0.0, "no_answer", None)] * 3,
+        end_before=" and",
+    )
+    assert [c.text for c in completions] == [" two", " two", " two three"]
+    assert [c.ended for c in completions] == [True, True, False]
+    assert [c.tokens for c in completions] == [4, 3, 2]
+    assert [c.log_prob for c in completions] == [-10, 0, 0]
+
+
 def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
     tokenizer, given = stripping_tokenizer(), {}
     ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]

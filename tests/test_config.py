@@ -16,6 +16,7 @@ import yaml
 
 from reft_jax import config as config_module
 from reft_jax.config import Config, load_config, to_dict
+from reft_jax.processes import REFUSED
 from reft_jax.startup import prepare
 from reft_jax.train import main
 from reft_jax.validation import validate
@@ -87,10 +88,10 @@ def test_every_config_of_the_repository_loads_and_returns(path, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/overlays").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_overlay_loads_over_the_config_that_its_first_line_names(path):
-    base = re.match(r"# Over (\S+\.yaml):", path.read_text())
+    base = re.match(r"# Over (\S+\.yaml)[:,]", path.read_text())
     written = dict(flat(to_dict(load_config(["--config", str(ROOT / "configs" / base[1]), "--config", str(path)]))))
     for key, value in flat(yaml.safe_load(path.read_text())):
-        assert written[key] == value, key
+        assert key == "config" or written[key] == value, key
 
 
 def test_print_config_loads_back(capsys, tmp_path):
@@ -112,6 +113,45 @@ def test_later_files_and_overrides_win_and_leave_the_rest(tmp_path):
     expected = dataclasses.replace(rl.optimizer, beta2=0.9)
     assert (rl.kl_coef, rl.epochs, rl.optimizer, rl.clip_range) == (0.5, 8, expected, 0.2)
     assert rl.optimizer.learning_rate == 3e-7, "the default of this stage, not of the class"
+
+
+def test_a_file_is_read_after_those_that_it_is_made_of(tmp_path, monkeypatch):
+    """Key by key, whatever order the file itself has, by paths from its own folder, and files of files."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/a.yaml").write_text("run_dir: a\nrl: {kl_coef: 0.5, epochs: 7, optimizer: {beta2: 0.9}}\n")
+    (tmp_path / "parts/b.yaml").write_text("config: [a.yaml]\nrl: {epochs: 8}\nmodel: model.yaml\n")
+    (tmp_path / "parts/model.yaml").write_text("tokenizer: embedded\n")
+    (tmp_path / "c.yaml").write_text("sft: {stop_epoch: 12}\n")
+    own = "run_dir: own\nrl: {optimizer: {eps: 1e-6}}\ndata: {train: {kind: generated, path: train}}\n"
+    (tmp_path / "whole.yaml").write_text(own + "config: [parts/b.yaml, c.yaml]\n")
+    config = load_config(["--config", str(tmp_path / "whole.yaml"), "--rl.vf_coef", "2"])
+    assert (config.run_dir, config.model.tokenizer, config.sft.stop_epoch) == ("own", "embedded", 12)
+    assert (config.rl.kl_coef, config.rl.epochs, config.rl.vf_coef) == (0.5, 8, 2.0)
+    assert (config.rl.optimizer.beta2, config.rl.optimizer.eps, config.rl.optimizer.learning_rate) == (0.9, 1e-6, 3e-7)
+    files = [f"--config={tmp_path / name}" for name in ("parts/a.yaml", "parts/b.yaml", "c.yaml")]
+    (tmp_path / "own.yaml").write_text(own)
+    assert load_config([*files, "--config", str(tmp_path / "own.yaml"), "--rl.vf_coef", "2"]) == config
+    monkeypatch.chdir(tmp_path)
+    assert load_config(["--config", "whole.yaml", "--rl.vf_coef", "2"]) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config: [no.yaml]", "whole.yaml: config: there is no file 'no.yaml' in"),
+        ("config: whole.yaml", "whole.yaml: config is 'whole.yaml': it must be a list of files"),
+        ("config: [1]", "config is [1]: it must be a list of files"),
+        ("config: [whole.yaml]", "config: 'whole.yaml' is made of this file itself"),
+        ("config: [other.yaml]", "other.yaml: config: 'whole.yaml' is made of this file itself"),
+        ("config: [bad.yaml]", "kl_coeff"),
+        ("config: [\n", "config"),
+    ],
+)
+def test_files_that_cannot_be_put_together_are_named(capsys, tmp_path, text, message):
+    (tmp_path / "whole.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("config: [whole.yaml]")
+    (tmp_path / "bad.yaml").write_text("rl: {kl_coeff: 0.1}")
+    assert message in refusal(capsys, *VALID, "--config", str(tmp_path / "whole.yaml"))
 
 
 def test_help_explains_every_key(capsys):
@@ -157,6 +197,7 @@ def test_unknown_and_ill_typed_arguments_are_named(capsys, arguments, message):
         ("rollout: {size: 1}", ["rollout"]),
         ("evaluation: {batch_size: many}", ["evaluation.batch_size", "many"]),
         ("model: {scan_layers: 3}", ["model.scan_layers", "3"]),
+        ("rl: {config: [a.yaml]}", ["config"]),
     ],
 )
 def test_unknown_and_ill_typed_keys_of_a_file_are_named(capsys, tmp_path, text, messages):
@@ -178,6 +219,10 @@ IMPOSSIBLE = [
     (["--data.train.kind", "none"], "data.train.kind is `none`"),
     (["--data.train.path", "dev"], "data.train.path is 'dev': the generated splits are train, test and pretrain"),
     (["--data.test.kind", "gsm8k"], "data.test.path is empty"),
+    (["--data.dev.kind", "gsm8k"], "data.dev.path is empty"),
+    (["--sft.evaluate_every", "0"], "sft.evaluate_every is 0: it counts epochs, so it must be more than 0"),
+    (["--sft.save_every", "0"], "sft.save_every is 0: it counts epochs, so it must be more than 0"),
+    (["--rl.evaluate_every", "-1"], "rl.evaluate_every is -1: it must be 0 or more"),
     (["--sft.warmup_epoch", "0"], "0 < sft.warmup_epoch (0) <= sft.stop_epoch (40)"),
     (["--sft.stop_epoch", "41"], "sft.stop_epoch (41) <= sft.schedule_epochs (40) does not hold"),
     (["--rl.init_from", "x"], "rl.init_from is set but PPO starts from the warm-up"),
@@ -215,6 +260,7 @@ def test_impossible_settings_are_named(capsys, arguments, message):
         ["--sft.warmup_epoch", "40"],
         ["--sft.schedule_epochs", "0", "--rl.init_from", "x"],
         ["--rl.epochs", "0"],
+        ["--rl.evaluate_every", "0", "--rl.save_every", "0"],
         ["--rl.rollout_batch_size", "8", "--rl.samples_per_question", "12", "--rl.minibatch_size", "96"],
         ["--model.decoder.rotary_dim", "0"],
     ],
@@ -234,11 +280,21 @@ def test_configs_are_read_without_jax(tmp_path):
     assert "rl.kl_coef is -1.0" in refused.stderr
 
 
+def refused_run(capfd, arguments: list[str]) -> str:
+    """What a run says that is refused; JAX is at work in this process, so no other processes are looked for."""
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--distributed.detect", "false"])
+    assert left.value.code == REFUSED
+    return capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data.train.kind", "reft", "--data.train.path", "no.json"], "data.train.path: there is no file 'no.json'"),
         (["--data.test.kind", "jsonl", "--data.test.path", "no.jsonl"], "data.test.path: there is no file 'no.jsonl'"),
+        (["--data.dev.kind", "reft", "--data.dev.path", "no.json"], "data.dev.path: there is no file 'no.json'"),
+        (["--data.test.kind", "mathqa", "--data.test.path", "no.json"], "data.test.path: there is no file 'no.json'"),
         (
             ["--sft.schedule_epochs", "0", "--rl.init_from", "no/dir"],
             "rl.init_from: there is no checkpoint directory",
@@ -249,10 +305,9 @@ def test_configs_are_read_without_jax(tmp_path):
         ),
     ],
 )
-def test_missing_files_stop_a_run_before_it_begins(monkeypatch, tmp_path, arguments, message):
+def test_missing_files_stop_a_run_before_it_begins(monkeypatch, capfd, tmp_path, arguments, message):
     monkeypatch.setattr(jax, "devices", lambda: pytest.fail("a device was asked for"))
-    with pytest.raises(SystemExit, match=message):
-        main([*VALID, "--run_dir", str(tmp_path / "run"), *arguments])
+    assert message in refused_run(capfd, [*VALID, "--run_dir", str(tmp_path / "run"), *arguments])
     assert not (tmp_path / "run").exists()
 
 
@@ -272,11 +327,13 @@ def test_missing_files_stop_a_run_before_it_begins(monkeypatch, tmp_path, argume
         (["--model.decoder.vocab_size", "9"], "the model's embedding only 9"),
     ],
 )
-def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(monkeypatch, tmp_path, arguments, message):
+def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(
+    monkeypatch, capfd, tmp_path, arguments, message
+):
     monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("something was compiled"))
     limit = [] if "--data.train.limit" in arguments else ["--data.train.limit", "60"]
-    with pytest.raises(SystemExit, match=message):
-        main([*VALID, "--run_dir", str(tmp_path / "run"), *limit, *arguments])
+    said = refused_run(capfd, [*VALID, "--run_dir", str(tmp_path / "run"), *limit, *arguments])
+    assert re.search(message, said)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,16 @@ def test_closing_table() -> None:
     ]
 
 
+def test_the_table_says_what_was_chosen_on_test() -> None:
+    facts = {"accuracy": 0.5, "interval": [0.4, 0.6], "examples": 1, "seconds": 1.0}
+    summary = {"warmup": facts, "sft_best": {**facts, "test_best": True}, "reft": {**facts, "test_best": True}}
+    file = io.StringIO()
+    print_closing_table(summary, Console(file=file, width=80, force_terminal=False))
+    printed = " ".join(file.getvalue().split())
+    assert re.findall(r"│ ([\w -]+) │ 50.0", printed) == ["warm-up", "SFT test-best", "ReFT test-best"]
+    assert "test-best: chosen on the test set itself, so that the accuracy is too high" in printed
+
+
 def test_a_model_without_its_accuracy_is_an_error() -> None:
     with pytest.raises(KeyError, match="interval"):
         closing_table({"reft": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})

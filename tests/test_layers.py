@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("config", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
-    ("data", "sharding", "processes", "losses", "models"),
+    ("config", "config_files", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
+    ("data", "sharding", "processes", "losses", "models", "sample_file", "voting"),
     ("train_state", "rollout", "completion", "compilation"),
-    ("sft", "ppo", "classification", "reranking", "evaluate", "checkpoint"),
-    ("run", "startup", "supervised", "reinforcement", "train", "reward_training", "reward_model", "export"),
+    ("sft", "ppo", "self_training", "classification", "reranking", "evaluation", "checkpoint", "sampler"),
+    ("run", "startup", "supervised", "reinforcement", "train", "reward_training", "export"),
+    ("model_source", "sample", "select", "evaluate", "reward_model"),
     ("preflight", "preflight_steps", "preflight_report"),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,6 +1,7 @@
 """Losses against slow loops, closed forms and golden tables, in float64; and the invariances that all of them keep."""
 
 import math
+import statistics
 from functools import partial
 
 import jax
@@ -32,7 +33,10 @@ MASKED = {
     "masked_mean_rows": lambda a, mask: losses.masked_mean(a["values"], mask, axis=-1),
     "whiten": lambda a, mask: losses.whiten(a["advantages"], mask),
     "kl_penalised_rewards": lambda a, mask: losses.kl_penalised_rewards(
-        a["rewards"][:, 0], a["log_probs"], a["reference_log_probs"], mask, kl_coef=0.05
+        a["rewards"][:, 0], losses.kl_k1(a["log_probs"], a["reference_log_probs"]), mask, kl_coef=0.05
+    ),
+    "kl_loss": lambda a, mask: losses.kl_loss(
+        a["log_probs"], a["old_log_probs"], a["reference_log_probs"], mask, estimator=losses.kl_k3
     ),
     "gae_advantages": lambda a, mask: losses.gae(a["rewards"], a["values"], mask, discount=0.9, gae_lambda=0.8)[0],
     "gae_returns": lambda a, mask: losses.gae(a["rewards"], a["values"], mask, discount=0.9, gae_lambda=0.8)[1],
@@ -200,10 +204,27 @@ def test_kl_penalised_rewards_against_a_loop():
             expected[b, t] = -0.05 * (a["log_probs"][b, t] - a["reference_log_probs"][b, t])
             if t == length - 1:
                 expected[b, t] += scores[b]
-    rewards = losses.kl_penalised_rewards(
-        scores, a["log_probs"], a["reference_log_probs"], mask_of(LENGTHS), kl_coef=0.05
-    )
+    kl = losses.kl_k1(a["log_probs"], a["reference_log_probs"])
+    rewards = losses.kl_penalised_rewards(scores, kl, mask_of(LENGTHS), kl_coef=0.05)
     np.testing.assert_allclose(rewards, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", [losses.kl_k1, losses.kl_k3])
+def test_kl_loss_and_its_gradient_are_unbiased(estimator):
+    """Weighted by the probability that the old policy draws each token, they add up to the KL and its gradient."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        new, old, reference = (jnp.asarray(rng.normal(size=7)) for _ in range(3))
+        log = jax.nn.log_softmax
+        drawn = jnp.exp(log(old))  # one row for each of the seven tokens that may be drawn
+        column = lambda logits: log(logits)[:, None]
+        loss = lambda logits: losses.kl_loss(
+            column(logits), column(old), column(reference), jnp.ones((7, 1), bool), estimator=estimator
+        )
+        expected = lambda logits: jnp.sum(jnp.exp(log(logits)) * (log(logits) - log(reference)))
+        mean = lambda logits: jnp.sum(drawn * loss(logits))
+        assert mean(new) == pytest.approx(float(expected(new)), rel=1e-12)
+        np.testing.assert_allclose(jax.grad(mean)(new), jax.grad(expected)(new), rtol=1e-11)
 
 
 # Advantages
@@ -240,6 +261,36 @@ def test_gae_closed_forms_at_both_ends_of_lambda(discount):
     one_step = rewards + discount * np.append(values[:, 1:], np.zeros((B, 1)), axis=1) - values
     advantages, _ = losses.gae(a["rewards"], a["values"], mask, discount=discount, gae_lambda=0.0)
     np.testing.assert_allclose(advantages, one_step * mask, atol=1e-12)
+
+
+REWARD_GROUPS = st.integers(2, 5).flatmap(
+    lambda n: st.lists(
+        st.lists(st.sampled_from([0.0, 0.1, 1.0, -0.37]), min_size=n, max_size=n), min_size=1, max_size=4
+    )
+)
+
+
+@given(REWARD_GROUPS, st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_group_advantages_against_the_statistics_module(groups, scale):
+    rewards, samples = np.array(groups, np.float64).reshape(-1), len(groups[0])
+    with jax.enable_x64(True):
+        relative = losses.group_relative_advantages(rewards, samples=samples, scale=scale)
+        alone = losses.leave_one_out_advantages(rewards, samples=samples)
+    for i, reward in enumerate(rewards):
+        group = groups[i // samples]
+        spread = statistics.stdev(group) + 1e-4 if scale else 1.0
+        assert relative[i] == pytest.approx((reward - statistics.mean(group)) / spread, abs=1e-12)
+        others = [other for j, other in enumerate(group) if j != i % samples]
+        assert alone[i] == pytest.approx(reward - statistics.mean(others), abs=1e-12)
+
+
+def test_group_advantages_refuse_rows_that_are_no_groups():
+    for advantages in (partial(losses.group_relative_advantages, scale=True), losses.leave_one_out_advantages):
+        with pytest.raises(AssertionError):
+            advantages(np.zeros(7), samples=2)
+        with pytest.raises(AssertionError):
+            advantages(np.zeros(6), samples=1)
 
 
 # PPO losses: golden tables, clip range 0.2

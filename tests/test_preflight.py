@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from reft_jax.config import Config, LoraConfig, ModelConfig, load_config, to_dict
+from reft_jax.config import Config, LoraConfig, ModelConfig, load_config
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.preflight import compile_all, in_subprocess, known_lines, main, with_model_directory
 from reft_jax.preflight_report import assess, pool_fraction, show
@@ -19,7 +18,6 @@ from reft_jax.targets import GPUS, missing_wheels, parse_target
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-PAPER = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
 SMALL = ["--pretrain.epochs", "0", "--model.decoder.num_layers", "1", "--evaluation.batch_size", "256"]
 SFT_ONLY = [*SMALL, "--rl.epochs", "0", "--sft.microbatch_size", "16"]
 
@@ -114,7 +112,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
     assert "Does not fit cpu:8" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["fullest"]["spare"] < 0
-    for change in ("sft.microbatch_size: 16 -> 8", "model.remat: true", "model.dtype: bfloat16", "a larger machine"):
+    for change in ("sft.microbatch_size: 16 -> 8", "model.remat: dots", "model.dtype: bfloat16", "a larger machine"):
         assert any(change in text for text in report["changes"]), change
         assert change in done.stdout
 
@@ -143,17 +141,26 @@ def test_what_cannot_be_told_ends_with_2(capsys, arguments, message):
     assert message in error
 
 
+CUDA12 = {
+    "jax-cuda12-plugin": "7.8",
+    "jax-cuda12-pjrt": "7.8",
+    "nvidia-cuda-nvcc-cu12": "12",
+    "nvidia-cudnn-cu12": "9",
+}
+
+
 @pytest.mark.parametrize(
     ("target", "installed", "commands"),
     [
-        ("a100:1x1x8", {}, "pip install --no-deps jax-cuda12-plugin==7.8 jax-cuda12-pjrt==7.8 nvidia-cuda-nvcc-cu12"),
+        ("a100:1x1x8", {}, "plugin==7.8 jax-cuda12-pjrt==7.8 nvidia-cuda-nvcc-cu12 nvidia-cudnn-cu12"),
+        ("h100:1x1x1", {**CUDA12, "jax-cuda12-pjrt": "7.7"}, "plugin==7.8"),
+        ("h100:1x1x1", {k: v for k, v in CUDA12.items() if k != "nvidia-cudnn-cu12"}, "nvidia-cudnn-cu12"),
+        ("h100:1x1x1", CUDA12, ""),
         (
             "h100:1x1x1",
-            {"jax-cuda12-plugin": "7.8", "jax-cuda12-pjrt": "7.7", "nvidia-cuda-nvcc-cu12": "12"},
-            "plugin==7.8",
+            {"jax-cuda13-plugin": "7.8", "jax-cuda13-pjrt": "7.8", "nvidia-cuda-nvcc": "13", "nvidia-cudnn-cu13": "9"},
+            "",
         ),
-        ("h100:1x1x1", {"jax-cuda12-plugin": "7.8", "jax-cuda12-pjrt": "7.8", "nvidia-cuda-nvcc-cu12": "12"}, ""),
-        ("h100:1x1x1", {"jax-cuda13-plugin": "7.8", "jax-cuda13-pjrt": "7.8", "nvidia-cuda-nvcc": "13"}, ""),
         ("tpu:v5e:4x4", {}, "pip install 'libtpu==1.2.*'"),
         ("tpu:v5e:4x4", {"libtpu": "1.2.3"}, ""),
         ("cpu:8", {}, ""),
@@ -162,7 +169,11 @@ def test_what_cannot_be_told_ends_with_2(capsys, arguments, message):
 def test_missing_wheels_are_named_with_their_command(monkeypatch, capsys, target, installed, commands):
     from importlib import metadata
 
+    real = metadata.version
+
     def version(name):
+        if not name.startswith(("jax", "nvidia", "libtpu")):
+            return real(name)
         try:
             return {"jax": "7.8", **installed}[name]
         except KeyError:
@@ -193,18 +204,6 @@ def test_targets_have_the_devices_and_the_memory_of_their_kind():
 
 
 # The paper's config, at its full size, without compiling it
-
-
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_every_config_of_the_paper_loads_as_it_is_written(path):
-    def check(written, found):
-        for key, value in written.items():
-            if isinstance(value, dict):
-                check(value, found[key])
-            else:
-                assert found[key] == value, key
-
-    check(yaml.safe_load(path.read_text()), to_dict(load_config(["--config", str(path)])))
 
 
 def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():

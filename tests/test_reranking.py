@@ -4,16 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reft_jax.data.samples import Sample
-from reft_jax.problem import Problem
 from reft_jax.reranking import best, by_question, read_choices, read_classes, vote
+from reft_jax.sample_file import Sample
 from reft_jax.statistics import wilson_interval
 
 
 def make(question: str, number: int, completion: str, value, *, gold="1", choice=False) -> Sample:
-    problem = Problem(question, f"{question} ?", gold, "choice" if choice else "number")
-    outcome = "no_answer" if value is None else "correct" if value == (gold if choice else 1) else "wrong"
-    return Sample(problem, number, completion, outcome, value)
+    kind, correct = ("choice", value == gold) if choice else ("number", value == 1)
+    return Sample(question, number, f"{question} ?", gold, kind, completion, correct, value)
 
 
 @st.composite
@@ -44,14 +42,14 @@ def slow_choices(samples, scores, k):
     chosen, highest = None, -1.0
     for sample in unique:
         allowed = sample.value is not None
-        if sample.problem.answer_kind == "choice" and (sample.value is None or len(sample.value) != 1):
+        if sample.answer_kind == "choice" and (sample.value is None or len(sample.value) != 1):
             allowed = False
-        p = scores.get((sample.problem.id, sample.completion))
+        p = scores.get((sample.id, sample.completion))
         if allowed and p is not None and p > highest:
             chosen, highest = sample, p
     counts: list[list] = []
     for sample in samples[:k]:
-        if sample.value is None or (sample.problem.answer_kind == "choice" and len(sample.value) != 1):
+        if sample.value is None or (sample.answer_kind == "choice" and len(sample.value) != 1):
             continue
         for entry in counts:
             if entry[0] == sample.value:
@@ -67,19 +65,19 @@ def slow_choices(samples, scores, k):
     return *right, any(sample.correct for sample in unique)
 
 
-@given(questions(5), st.sampled_from([1, 2, 5, None]))
-def test_choices_equal_a_slow_loop(drawn, k):
+@given(questions(5), st.sampled_from([1, 2, 5, None]), st.integers(0, 3))
+def test_choices_equal_a_slow_loop(drawn, k, unasked):
     samples, scores = drawn
     groups = by_question(samples)
-    found = read_choices(groups, scores, k)
+    found, total = read_choices(groups, scores, k, unasked), len(groups) + unasked
     expected = [slow_choices(group, scores, k) for group in groups]
     for column, name in enumerate(("rerank", "vote", "upper_bound")):
         correct = sum(row[column] for row in expected)
         assert found[name] == {
-            "accuracy": correct / len(groups),
-            "interval": list(wilson_interval(correct, len(groups))),
+            "accuracy": correct / total,
+            "interval": list(wilson_interval(correct, total)),
             "correct": correct,
-            "total": len(groups),
+            "total": total,
         }
     assert found["rerank"]["correct"] <= found["upper_bound"]["correct"]
 
@@ -87,7 +85,7 @@ def test_choices_equal_a_slow_loop(drawn, k):
 @given(questions(6))
 def test_a_perfect_model_reaches_what_can_be_reached(drawn):
     samples, _ = drawn
-    scores = {(s.problem.id, s.completion): float(s.correct) for s in samples}
+    scores = {(s.id, s.completion): float(s.correct) for s in samples}
     found = read_choices(by_question(samples), scores)
     assert found["rerank"] == found["upper_bound"]
     classes = read_classes(samples, scores)

@@ -19,16 +19,20 @@ from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, TemplateConfig
 from reft_jax.data.generated import generate_problems
 from reft_jax.data.prompts import program_header
+from reft_jax.evaluate import from_samples
+from reft_jax.evaluate import main as evaluate
 from reft_jax.export import export
 from reft_jax.models.policy import Policy
 from reft_jax.processes import REFUSED, STOPPED
 from reft_jax.reward_model import main
+from reft_jax.sample_file import settings_path
 from reft_jax.sharding import make_mesh
 from reft_jax.supervised import StepRecorder
 from reft_jax.train_state import init_params
 from tests.runs import TINY, assert_same_bits, read, repeatable, restore
 
 QUESTIONS, SAMPLES, EPOCHS = 40, 8, 4
+GENERATED_TEST = {"kind": "generated", "path": "test"}
 SETTINGS = {
     **{name: TINY[name] for name in ("seed", "model")},
     "data": {"dev_fraction": 0.25},
@@ -186,6 +190,22 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
         assert_same_bits(*(restore(folder / "checkpoints" / name) for folder in (run_dir, finished)))
 
 
+def test_dev_of_its_own_source_chooses_the_model(arguments, tmp_path, capfd):
+    """On questions of test, the summary and what is printed say so; nothing is read between epochs."""
+    files = [str(write_samples(tmp_path / f"{split}.jsonl", split, 12)) for split in ("train", "test")]
+    settings = {f"data__{name}__{key}": value for name in ("dev", "test") for key, value in GENERATED_TEST.items()}
+    often = {"reward_model__evaluate_every": 0, "reward_model__save_every": 0, "reward_model__epochs": 2}
+    line = arguments(tmp_path / "run", **settings, **often, reward_model__samples=json.dumps(files))
+    assert command(line) == 0
+    assert "dev samples: 12 questions" in (printed := capfd.readouterr().out)
+    assert "best on test (test-best) after step" in printed
+    (facts,) = json.loads((tmp_path / "run" / "summary.json").read_text()).values()
+    assert facts["test_best"] is True
+    steps = [record["step"] for record in read(tmp_path / "run", "metrics") if "reward_model/loss" in record]
+    dev = [record["step"] for record in read(tmp_path / "run", "metrics") if "rerank/accuracy" in record]
+    assert dev == [len(steps) // 2, len(steps)]
+
+
 # Reranking
 
 
@@ -233,6 +253,21 @@ def test_all_samples_and_other_devices_give_the_same(finished, tmp_path):
     np.testing.assert_allclose(one, eight, atol=1e-4)
 
 
+def test_its_vote_and_its_bound_are_those_of_evaluate(finished, tmp_path):
+    """Over all samples; questions that were too long to be asked count as wrong in both."""
+    samples = write_samples(tmp_path / "test.jsonl", "test", 6)
+    settings_path(samples).write_text(json.dumps({"lines": 6 * SAMPLES, "left_out": ["a", "b"]}))
+    line = ["rerank", str(finished / "checkpoints/reward_model_best"), str(samples), "--json", str(tmp_path / "json")]
+    assert command(line) == 0
+    figures, expected = json.loads((tmp_path / "json").read_text()), from_samples(samples, [SAMPLES])
+    assert figures["questions"] == expected["questions"] == 8
+    assert figures["left_out"] == expected["left_out"] == 2
+    for name, measure in (("vote", "maj"), ("upper_bound", "pass")):
+        choice, result = figures["first"]["all"][name], expected["results"][f"{measure}@{SAMPLES}"]
+        assert [choice["accuracy"], *choice["interval"]] == pytest.approx([result["value"], *result["interval"]])
+    assert figures["first"]["all"]["rerank"]["total"] == 8
+
+
 # Refusals
 
 
@@ -240,7 +275,7 @@ def test_all_samples_and_other_devices_give_the_same(finished, tmp_path):
     ("overrides", "message"),
     [
         ({"reward_model__samples": "[]"}, "reward_model.samples is empty"),
-        ({"reward_model__samples": '["no.jsonl"]'}, "no file `no.jsonl`"),
+        ({"reward_model__samples": '["no.jsonl"]'}, "reward_model.samples: there is no file 'no.jsonl'"),
         ({"reward_model__init_from": "no/checkpoint"}, "reward_model.init_from: there is no checkpoint directory"),
         ({"reward_model__row_buckets": "[200]"}, "reward_model.row_buckets come to 200 tokens, but the model has 128"),
         ({"reward_model__row_buckets": "[60]"}, "rows are longer than the 60 tokens of `reward_model.row_buckets`"),
@@ -257,8 +292,8 @@ def test_what_cannot_work_is_refused(arguments, tmp_path, capfd, overrides, mess
 @pytest.mark.parametrize(
     ("checkpoint", "options", "message"),
     [
-        ("nowhere", [], "config.yaml: give a folder of RUN_DIR/checkpoints"),
-        ("checkpoints/resume", [], "is no reward model's checkpoint"),
+        ("nowhere", [], "nowhere: give a folder of RUN_DIR/checkpoints, such as RUN_DIR/checkpoints/reward_model_best"),
+        ("checkpoints/resume", [], "checkpoints/resume is no reward model"),
         ("checkpoints/reward_model", ["--k", "9"], "2 questions have fewer than 9 samples"),
         ("checkpoints/reward_model", ["--k", "0"], "--k is [0]: each must be 1 or more"),
         ("checkpoints/reward_model", ["--reward_model.row_buckets", "[60]"], "longer than the 60 tokens"),
@@ -273,6 +308,13 @@ def test_what_cannot_be_reranked_is_said(finished, tmp_path, capfd, checkpoint, 
 def test_it_is_not_exported(finished, tmp_path):
     with pytest.raises(ValueError, match="reward_model_best is a reward model"):
         export(finished / "checkpoints/reward_model_best", tmp_path / "out")
+
+
+def test_it_is_not_asked_for_tokens(finished, capfd):
+    with pytest.raises(SystemExit) as left:
+        evaluate([str(finished / "checkpoints/reward_model_best"), "--split", "test"])
+    assert left.value.code == REFUSED
+    assert "reward_model_best is a reward model, which predicts no tokens" in capfd.readouterr().err
 
 
 def test_another_word_is_no_command(capfd):

@@ -223,6 +223,26 @@ def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_
     assert_same_bits(*(restore(folder / "checkpoints/warmup") for folder in (tmp_path / "sft", finished[0])))
 
 
+def test_what_is_chosen_on_a_dev_that_is_test_is_called_test_best(arguments, here, tmp_path):
+    """All rows of train are trained on, and the length of an epoch says when it is evaluated and saved."""
+    dev = {"data__dev__kind": "generated", "data__dev__path": "test", "data__dev__limit": 20}
+    short = {"sft__schedule_epochs": 1, "sft__warmup_epoch": 1, "sft__stop_epoch": 1, "rl__epochs": 2}
+    output = here(arguments(tmp_path / "run", **dev, **short, rl__evaluate_every=0, rl__save_every=0))
+    assert f"problems: {TRAIN + DEV} train, {TEST} dev, {TEST} test" in output
+    assert "warning: dev is part of test" in output
+    assert "ReFT test-best" in output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {name: facts.get("test_best", False) for name, facts in summary.items()} == {
+        "warmup": False,
+        "sft_best": True,
+        "reft": True,
+    }
+    assert all(facts["accuracy"] == facts["dev_accuracy"] for name, facts in summary.items() if name != "warmup")
+    sft, epoch = 8, 4  # 120 rows by 16 and by 36
+    read_at = [r["step"] for r in read(tmp_path / "run", "metrics") if "eval/accuracy" in r]
+    assert read_at == [sft, sft + epoch, sft + 2 * epoch]
+
+
 @pytest.mark.long
 def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
     (tmp_path / "pretrain.yaml").write_text(
@@ -298,4 +318,4 @@ def test_self_checks_stop_a_run(finished, arguments, tmp_path):
     """No float32 sampler and scorer agree to 1e-12."""
     start_from = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
     output = complete(arguments(tmp_path / "checked", **start_from, rl__check_tolerance=1e-12), code=1)
-    assert re.search(r"RuntimeError: self-check: .* more than ppo.check_tolerance \(1e-12\)", output)
+    assert re.search(r"RuntimeError: self-check: .* more than rl.check_tolerance \(1e-12\)", output)

@@ -161,9 +161,8 @@ def our_experience(dtype):
     """Rewards, advantages, returns and whitened advantages, [4, 5]."""
     mask = our_mask()
     scores = np.append(SCORES, 0.7).astype(dtype)
-    rewards = losses.kl_penalised_rewards(
-        scores, ours(OLD_LOG_PROBS, dtype), ours(REFERENCE_LOG_PROBS, dtype), mask, kl_coef=KL_COEF
-    )
+    kl = losses.kl_k1(ours(OLD_LOG_PROBS, dtype), ours(REFERENCE_LOG_PROBS, dtype))
+    rewards = losses.kl_penalised_rewards(scores, kl, mask, kl_coef=KL_COEF)
     advantages, returns = losses.gae(rewards, ours(OLD_VALUES, dtype), mask, discount=DISCOUNT, gae_lambda=GAE_LAMBDA)
     return rewards, advantages, returns, losses.whiten(advantages, mask)
 

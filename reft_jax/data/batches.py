@@ -7,7 +7,7 @@ since a padding id may be any token's. Which rows a step takes is a function of 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import flax.struct
@@ -148,8 +148,9 @@ def encode_prompts(
     max_prompt: int,
     overlong: Overlong,
     stage: str = "generation",
+    prefix: str = "",
 ) -> tuple[list[Prompt], OverlongCount]:
-    """Prompts for sampling: the whole `generation_prompt`, forced header included, tokenised as one string.
+    """Prompts for sampling: `prefix` and the whole `generation_prompt`, forced header included, as one string's tokens.
 
     `truncate` cuts at the beginning, which keeps the header that the program continues. A dropped problem is not
     answered: whoever measures accuracy counts it as wrong.
@@ -157,7 +158,8 @@ def encode_prompts(
     Raises:
         ValueError: text that the tokenizer cannot represent; a prompt longer than allowed under `error`.
     """
-    rows = _tokenize(problems, [generation_prompt(problem, templates, cot) for problem in problems], tokenizer)
+    texts = [prefix + generation_prompt(problem, templates, cot) for problem in problems]
+    rows = _tokenize(problems, texts, tokenizer)
     long = _overlong(problems, rows, max_prompt, overlong, f"{stage}.prompt_buckets")
     dropped = long if overlong == "drop" else set()
     prompts = [Prompt(i, row[-max_prompt:]) for i, row in enumerate(rows) if i not in dropped]
@@ -198,6 +200,13 @@ def encode_completions(
     dropped = long if overlong == "drop" else set()
     kept = [Prompt(i, row[-max_length:]) for i, row in enumerate(rows) if i not in dropped]
     return kept, OverlongCount(targets=len(long), dropped=len(dropped))
+
+
+def token_ids(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Ids of each text, without special tokens, as all of training and sampling has them."""
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def bucket(length: int, buckets: Sequence[int]) -> int:
@@ -292,6 +301,30 @@ def training_batch(
     return sequence_batch(examples, indices, batch_size, prompt_buckets, response_buckets, pad_id)
 
 
+def annotations(
+    examples: Mapping[int, Example],
+    problems: np.ndarray,
+    *,
+    limit: int,
+    prompt_buckets: Sequence[int],
+    response_buckets: Sequence[int],
+    pad_id: int,
+) -> Sequences:
+    """The annotation of each row's problem, [B, ...]; rows without one are filler.
+
+    Args:
+        examples: by problem; one that is missing was dropped.
+        problems: [B] int32, -1 in filler.
+        limit: tokens of prompt and target together after which a target is cut; 0 cuts none.
+        prompt_buckets, response_buckets, pad_id: as for `sequence_batch`.
+    """
+    nothing = Example(-1, np.array([pad_id], np.int32), np.zeros(0, np.int32))
+    rows = [examples.get(int(problem), nothing) for problem in problems]
+    if limit:
+        rows = [dataclasses.replace(row, response=row.response[: max(0, limit - len(row.prompt))]) for row in rows]
+    return sequence_batch(rows, range(len(rows)), len(rows), prompt_buckets, response_buckets, pad_id)
+
+
 def training_prompts(
     prompts: Sequence[Prompt],
     *,
@@ -311,9 +344,40 @@ def evaluation_batches(
     prompts: Sequence[Prompt], *, batch_size: int, prompt_buckets: Sequence[int], pad_id: int
 ) -> Iterator[PromptBatch]:
     """All prompts once, longest first, so that a batch pads little; `problem` tells which row is which."""
+    return sample_batches(prompts, samples=1, batch_size=batch_size, prompt_buckets=prompt_buckets, pad_id=pad_id)
+
+
+def sample_rows(prompts: Sequence[Prompt], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `sample_batches` in order, whatever their batches: [n] prompts and [n] which of their samples."""
     order = np.argsort([-len(prompt.tokens) for prompt in prompts], kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield prompt_batch(prompts, order[start : start + batch_size], batch_size, prompt_buckets, pad_id)
+    return np.repeat(order, samples), np.tile(np.arange(samples, dtype=np.int32), len(order))
+
+
+def sample_batches(
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    batch_size: int,
+    prompt_buckets: Sequence[int],
+    pad_id: int,
+    first: int = 0,
+) -> Iterator[PromptBatch]:
+    """Some samples of every prompt, longest prompt first and all samples of one next to each other.
+
+    Args:
+        prompts: to sample from.
+        samples: of each prompt.
+        batch_size: rows of a batch, of as many prompts as that takes.
+        prompt_buckets: padded prompt lengths.
+        pad_id: fills rows.
+        first: batch to begin with, from 0.
+    """
+    rows, sample = sample_rows(prompts, samples)
+    for start in range(first * batch_size, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        batch = prompt_batch(prompts, rows[part], batch_size, prompt_buckets, pad_id)
+        batch.sample[: len(rows[part])] = sample[part]
+        yield batch
 
 
 def _padded(rows: Sequence[np.ndarray], height: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -331,12 +395,11 @@ def _padded(rows: Sequence[np.ndarray], height: int, width: int, pad_id: int) ->
 def _tokenize(
     problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, holes: bool = False
 ) -> list[np.ndarray]:
-    """Ids of each text, without special tokens; refuses text that comes out empty, or with `holes` unless allowed."""
+    """`token_ids` as arrays; refuses text that comes out empty, or with holes unless `holes` allows them."""
     found, unknown = [], tokenizer.unk_token_id
     for start in range(0, len(texts), 4096):  # ids as Python's integers take much memory
-        some = texts[start : start + 4096]
-        rows = tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        for problem, text, row in zip(problems[start:], some, rows):
+        piece = slice(start, start + 4096)
+        for problem, text, row in zip(problems[piece], texts[piece], token_ids(texts[piece], tokenizer)):
             if not row:
                 raise ValueError(f"problem `{problem.id}`: the tokenizer makes no token of {text!r}")
             if not holes and unknown is not None and unknown in row:

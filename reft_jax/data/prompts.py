@@ -6,6 +6,8 @@ As there, question, chain of thought and answer are stripped before they are put
 text, never formatted, since questions may hold braces.
 """
 
+from collections.abc import Sequence
+
 from reft_jax.config import CotKind, TemplateConfig
 from reft_jax.problem import Problem
 
@@ -42,3 +44,25 @@ def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> st
     if cot == "program":
         return problem.cot.strip()
     return problem.cot.strip() + templates.answer_trigger + problem.answer.strip()
+
+
+def few_shot_prefix(examples: Sequence[Problem], templates: TemplateConfig, cot: CotKind, separator: str) -> str:
+    """Worked examples to stand before a prompt: of each `prompt_text`, `target_text` and the separator.
+
+    A model that was never fine-tuned continues them, and what it says after its own separator is not its answer.
+
+    Raises:
+        ValueError: an example has no chain of thought, or one with the separator in it; or the separator is empty.
+    """
+    if not separator:
+        raise ValueError("the separator of worked examples is empty: it is what a completion ends at")
+    parts = []
+    for example in examples:
+        target = target_text(example, templates, cot)
+        if separator in target:
+            raise ValueError(
+                f"worked example `{example.id}` holds the separator {separator!r}, at which a completion ends: choose "
+                "another separator, or write the example without it"
+            )
+        parts.append(prompt_text(example, templates) + target + separator)
+    return "".join(parts)

@@ -7,13 +7,13 @@ questions are not empty and every gold answer can be compared. Nothing is tokeni
 import dataclasses
 import hashlib
 import itertools
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from reft_jax.config import SourceConfig
+from reft_jax.config import Config, SourceConfig
+from reft_jax.data.rows import Row, read_rows
 from reft_jax.problem import AnswerKind, Problem
 from reft_jax.reward.answers import parse_gold
 
@@ -25,15 +25,7 @@ _ANSWER_KINDS: dict[str, AnswerKind] = {
 }
 _GSM8K_MARKER = "#### "
 _GSM8K_NOTE = re.compile(r"<<.*?>>")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One row as published, its 0-based index, and its place as errors name it."""
-
-    fields: Mapping[str, object]
-    index: int
-    place: str
+_QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 
 
 def read_problems(source: SourceConfig) -> list[Problem]:
@@ -43,9 +35,14 @@ def read_problems(source: SourceConfig) -> list[Problem]:
       id before its first `_`; it decides how answers are compared.
     - `gsm8k`: JSONL of `question, answer`, the answer being the reasoning, then `#### N`. `<<...>>` notes and the
       commas of N are removed, and line n (from 0) becomes `gsm8k_n`: what the reference's own files hold.
+    - `mathqa`: MathQA's JSON list of `Problem, Rationale, options, correct, ...`, or a hub data set with these columns
+      (`regisss/math_qa`). The question is `Problem`, a line break and `options` as published, and row n (from 0)
+      becomes `mathqa_n`: what the reference's own files hold. The quotes around three of four rationales are removed.
     - `jsonl`, `hub`: the fields that `source` names. `question_field` may list several (`Body,Question`), joined by a
       blank. An answer that holds `#### N` is taken apart as GSM8K's.
     - `generated`: the embedded problems of the split `source.path`.
+
+    A file that ends in `.parquet` is read as that, with the same fields.
 
     Gold answers keep their published text, since it stands in N-CoT targets; they are compared in a normal form that
     `parse_gold` makes. Numbers in a file are accepted as answers and keep all their digits.
@@ -61,7 +58,7 @@ def read_problems(source: SourceConfig) -> list[Problem]:
         return _generated(source)
 
     source = _with_published_fields(source)
-    rows = list(itertools.islice(_rows(source), source.limit or None))
+    rows = list(itertools.islice(read_rows(source), source.limit or None))
     if not rows:
         raise ValueError(f"{source.path}: holds no rows")
     answer_kind = _answer_kind(source, rows[0])
@@ -72,6 +69,22 @@ def read_problems(source: SourceConfig) -> list[Problem]:
             raise ValueError(f"{row.place}: field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
         problems[problem.id] = problem
     return list(problems.values())
+
+
+def read_sets(config: Config) -> dict[str, list[Problem]]:
+    """The problems of a run by split, [] where there are none: `train`, `dev`, `test` and `pretrain`.
+
+    Dev is carved from train, unless `data.dev` is a source of its own.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_problems`.
+    """
+    data = config.data
+    train, dev, test = (read_problems(s) if s.kind != "none" else [] for s in (data.train, data.dev, data.test))
+    if data.dev.kind == "none":
+        train, dev = split_dev(train, data.dev_fraction)
+    pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
+    return {"train": train, "dev": dev[: config.evaluation.limit or None], "test": test, "pretrain": pretrain}
 
 
 def question_key(question: str) -> str:
@@ -101,6 +114,11 @@ def shared_questions(a: Sequence[Problem], b: Sequence[Problem]) -> list[str]:
     return [problem.id for problem in a if question_key(problem.question) in keys]
 
 
+def is_within(a: Sequence[Problem], b: Sequence[Problem]) -> bool:
+    """Whether every question of `a`, and there is one, is asked in `b` too."""
+    return bool(a) and len(shared_questions(a, b)) == len(a)
+
+
 def _generated(source: SourceConfig) -> list[Problem]:
     from reft_jax.data.generated import generate_problems
 
@@ -123,69 +141,19 @@ def _with_published_fields(source: SourceConfig) -> SourceConfig:
         )
     if source.kind == "gsm8k":
         return dataclasses.replace(source, id_field="", question_field="question", answer_field="answer", cot_field="")
+    if source.kind == "mathqa":
+        return dataclasses.replace(
+            source, id_field="", question_field="Problem,options", answer_field="correct", cot_field="Rationale"
+        )
     return source
 
 
-def _rows(source: SourceConfig) -> Iterator[_Row]:
-    if source.kind == "hub":
-        return _hub_rows(source)
-    if not Path(source.path).is_file():
-        raise FileNotFoundError(f"no file `{source.path}`: a source of kind `{source.kind}` is a file on this machine")
-    return _json_rows(source.path) if source.kind == "reft" else _jsonl_rows(source.path)
-
-
-def _json_rows(path: str) -> Iterator[_Row]:
-    text = Path(path).read_bytes()
-    rows = _decode(text, path) if text.strip() else []
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: should be a JSON list of objects, is a {type(rows).__name__}")
-    for index, row in enumerate(rows):
-        yield _checked_row(row, index, f"{path}: row {index + 1}")
-
-
-def _jsonl_rows(path: str) -> Iterator[_Row]:
-    with Path(path).open("rb") as file:
-        for index, line in enumerate(file):
-            if line.strip():
-                place = f"{path}: line {index + 1}"
-                yield _checked_row(_decode(line, place), index, place)
-
-
-def _hub_rows(source: SourceConfig) -> Iterator[_Row]:
-    import datasets
-
-    place = f"{source.path} ({source.split})"
-    try:
-        dataset = datasets.load_dataset(
-            source.path, source.name or None, split=source.split, revision=source.revision or None
-        )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
-            f"{place}: cannot load this hub data set: {error}\nCheck `path`, `name`, `split` and `revision`; without "
-            "network it must be in the cache already (load it once with network) or `path` be a folder of data files"
-        ) from error
-    for index, row in enumerate(dataset):
-        yield _checked_row(row, index, f"{place}: row {index + 1}")
-
-
-def _decode(text: bytes, place: str) -> object:
-    """JSON with every digit of its numbers kept."""
-    try:
-        return json.loads(text.decode("utf-8-sig"), parse_float=Decimal)
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON in UTF-8: {error}") from error
-
-
-def _checked_row(row: object, index: int, place: str) -> _Row:
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: should be a JSON object, is a {type(row).__name__}")
-    return _Row(row, index, place)
-
-
-def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
+def _answer_kind(source: SourceConfig, first: Row) -> AnswerKind:
     """Configured, or known by the data set's name, or a choice where the first answer is one letter."""
     if source.answer_kind != "auto":
         return source.answer_kind
+    if source.kind == "mathqa":
+        return "choice"
     name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft" else ""
     if name in _ANSWER_KINDS:
         return _ANSWER_KINDS[name]
@@ -193,12 +161,15 @@ def _answer_kind(source: SourceConfig, first: _Row) -> AnswerKind:
     return "choice" if len(answer) == 1 and answer.isalpha() else "number"
 
 
-def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Problem:
-    question = " ".join(_text(row, field.strip()).strip() for field in source.question_field.split(",")).strip()
-    if not question:
+def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem:
+    separator = "\n" if source.kind == "mathqa" else " "
+    parts = [_text(row, field.strip()).strip() for field in source.question_field.split(",")]
+    if not (question := separator.join(parts).strip()):
         raise ValueError(f"{row.place}: field `{source.question_field}`: the question is empty")
 
     cot = _text(row, source.cot_field) if row.fields.get(source.cot_field) is not None else ""
+    if source.kind == "mathqa" and (quoted := _QUOTED.fullmatch(cot)):
+        cot = quoted[1]
     answer = _text(row, source.answer_field, numbers=True)
     reasoning, marker, final = answer.rpartition(_GSM8K_MARKER)
     if marker:
@@ -213,14 +184,14 @@ def _problem(source: SourceConfig, row: _Row, answer_kind: AnswerKind) -> Proble
     return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None, columns)
 
 
-def _id(source: SourceConfig, row: _Row) -> str:
+def _id(source: SourceConfig, row: Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
     if source.kind == "reft" or row.fields.get(source.id_field) is not None:
         return _text(row, source.id_field, numbers=True)
-    return f"{'gsm8k' if source.kind == 'gsm8k' else Path(source.path).stem}_{row.index}"
+    return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 
 
-def _text(row: _Row, field: str, *, numbers: bool = False) -> str:
+def _text(row: Row, field: str, *, numbers: bool = False) -> str:
     """The text of a field that must be there; `numbers` are taken too and written out."""
     value = row.fields.get(field)
     if value is None:

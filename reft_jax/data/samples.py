@@ -1,16 +1,14 @@
-"""Sampled completions that are told right from wrong: from files, and as padded rows with labels.
+"""Sampled completions as what a reward model reads: those of several files, split by question, padded, with labels.
 
-The files are those of `python -m reft_jax.sample`: JSON lines, one completion each. `list[Sample]`, split by question
--> unique ones -> rows of tokens -> `LabelledRows`, one batch a step. As everywhere, lengths say which tokens are real.
+`list[Sample]`, split by question -> unique ones -> rows of tokens -> `LabelledRows`, one batch a step. As everywhere,
+lengths say which tokens are real.
 """
 
 import dataclasses
 import hashlib
-import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flax.struct
 import numpy as np
@@ -19,51 +17,10 @@ from reft_jax.config import TemplateConfig
 from reft_jax.data.batches import Array, Overlong, OverlongCount, Prompt, encode_completions, prompt_batch
 from reft_jax.data.readers import question_hash
 from reft_jax.problem import Problem
+from reft_jax.sample_file import Sample, read_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-FIELDS: dict[str, tuple[type, ...]] = {
-    "id": (str,),
-    "sample": (int,),
-    "question": (str,),
-    "gold": (str,),
-    "completion": (str,),
-    "outcome": (str,),
-    "value": (str, int, float, type(None)),
-}
-"""What a line must have, and its types; other fields are not read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One completion with its verdict.
-
-    Attributes:
-        problem: what was asked; its `id` tells questions apart.
-        number: which of the question's samples it is, from 0.
-        completion: the chain of thought; of a program all of it, forced header included.
-        outcome: of the verdict, such as `correct`.
-        value: the answer that was read, None where there was none.
-    """
-
-    problem: Problem
-    number: int
-    completion: str
-    outcome: str
-    value: str | int | float | None
-
-    @property
-    def correct(self) -> bool:
-        """Whether its answer is right: the label."""
-        return self.outcome == "correct"
-
-    @property
-    def answered(self) -> bool:
-        """Whether it has an answer that may be chosen or voted for; in multiple choice that is one letter."""
-        if self.problem.answer_kind == "choice":
-            return isinstance(self.value, str) and len(self.value) == 1
-        return self.value is not None
 
 
 @flax.struct.dataclass
@@ -109,89 +66,71 @@ class SampleSet:
         """A hash of all that a run makes of them."""
         found = hashlib.sha256()
         for sample in self.drawn:
-            found.update(repr((sample.problem, sample.number, sample.outcome, sample.value)).encode())
+            found.update(repr(sample).encode())
         for row in self.rows:
             found.update(row.tokens.tobytes())
         return found.hexdigest()
 
 
-def read_samples(paths: Sequence[str | Path]) -> list[Sample]:
+def read_files(paths: Sequence[str | Path]) -> list[Sample]:
     """The samples of some files, questions in the order of their first line and each one's samples by number.
-
-    A gold answer that is one letter makes a multiple-choice problem.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the line, and the field that is missing, of a wrong type, or that an earlier line has too; or
-            there are no lines at all.
+        ValueError: see `read_samples`; or naming a sample whose question or gold answer is another than that of the
+            samples before it with its id, or that a file before its own has too.
     """
     questions: dict[str, dict[int, Sample]] = {}
-    problems: dict[str, Problem] = {}
     for path in map(Path, paths):
-        if not path.is_file():
-            raise FileNotFoundError(f"no file `{path}`: samples are JSON lines, made by `python -m reft_jax.sample`")
-        for place, fields in _lines(path):
-            sample = _sample(fields, place)
-            problem = problems.setdefault(sample.problem.id, sample.problem)
-            if sample.problem != problem:
-                raise ValueError(f"{place}: `{problem.id}` has another question or answer than on an earlier line")
-            others = questions.setdefault(problem.id, {})
-            if sample.number in others:
-                raise ValueError(f"{place}: sample {sample.number} of `{sample.problem.id}` is on an earlier line too")
-            others[sample.number] = dataclasses.replace(sample, problem=problem)  # held once
-    if not questions:
-        raise ValueError(f"no samples in {', '.join(map(str, paths))}")
+        for sample in read_samples(path):
+            others = questions.setdefault(sample.id, {})
+            first = next(iter(others.values()), sample)
+            if (sample.question, sample.gold) != (first.question, first.gold):
+                raise ValueError(
+                    f"{path}: sample {sample.sample} of `{sample.id}` has another question or gold answer than the "
+                    "samples before it"
+                )
+            if sample.sample in others:
+                raise ValueError(f"{path}: sample {sample.sample} of `{sample.id}` is in a file before this one too")
+            others[sample.sample] = sample
     return [others[number] for others in questions.values() for number in sorted(others)]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            place = f"{path}: line {number}"
-            try:
-                fields = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{place}: not JSON: {error}") from error
-            if not isinstance(fields, dict):
-                raise ValueError(f"{place}: should be a JSON object, is a {type(fields).__name__}")
-            yield place, fields
-
-
-def _sample(fields: dict[str, Any], place: str) -> Sample:
-    for name, types in FIELDS.items():
-        if name not in fields:
-            raise ValueError(f"{place}: field `{name}` is missing; there are {', '.join(fields)}")
-        if not isinstance(fields[name], types) or isinstance(fields[name], bool):
-            raise ValueError(f"{place}: field `{name}` is {fields[name]!r:.100}, of type {type(fields[name]).__name__}")
-    gold = fields["gold"].strip(" \n'\"")
-    kind = "choice" if len(gold) == 1 and gold.isalpha() else "number"
-    problem = Problem(fields["id"], fields["question"], fields["gold"], kind)  # type: ignore[arg-type]
-    return Sample(problem, fields["sample"], fields["completion"], fields["outcome"], fields["value"])
 
 
 def unique_samples(samples: Sequence[Sample]) -> list[Sample]:
     """The first of each question's equal completions, in their order."""
     first: dict[tuple[str, str], Sample] = {}
     for sample in samples:
-        first.setdefault((sample.problem.id, sample.completion), sample)
+        first.setdefault((sample.id, sample.completion), sample)
     return list(first.values())
 
 
-def split_samples(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
-    """Splits samples by question into (train, dev), as `readers.split_dev` splits problems with this `fraction`.
+def split_samples(
+    samples: Sequence[Sample], fraction: float, dev: Sequence[Problem] = ()
+) -> tuple[list[Sample], list[Sample]]:
+    """Splits samples by question into (train, dev), as a run splits its problems.
 
-    Where it has none in dev, as in samples of a training set that dev was taken out of, dev is that share of the
-    questions, at least one, whose `question_hash` is lowest.
+    In dev are the questions of `dev`, a source of its own, or where there is none those that `readers.split_dev` takes.
+    Where the samples have no such question, as those of a training set that dev was taken out of, dev is that share of
+    their questions, at least one, whose `question_hash` is lowest.
+
+    Args:
+        samples: of any questions.
+        fraction: share of the questions in dev.
+        dev: problems of `data.dev`.
     """
-    hashes = {sample.problem.question: question_hash(sample.problem.question) for sample in samples}
-    limit, ordered = fraction * 2.0**256, sorted(set(hashes.values()))
-    if ordered[0] >= limit:
-        limit = ([*ordered, math.inf])[max(1, round(fraction * len(ordered)))]
-    in_dev = [hashes[sample.problem.question] < limit for sample in samples]
+    hashes = {sample.question: question_hash(sample.question) for sample in samples}
+    ordered = sorted(set(hashes.values()))
+    asked = {question_hash(problem.question) for problem in dev}
+    chosen = {found for found in ordered if (found in asked if dev else found < fraction * 2.0**256)}
+    chosen = chosen or set(ordered[: max(1, round(fraction * len(ordered)))])
+    in_dev = [hashes[sample.question] in chosen for sample in samples]
     train = [sample for sample, dev in zip(samples, in_dev) if not dev]
     return train, [sample for sample, dev in zip(samples, in_dev) if dev]
+
+
+def problem_of(sample: Sample) -> Problem:
+    """What a sample answers."""
+    return Problem(sample.id, sample.question, sample.gold, sample.answer_kind)
 
 
 def encode_samples(
@@ -205,7 +144,7 @@ def encode_samples(
     """The unique samples as rows, see `encode_completions`, which says what is raised."""
     unique = unique_samples(drawn)
     rows, count = encode_completions(
-        [sample.problem for sample in unique],
+        [problem_of(sample) for sample in unique],
         [sample.completion for sample in unique],
         tokenizer,
         templates,

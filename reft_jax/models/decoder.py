@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
+from reft_jax.config import Attention as AttentionKind
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.lora import SUFFIX, Adapter
 from reft_jax.sharding import Column, constrain, partition_spec
@@ -95,6 +96,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: 
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+
+def attention_kind(config: ModelConfig, mesh: Mesh | None, length: int) -> AttentionKind:
+    """What `auto` stands for on the mesh's platform, for rows of `length` tokens; all else is taken at its word."""
+    if config.attention != "auto":
+        return config.attention
+    platform = "cpu" if mesh is None else mesh.devices.flat[0].platform
+    d = config.decoder
+    suits = config.dtype == "bfloat16" and d.head_dim % 8 == 0 and d.head_dim <= 128 and length % 2 == 0
+    if platform in ("gpu", "cuda") and suits and not d.scale_attention_by_layer:
+        return "cudnn"
+    return "plain" if platform == "cpu" else "recomputed"
 
 
 def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...], *, bias: bool, std: float, name: str):
@@ -178,11 +191,17 @@ class Attention(nn.Module):
             cache = KVCache(k=update(cache.k, k), v=update(cache.v, v))
             if x.shape[1] == 1:  # a prefill sees only its own tokens
                 k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (cache.k, cache.v))
-        visible = jnp.arange(k.shape[1])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
         scale = d.head_dim**-0.5 if d.scale_attention else 1.0
         if d.scale_attention_by_layer:
             scale = scale / (layer + 1)
-        out = attend(q, k, v, visible, scale)
+        kind = attention_kind(self.config, self.mesh, x.shape[1])
+        if kind == "cudnn" and x.shape[1] > 1:  # whole rows, in which a token sees those before it
+            out = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation="cudnn")
+        else:
+            visible = jnp.arange(k.shape[1])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
+            again = kind == "recomputed" and cache is None
+            how = jax.checkpoint(attend, prevent_cse=not self.config.scan_layers) if again else attend
+            out = how(q, k, v, visible, scale)
         std = d.initializer_range / math.sqrt(2 * d.num_layers)
         axes = ("heads", "head_dim", "embed")
         return _dense(self.config, (d.embed_dim,), axes, bias=d.attention_out_bias, std=std, name="o")(out), cache
@@ -254,7 +273,10 @@ class Decoder(nn.Module):
         if d.lm_head_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("table_rows",))
             self.lm_head_bias: Any = self.param("lm_head_bias", zeros, (rows,), dtype)
-        block: Any = nn.remat(Block, prevent_cse=not self.config.scan_layers) if self.config.remat else Block
+        block: Any = Block
+        if self.config.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else None
+            block = nn.remat(Block, prevent_cse=not self.config.scan_layers, policy=policy)
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0},

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from reft_jax.config import TemplateConfig
-from reft_jax.data.prompts import generation_prompt, program_header, prompt_text, target_text
+from reft_jax.data.prompts import few_shot_prefix, generation_prompt, program_header, prompt_text, target_text
 from reft_jax.problem import Problem
 
 TEMPLATES = TemplateConfig()
@@ -119,3 +119,20 @@ def test_templates_are_data() -> None:
 def test_target_needs_a_chain_of_thought(cot) -> None:
     with pytest.raises(ValueError, match="`lonely` has no chain of thought"):
         target_text(Problem("lonely", "1 + 1", "2"), TEMPLATES, cot)
+
+
+def test_worked_examples_stand_before_a_prompt() -> None:
+    """As they are trained on, each with the separator behind it; a prompt can follow."""
+    prefix = few_shot_prefix([SVAMP.program, MATHQA.program], TEMPLATES, "program", "\n\n")
+    parts = [worked.prompt + worked.program_target for worked in (SVAMP, MATHQA)]
+    assert prefix == f"{parts[0]}\n\n{parts[1]}\n\n"
+    assert few_shot_prefix([GSM8K.text], TEMPLATES, "text", "\n---\n") == GSM8K.prompt + GSM8K.text_target + "\n---\n"
+    assert few_shot_prefix([], TEMPLATES, "text", "\n\n") == ""
+
+
+def test_a_completion_could_not_end_at_a_separator_inside_an_example() -> None:
+    example = Problem("torn", "1 + 1", "2", cot="one\n\nand one")
+    with pytest.raises(ValueError, match=r"worked example `torn` holds the separator '\\n\\n'.*another separator"):
+        few_shot_prefix([example], TEMPLATES, "text", "\n\n")
+    with pytest.raises(ValueError, match="separator of worked examples is empty"):
+        few_shot_prefix([example], TEMPLATES, "text", "")

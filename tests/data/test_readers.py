@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reft_jax.config import SourceConfig
-from reft_jax.data.readers import question_key, read_problems, shared_questions, split_dev
+from reft_jax.data.readers import is_within, question_key, read_problems, shared_questions, split_dev
 from reft_jax.problem import Problem
 
 REFT_ROW = {"item_id": "svamp_7", "question": "how many ?", "answer_value": "203.0", "answer_cot": "<203>."}
@@ -31,6 +31,14 @@ def reft_file(folder: Path, *rows: object) -> SourceConfig:
 def jsonl_file(folder: Path, *rows: object, **fields) -> SourceConfig:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     return SourceConfig(kind="jsonl", path=write(folder, "set.jsonl", text), **fields)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
 
 
 # Layouts
@@ -74,6 +82,101 @@ def test_gsm8k_lines_become_what_the_reference_has(tmp_path: Path) -> None:
     ]
 
 
+STATIONS = {  # row 2 of MathQA's test.json
+    "Problem": (
+        "there are 28 stations between hyderabad and bangalore . how many second class tickets have to be printed , so "
+        "that a passenger can travel from any station to any other station ?"
+    ),
+    "Rationale": (
+        '"the total number of stations = 30 from 30 stations we have to choose any two stations and the direction of '
+        "travel ( i . e . , hyderabad to bangalore is different from bangalore to hyderabad ) in 3 ⁰ p ₂ ways . 30 p ₂ "
+        '= 30 * 29 = 870 . answer : c"'
+    ),
+    "options": "a ) 156 , b ) 167 , c ) 870 , d ) 352 , e ) 380",
+    "correct": "c",
+    "annotated_formula": "multiply(add(28, const_1), add(add(28, const_1), const_1))",
+    "linear_formula": "add(n0,const_1)|add(#0,const_1)|multiply(#0,#1)|",
+    "category": "physics",
+}
+STATIONS_QUESTION = (  # `mathqa_2` of the reference's mathqa_test_set.json
+    "there are 28 stations between hyderabad and bangalore . how many second class tickets have to be printed , so "
+    "that a passenger can travel from any station to any other station ?\n"
+    "a ) 156 , b ) 167 , c ) 870 , d ) 352 , e ) 380"
+)
+
+
+def as_parquet(path: str) -> str:
+    """The rows of a JSON file beside it, as Parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    text = Path(path).read_text(encoding="utf-8")
+    rows = json.loads(text) if path.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+    written = str(Path(path).with_suffix(".parquet"))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), written)
+    return written
+
+
+def test_mathqa_rows_become_what_the_reference_has(tmp_path: Path) -> None:
+    plain = {**STATIONS, "Rationale": 'so " it " is', "correct": "a", "options": "['a ) 12', 'b ) 15']"}
+    path = write(tmp_path, "test.json", json.dumps([plain, {**plain, "Rationale": " "}, STATIONS]))
+    odd, empty, stations = read_problems(SourceConfig(kind="mathqa", path=path))
+    rationale = STATIONS["Rationale"].strip('"')
+    assert stations == Problem("mathqa_2", STATIONS_QUESTION, "c", "choice", rationale)
+    assert rationale.startswith("the total")
+    assert odd.question.endswith("other station ?\n['a ) 12', 'b ) 15']"), "as the reference has them"
+    assert (odd.id, odd.cot, empty.cot) == ("mathqa_0", 'so " it " is', None)
+    assert stations.columns["category"] == "physics"
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_mathqa_from_its_mirror(tmp_path: Path) -> None:
+    """A hub id is what does not end as a file does; a folder stands in for the hub, as `datasets` lets it."""
+    path = write(tmp_path, "test.json", json.dumps([STATIONS, STATIONS]))
+    ours = read_problems(SourceConfig(kind="mathqa", path=path))
+    assert read_problems(SourceConfig(kind="mathqa", path=as_parquet(path))) == ours
+    folder = tmp_path / "math_qa"
+    folder.mkdir()
+    (tmp_path / "test.parquet").rename(folder / "test-00000-of-00001.parquet")
+    assert read_problems(SourceConfig(kind="mathqa", path=str(folder), split="test")) == ours
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"correct": "f"}, "field `correct`: gold answer 'f' is not one letter from a to e"),
+        ({"correct": None}, "field `correct` is missing; there are Problem, Rationale, options"),
+        ({"options": ["38", "27"]}, "field `options` should be text, is list"),
+        ({"Problem": " ", "options": ""}, "field `Problem,options`: the question is empty"),
+    ],
+)
+def test_a_broken_mathqa_row_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    path = write(tmp_path, "train.json", json.dumps([STATIONS, {**STATIONS, **change}]))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: row 2: {message}")):
+        read_problems(SourceConfig(kind="mathqa", path=path))
+
+
+@pytest.mark.parametrize("kind", ["reft", "gsm8k", "jsonl"])
+def test_parquet_holds_the_same(tmp_path: Path, kind) -> None:
+    rows = {
+        "reft": [REFT_ROW, {**REFT_ROW, "item_id": "svamp_8", "answer_cot": None}],
+        "gsm8k": [{"question": "Sum?", "answer": "It is <<1+1=2>>2.\n#### 1,002"}],
+        "jsonl": [{"question": "é?", "answer": 0.1, "cot": "so"}, {"question": "q", "answer": -2.5, "cot": None}],
+    }[kind]
+    text = json.dumps(rows) if kind == "reft" else "".join(json.dumps(row) + "\n" for row in rows)
+    path = write(tmp_path, "set.json" if kind == "reft" else "set.jsonl", text)
+    source = SourceConfig(kind=kind, path=path)
+    parquet = SourceConfig(kind=kind, path=as_parquet(path))
+    assert read_problems(parquet) == read_problems(source)
+    assert len(read_problems(parquet)) == len(rows)
+
+
+def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "set.parquet", "PAR")
+    with pytest.raises(ValueError, match=r"set\.parquet: not Parquet: "):
+        read_problems(SourceConfig(kind="jsonl", path=path))
+
+
 def test_jsonl_with_fields_of_its_own_keeps_every_digit(tmp_path: Path) -> None:
     text = (
         '{"key": 3, "Body": "There were 3 . ", "Question": "how many\\u2028now ?", "value": 0.1000000000000000000001}\n'
@@ -93,14 +196,6 @@ def test_jsonl_with_fields_of_its_own_keeps_every_digit(tmp_path: Path) -> None:
         Problem("chal_1", "b q", "4691530800", cot="because"),
         Problem("chal_2", "b r", "14.0"),
     ]
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    datasets.disable_progress_bars()
 
 
 @pytest.mark.usefixtures("hub_cache")
@@ -205,12 +300,14 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
         read_problems(SourceConfig(kind="jsonl", path=str(tmp_path / "latin.jsonl")))
 
 
-@pytest.mark.parametrize("kind", ["reft", "gsm8k", "jsonl"])
+@pytest.mark.parametrize("kind", ["reft", "gsm8k", "jsonl", "mathqa"])
 def test_a_missing_file_is_named(tmp_path: Path, kind) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        read_problems(SourceConfig(kind=kind, path=str(tmp_path / "nowhere.json")))
-    with pytest.raises(FileNotFoundError):
-        read_problems(SourceConfig(kind=kind, path=""))
+    for suffix in ("json", "jsonl", "parquet"):
+        with pytest.raises(FileNotFoundError, match=rf"nowhere\.{suffix}"):
+            read_problems(SourceConfig(kind=kind, path=str(tmp_path / f"nowhere.{suffix}")))
+    if kind != "mathqa":
+        with pytest.raises(FileNotFoundError):
+            read_problems(SourceConfig(kind=kind, path=""))
 
 
 def test_nothing_to_read() -> None:
@@ -257,6 +354,9 @@ def test_questions_are_the_same_by_letters_and_digits() -> None:
     b = as_problems(["bobs 2 CARS", "under 5"])
     assert shared_questions(a, b) == ["p_0"]
     assert shared_questions(b, a) == ["p_0"]
+    assert is_within(a, a)
+    assert is_within(a[:1], b)
+    assert not any(is_within(*pair) for pair in ((a, b), ([], b), (a[:1], [])))
 
 
 # The real files
@@ -292,6 +392,20 @@ def test_gsm8k_read_from_its_lines_is_the_references_file() -> None:
     assert len(train) == 7473
     assert not any("<<" in (p.cot or "") or "####" in (p.cot or "") for p in train)
     assert shared_questions(train, ours) == []
+
+
+@needs_data
+def test_mathqa_read_from_its_release_is_the_references_file() -> None:
+    """The release's own test.json is not at hand: its row 2 by hand, and the split that is, which has the same form."""
+    theirs = read_problems(SourceConfig(kind="reft", path=f"{REAL}/mathqa_test_set.json"))
+    assert {p.id: p.question for p in theirs}["mathqa_2"] == STATIONS_QUESTION
+    ours = read_problems(SourceConfig(kind="mathqa", path=f"{REAL}/mathqa_dev.json"))
+    assert len(ours) == 4475
+    assert not any(p.cot is None or p.cot.startswith('"') for p in ours)
+    lines = re.compile(r"[^\n]*\S\n(a \) .*|\['a \) .*', 'e \) .*'\])")
+    for problems in (ours, theirs):
+        assert all(lines.fullmatch(p.question) and p.answer_kind == "choice" for p in problems)
+        assert any("['a ) " in p.question for p in problems)
 
 
 @needs_data

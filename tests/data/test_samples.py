@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from reft_jax.config import TemplateConfig
 from reft_jax.data.batches import OverlongCount
 from reft_jax.data.readers import question_hash, split_dev
-from reft_jax.data.samples import Sample, encode_samples, labelled_batch, read_samples, split_samples, unique_samples
+from reft_jax.data.samples import encode_samples, labelled_batch, problem_of, read_files, split_samples, unique_samples
 from reft_jax.problem import Problem
+from reft_jax.sample_file import Sample
 from tests.data.test_batches import EOS, TEMPLATES, UNKNOWN, ids, tokenizer  # noqa: F401 - a fixture
 
 LINE = {
@@ -39,8 +40,8 @@ def write(path: Path, *lines: dict) -> Path:
     return path
 
 
-def make(question: int, number: int, completion: str, outcome: str = "wrong") -> Sample:
-    return Sample(Problem(f"q{question}", f"number {question} ?", "1"), number, completion, outcome, None)
+def make(question: int, number: int, completion: str, correct: bool = False) -> Sample:
+    return Sample(f"q{question}", number, f"number {question} ?", "1", "number", completion, correct, None)
 
 
 # Reading
@@ -49,52 +50,32 @@ def make(question: int, number: int, completion: str, outcome: str = "wrong") ->
 def test_samples_are_read_by_question_and_number(tmp_path):
     lines = [{"sample": 2}, {"id": "b", "sample": 0, "gold": "c", "value": "c"}, {"sample": 0, "outcome": "error"}]
     one, two = write(tmp_path / "one", *lines), write(tmp_path / "two", {"sample": 1, "value": None})
-    found = read_samples([one, two])
-    assert [(s.problem.id, s.number, s.correct, s.value) for s in found] == [
+    found = read_files([one, two])
+    assert [(s.id, s.sample, s.correct, s.value) for s in found] == [
         ("svamp_1", 0, False, 2.0),
         ("svamp_1", 1, True, None),
         ("svamp_1", 2, True, 2.0),
         ("b", 0, True, "c"),
     ]
-    assert [(s.problem.answer, s.problem.answer_kind) for s in found[2:]] == [("2", "number"), ("c", "choice")]
-    assert found[0].problem.question == "1 + 1 ?"
+    problems = [Problem("svamp_1", "1 + 1 ?", "2", "number"), Problem("b", "1 + 1 ?", "c", "choice")]
+    assert [problem_of(sample) for sample in found[2:]] == problems
+    assert found[0].question is found[1].question, "held once"
 
 
-@pytest.mark.parametrize(
-    ("gold", "value", "answered"),
-    [("2", 3, True), ("2", 0.0, True), ("2", None, False), ("c", "a", True), ("c", "none", False), ("c", None, False)],
-)
-def test_only_letters_answer_multiple_choice(tmp_path, gold, value, answered):
-    (sample,) = read_samples([write(tmp_path / "file", {"gold": gold, "value": value})])
-    assert sample.answered is answered
+def test_lines_that_contradict_others_are_named(tmp_path):
+    one = write(tmp_path / "one", {}, {"sample": 1})
+    with pytest.raises(ValueError, match=r"two: sample 1 of `svamp_1` is in a file before this one too"):
+        read_files([one, write(tmp_path / "two", {"sample": 2}, {"sample": 1})])
+    for other in ({"gold": "3"}, {"question": "1 + 2 ?"}):
+        with pytest.raises(ValueError, match=r"two: sample 7 of `svamp_1` has another question or gold answer than"):
+            read_files([one, write(tmp_path / "two", {"sample": 7, **other})])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("\n", "no samples in .*file"),
-        ('{"id": ', r"file: line 1: not JSON"),
-        ("[1]", "file: line 1: should be a JSON object, is a list"),
-        (json.dumps(LINE) + "\n\n" + json.dumps(LINE), "file: line 3: sample 0 of `svamp_1` is on an earlier line"),
-        (
-            json.dumps(LINE) + "\n" + json.dumps({**LINE, "sample": 1, "gold": "3"}),
-            "line 2: `svamp_1` has another question or answer than on an earlier line",
-        ),
-        (json.dumps({**LINE, "sample": "0"}), "line 1: field `sample` is '0', of type str"),
-        (json.dumps({**LINE, "sample": True}), "line 1: field `sample` is True, of type bool"),
-        (json.dumps({**LINE, "completion": None}), "line 1: field `completion` is None"),
-        (json.dumps({name: LINE[name] for name in LINE if name != "value"}), "field `value` is missing; there are id,"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_named(tmp_path, text, message):
-    (tmp_path / "file").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_samples([tmp_path / "file"])
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file `.*missing`: .*reft_jax\.sample"):
-        read_samples([tmp_path / "missing"])
+def test_a_file_that_lacks_samples_is_refused(tmp_path):
+    one, two = write(tmp_path / "one.jsonl", {}), write(tmp_path / "two.jsonl", {"sample": 1})
+    (tmp_path / "two.settings.json").write_text(json.dumps({"lines": 2}))
+    with pytest.raises(ValueError, match=r"two\.jsonl: holds 1 of 2 samples"):
+        read_files([one, two])
 
 
 # Unique ones, and their split
@@ -108,7 +89,7 @@ def test_unique_are_the_first_of_equal_completions_of_a_question(pairs):
     samples = [make(question, number, text) for number, (question, text) in enumerate(pairs)]
     expected = []
     for sample in samples:
-        if all((s.problem.id, s.completion) != (sample.problem.id, sample.completion) for s in expected):
+        if all((s.id, s.completion) != (sample.id, sample.completion) for s in expected):
             expected.append(sample)
     assert unique_samples(samples) == expected
 
@@ -117,11 +98,26 @@ def test_unique_are_the_first_of_equal_completions_of_a_question(pairs):
 def test_a_question_is_on_one_side_and_where_its_problem_is(pairs, fraction):
     samples = [make(question, number, text) for number, (question, text) in enumerate(pairs)]
     train, dev = split_samples(samples, fraction)
-    assert sorted([*train, *dev], key=lambda s: s.number) == samples
-    assert not {s.problem.id for s in train} & {s.problem.id for s in dev}
+    assert sorted([*train, *dev], key=lambda s: s.sample) == samples
+    assert not {s.id for s in train} & {s.id for s in dev}
     assert dev
-    if own := split_dev([s.problem for s in samples], fraction)[1]:
-        assert [s.problem for s in dev] == own
+    if own := split_dev([problem_of(s) for s in samples], fraction)[1]:
+        assert [problem_of(s) for s in dev] == own
+
+
+@given(drawn.filter(bool), st.floats(0.01, 0.99), st.lists(st.integers(0, 5), min_size=1))
+def test_questions_of_a_dev_source_are_dev(pairs, fraction, asked):
+    """Told by their text, as everywhere; where there is none of them, dev is a share of the samples' questions."""
+    samples = [make(question, number, text) for number, (question, text) in enumerate(pairs)]
+    train, dev = split_samples(samples, fraction, [Problem(f"d{i}", f" NUMBER {i}?", "1") for i in asked])
+    assert sorted([*train, *dev], key=lambda s: s.sample) == samples
+    own = [sample for sample, (question, _) in zip(samples, pairs) if question in asked]
+    if own:
+        assert dev == own
+    else:
+        count = len({sample.id for sample in samples})
+        assert len({sample.id for sample in dev}) == max(1, round(fraction * count))
+        assert not {s.id for s in train} & {s.id for s in dev}
 
 
 def test_without_dev_questions_the_lowest_share_is_dev():
@@ -130,7 +126,7 @@ def test_without_dev_questions_the_lowest_share_is_dev():
     assert 30 < len(kept) < 60
     train, dev = split_samples([make(int(p.id[1:]), 0, "") for p in kept], 0.2)
     assert len(dev) == round(0.2 * len(kept))
-    hashes = [[question_hash(s.problem.question) for s in part] for part in (train, dev)]
+    hashes = [[question_hash(s.question) for s in part] for part in (train, dev)]
     assert max(hashes[1]) < min(hashes[0])
     assert split_samples([make(1, 0, "")], 0.2)[0] == [] or split_dev([problems[1]], 0.2)[1] == []
 
@@ -139,11 +135,8 @@ def test_without_dev_questions_the_lowest_share_is_dev():
 
 
 def test_a_row_is_prompt_and_completion_without_an_end(tokenizer):  # noqa: F811
-    problem = Problem("first", " 1 + 1 ? ", "2")
-    samples = [
-        Sample(problem, number, text, outcome, 2)
-        for number, (text, outcome) in enumerate([("#1 + 1 ?\ntwo", "correct"), ("three", "wrong"), ("three", "wrong")])
-    ]
+    texts = [("#1 + 1 ?\ntwo", True), ("three", False), ("three", False)]
+    samples = [Sample("first", i, " 1 + 1 ? ", "2", "number", text, right, 2) for i, (text, right) in enumerate(texts)]
     found, count = encode_samples(samples, tokenizer, TEMPLATES, max_length=99, overlong="error")
     assert (found.drawn, found.unique, count) == (samples, samples[:2], OverlongCount())
     assert [(row.problem, row.tokens.tolist()) for row in found.rows] == [
@@ -166,7 +159,7 @@ def test_sampled_text_may_have_holes(tokenizer):  # noqa: F811
 
 
 def test_rows_that_are_too_long(tokenizer):  # noqa: F811
-    samples = [make(1, 0, "as"), make(2, 0, "as it should be", "correct")]  # 13 and 26 tokens with their prompts
+    samples = [make(1, 0, "as"), make(2, 0, "as it should be", True)]  # 13 and 26 tokens with their prompts
     limits = {"templates": TemplateConfig("Q", ":"), "max_length": 20}
     with pytest.raises(ValueError, match=r"1 of 2 rows .* 20 tokens of `reward_model\.row_buckets`: `q2` \(27 tokens"):
         encode_samples(samples, tokenizer, **limits, overlong="error")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
-from reft_jax.models.decoder import Decoder, KVCache, attend, rope_frequencies, rotate
+from reft_jax.models.decoder import Decoder, KVCache, attend, attention_kind, rope_frequencies, rotate
 from reft_jax.sharding import batch_shardings, make_mesh, param_shardings
 
 COMMON = {"vocab_size": 13, "embed_dim": 16, "num_layers": 3, "mlp_dim": 24, "max_positions": 24}
@@ -143,7 +143,7 @@ def test_every_parameter_matters(case):
         assert np.abs(value).max() > 1e-3, jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": True}])
+@pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": "dots"}, {"remat": "full"}])
 def test_unrolled_and_rematerialised_gradients_are_those_of_the_scan(changes):
     expected = gradient(config("llama"), params("llama"))
     jax.tree.map(assert_close, gradient(config("llama", **changes), params("llama")), expected)
@@ -225,3 +225,53 @@ def test_rope_frequencies_are_those_of_the_papers():
             expected.append((1 - smooth) * frequency / 8.0 + smooth * frequency)
     assert kinds == {"kept", "divided", "mixed"}
     np.testing.assert_allclose(rope_frequencies(d), expected, rtol=5e-6)
+
+
+# Attention by platform
+
+
+def training_step(attention: str, length: int = 128, layers: int = 6):
+    """The jitted gradient of a scalar of all hidden states, and its arguments."""
+    shape = dataclasses.replace(SHAPES["llama"], num_layers=layers, max_positions=length)
+    decoder = Decoder(ModelConfig(decoder=shape, attention=attention))
+    tokens = np.random.default_rng(1).integers(0, 13, (4, length))
+    params = decoder.init(jax.random.key(0), tokens[:1], jnp.arange(length)[None])
+    loss = lambda params: jnp.sum(jnp.sin(decoder.apply(params, tokens, jnp.arange(length)[None])[0]))
+    return jax.jit(jax.value_and_grad(loss)), params
+
+
+def test_recomputed_attention_is_plain_attention_without_the_scores_of_all_layers():
+    plain, params = training_step("plain")
+    again, _ = training_step("recomputed")
+    for got, expected in zip(jax.tree.leaves(again(params)), jax.tree.leaves(plain(params)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    kept = [step.lower(params).compile().memory_analysis().temp_size_in_bytes for step in (plain, again)]
+    scores = 6 * 4 * 4 * 128 * 128 * 4  # layers, rows, heads, queries, keys, bytes
+    assert kept[0] - kept[1] > 0.8 * scores
+
+
+class Devices:
+    """A mesh of devices that are not there."""
+
+    def __init__(self, platform: str) -> None:
+        self.devices = np.array([type("Device", (), {"platform": platform})()])
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "shape", "kind"),
+    [
+        ("cpu", "bfloat16", {"head_dim": 64}, "plain"),
+        ("gpu", "bfloat16", {"head_dim": 64}, "cudnn"),
+        ("cuda", "bfloat16", {"head_dim": 128}, "cudnn"),
+        ("gpu", "float32", {"head_dim": 64}, "recomputed"),
+        ("gpu", "bfloat16", {"head_dim": 256}, "recomputed"),
+        ("gpu", "bfloat16", {"head_dim": 68}, "recomputed"),
+        ("gpu", "bfloat16", {"head_dim": 64, "scale_attention_by_layer": True}, "recomputed"),
+        ("tpu", "bfloat16", {"head_dim": 128}, "recomputed"),
+    ],
+)
+def test_attention_is_chosen_by_the_platform_of_the_mesh(platform, dtype, shape, kind):
+    config = ModelConfig(dtype=dtype, decoder=DecoderConfig(**shape))
+    assert attention_kind(config, Devices(platform), 64) == kind
+    assert attention_kind(config, Devices(platform), 63) == kind.replace("cudnn", "recomputed")
+    assert attention_kind(dataclasses.replace(config, attention="plain"), Devices(platform), 64) == "plain"

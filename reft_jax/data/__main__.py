@@ -1,0 +1,168 @@
+"""`python -m reft_jax.data FILE --kind gsm8k`, or `--config FILE`: what is in problem files, and what is wrong with it.
+
+With `--config` it looks at all that a run would read, split and cut as the run would; with a file, at that file. It
+counts rows, chains of thought and answers, measures them in characters and tokens, and names by id the rows that are
+longer than the buckets, hold what the tokenizer cannot represent, have a chain of thought that does not give their own
+answer, or ask what another row or the test set asks. Exit status: 0 fine, 1 a run would end on it, 2 could not be read.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from rich.console import Console
+
+from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, SupervisedConfig, load_config, to_dict
+from reft_jax.data.audit import Finding, contents, look_at_texts
+from reft_jax.data.audit_report import show
+from reft_jax.data.audit_tokens import look_at_tokens, token_counts, tokenise
+from reft_jax.data.readers import read_problems, read_sets
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.problem import Problem
+from reft_jax.reward.programs import ProgramRunner
+
+STATED_AFTER = {"mathqa": ("answer :", "answer is")}
+"""What stands before the answer that annotations in prose state themselves, by kind of source; SVAMP's for others."""
+_NOT_SET = ("--run_dir=unused", "--model.tokenizer=embedded")  # what a config must have and a file does not need
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Looks at what `args` (or the command line) say, prints the report, and returns the exit status."""
+    arguments, parser = list(sys.argv[1:] if args is None else args), _parser()
+    file = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
+    own, rest = parser.parse_known_args(arguments, argparse.Namespace(file=file))
+    if file and not own.kind:
+        parser.error(f"--kind says how {file} is read: one of {', '.join(_kinds())}")
+    if not file and not _names(rest, "--config"):
+        parser.error("name a file of problems first, or the config of a run with --config FILE")
+    config = load_config(_settings(own, rest))
+    given = tuple(rest) + (("--model.tokenizer",) if own.tokenizer else ()) + (("--data.cot",) if own.cot else ())
+    try:
+        sets = read_files(config) if file else read_sets(config)
+        if file:
+            config = suited(config, sets["file"], keep_cot=_names(given, "--config", "--data.cot"))
+        with_tokens = _names(given, "--config", "--model.")
+        report = audit(sets, config, with_tokens=with_tokens, stated_after=own.stated_after)
+        if own.json:
+            Path(own.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(report, Console(highlight=False), own.show)
+    return int(any(finding["stops"] for finding in report["findings"]))
+
+
+def audit(
+    sets: dict[str, list[Problem]], config: Config, *, with_tokens: bool, stated_after: Sequence[str]
+) -> dict[str, Any]:
+    """The whole report as plain data, as it goes to JSON.
+
+    Args:
+        sets: problems by split, that of one file being `file`.
+        config: of the run, or defaults around the file.
+        with_tokens: whether to load the tokenizer and measure with it.
+        stated_after: see `audit.other_statements`; empty takes what is known for `data.train.kind`.
+
+    Raises:
+        FileNotFoundError: there is no such tokenizer.
+        RuntimeError: programs cannot be run here.
+    """
+    data, reward = config.data, config.reward
+    name = (config.model.tokenizer or config.model.path) if with_tokens else None
+    tokenizer = load_tokenizer(name, config.model.revision) if name else None
+    stated_after = stated_after or STATED_AFTER.get(data.train.kind, ("Therefore, the answer is",))
+    sets = {split: problems for split, problems in sets.items() if problems}
+    trained = trained_splits(config)
+    held = {split: contents(problems, stated_after) for split, problems in sets.items()}
+    limits = reward.workers, reward.program_timeout, reward.program_memory
+    with ProgramRunner(*limits, deadline=reward.batch_timeout, sandbox=reward.sandbox) as runner:
+        found = look_at_texts(sets, set(trained), data.cot, data.templates, reward, runner, stated_after)
+    if tokenizer is not None:
+        tokenised = {split: tokenise(problems, config, tokenizer) for split, problems in sets.items()}
+        for split, texts in tokenised.items():
+            held[split]["tokens"] = token_counts(texts)
+        sampled = [split for split in sets if split != "pretrain"]
+        found += look_at_tokens(tokenised, trained, sampled, config, tokenizer)
+    if "file" not in sets and (config.sft.schedule_epochs or config.rl.epochs) and not {"train", "dev"} <= set(sets):
+        what = f"too few problems to train on and for dev, see data.dev_fraction ({data.dev_fraction})"
+        found.append(Finding("train", what, [], len(sets.get("train", [])), stops=True))
+    return {
+        "cot": data.cot,
+        "sources": {"train": to_dict(data.train), "test": to_dict(data.test)},
+        "tokenizer": name,
+        "stated_after": list(stated_after),
+        "sets": held,
+        "findings": [finding.record() for finding in found],
+    }
+
+
+def trained_splits(config: Config) -> dict[str, tuple[str, SupervisedConfig]]:
+    """The splits that are learned from, with the name and the settings of the supervised stage that does."""
+    sft = {split: ("sft", config.sft) for split in ("train", "file") if config.sft.schedule_epochs}
+    return sft | ({"pretrain": ("pretrain", config.pretrain)} if config.pretrain.epochs else {})
+
+
+def read_files(config: Config) -> dict[str, list[Problem]]:
+    """The problems of `data.train`, whole, as `file`, and those of `data.test` where there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_problems`.
+    """
+    sources = {"file": config.data.train, "test": config.data.test}
+    return {split: read_problems(source) for split, source in sources.items() if source.kind != "none"}
+
+
+def suited(config: Config, problems: Sequence[Problem], *, keep_cot: bool) -> Config:
+    """The config for one file: what its chains of thought are is read off them, and without any there is no SFT."""
+    chains = [problem.cot for problem in problems if problem.cot is not None]
+    programs = sum("def solution" in chain for chain in chains)
+    likely: CotKind = "program" if 2 * programs > len(chains) else "text"
+    data = config.data if keep_cot else dataclasses.replace(config.data, cot=likely)
+    sft = config.sft if chains else dataclasses.replace(config.sft, schedule_epochs=0)
+    return dataclasses.replace(config, data=data, sft=sft, pretrain=PretrainConfig())
+
+
+def _names(arguments: Sequence[str], *starts: str) -> bool:
+    return any(argument.startswith(starts) for argument in arguments)
+
+
+def _kinds() -> tuple[str, ...]:
+    return get_args(get_type_hints(SourceConfig)["kind"])[1:]
+
+
+def _settings(own: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """The config's command line: what a file does without first, what the user says, what the file says last."""
+    settings = list(rest)
+    if own.file:
+        settings = [name for name in _NOT_SET if not _names(rest, "--config", name.partition(".")[0])] + settings
+        settings += ["--data.train.kind", own.kind, "--data.train.path", own.file]
+    settings += ["--data.test.kind", own.kind, "--data.test.path", own.test] if own.file and own.test else []
+    settings += ["--model.tokenizer", own.tokenizer] if own.tokenizer else []
+    return settings + (["--data.cot", own.cot] if own.cot else [])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reft_jax.data",
+        usage="%(prog)s FILE --kind KIND [options]\n       %(prog)s --config FILE [options]",
+        description="Says what problem files hold, and what a run would refuse, cut or learn wrongly of it.",
+        epilog="All other arguments are those of `python -m reft_jax.train`: --config FILE, and dotted overrides, such "
+        "as --data.train.question_field. Without a config, buckets are the paper's: 1024 and 300 (sampling) tokens.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--kind", choices=_kinds(), help="layout of FILE, or of what hub id or generated split it is")
+    parser.add_argument("--test", default="", help="another file of this kind, to look for questions of FILE in")
+    parser.add_argument("--cot", choices=get_args(CotKind), help="what chains of thought are; else read off them")
+    parser.add_argument("--tokenizer", default="", help="directory or hub id; measures in tokens")
+    parser.add_argument("--stated_after", nargs="+", default=(), help="strings before the answer that prose states")
+    parser.add_argument("--show", type=int, default=5, help="rows shown of each finding; 0 shows all")
+    parser.add_argument("--json", default="", help="file that everything is written to, all ids included")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

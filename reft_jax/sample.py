@@ -1,0 +1,214 @@
+"""`python -m reft_jax.sample CHECKPOINT OUT.jsonl --split train --samples 100`: completions of a set of problems.
+
+CHECKPOINT is one of RUN_DIR/checkpoints; the run's settings are taken, with the command line's over them. Without it,
+`--config FILE` names the model by `model.path`, which no run has to have trained; `--few_shot` then shows it how.
+The same command continues a file that was interrupted, on whatever devices.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from reft_jax.completion import Completion
+from reft_jax.config import Config, SourceConfig, config_parser, to_dict
+from reft_jax.data.batches import PromptBatch, sample_batches, sample_rows
+from reft_jax.data.prompts import few_shot_prefix
+from reft_jax.data.readers import read_problems
+from reft_jax.evaluation import ask
+from reft_jax.model_source import ModelSource, Split, asking, read_source
+from reft_jax.models.policy import Params
+from reft_jax.processes import REFUSED, leave, on_first
+from reft_jax.rollout import Sampling
+from reft_jax.sample_file import SampleFile
+from reft_jax.sampler import Sampler
+from reft_jax.validation import validate
+
+STEP = -2
+"""The step of these random numbers, which are neither an iteration's nor an evaluation's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is to be sampled.
+
+    Attributes:
+        source: the model, and the split of its problems.
+        samples: of each problem.
+        prefix: what the prompts begin with.
+    """
+
+    source: ModelSource
+    samples: int
+    prefix: str = ""
+
+
+def begin(file: SampleFile, sampler: Sampler, work: Work) -> int:
+    """Takes the file on process 0; returns the number of lines that it has, on all.
+
+    Raises:
+        OSError: another process writes to it.
+        ValueError: it holds something else.
+    """
+    prompts, problems = sampler.prompts[work.source.split], sampler.problems[work.source.split]
+    order = [(problems[prompts[i].problem].id, int(j)) for i, j in zip(*sample_rows(prompts, work.samples))]
+    return on_first(lambda: file.begin(settings(sampler, work), order, sampler.config.evaluation.batch_size))
+
+
+def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: Work) -> int:
+    """Writes the lines that the file lacks: `work.samples` completions of each problem, drawn by `config.evaluation`.
+
+    A line depends on the seed, its problem and its number alone, but for rounding; the lines go by length of the
+    prompt, the longest first.
+
+    Args:
+        file: process 0 has begun it.
+        done: lines that it has, whole batches.
+        sampler: with the problems.
+        params: {"decoder"}.
+        work: what is sampled.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        OSError: they cannot be written.
+        Interrupted: as asked, after a batch.
+    """
+    config, prompts, problems = sampler.config, sampler.prompts[work.source.split], sampler.problems[work.source.split]
+    lines, size = work.samples * len(prompts), config.evaluation.batch_size
+    if done == lines:
+        return lines
+    answers = ask(
+        sampler.generate(
+            "sample", size, Sampling(config.evaluation.temperature, config.evaluation.top_k, config.evaluation.top_p)
+        ),
+        sampler.sampling_params(params),
+        sample_batches(
+            prompts,
+            samples=work.samples,
+            batch_size=size,
+            prompt_buckets=config.generation.prompt_buckets,
+            pad_id=sampler.ids.pad,
+            first=done // size,
+        ),
+        seed=config.seed,
+        step=STEP,
+        mesh=sampler.mesh,
+        judge=lambda rows, rollout: sampler.judge(rollout, problems, rows),
+    )
+    sampler.console.stage("sample", -(-lines // size), done // size)
+    right, tokens, count, started = 0, 0, 0, time.monotonic()
+    for number, (batch, completions) in enumerate(answers, start=done // size + 1):
+        file.append(records(batch, completions))
+        count += len(completions)
+        right += sum(completion.verdict.outcome == "correct" for completion in completions)
+        tokens += sum(completion.tokens for completion in completions)
+        pace = tokens / (time.monotonic() - started)
+        sampler.console.advance(number, {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace})
+    return lines
+
+
+def records(batch: PromptBatch, completions: Sequence[Completion]) -> list[dict[str, Any]]:
+    """The lines of a batch; filler, which comes last, has none."""
+    pairs = zip(batch.sample.tolist(), completions)
+    return [{**completion.record(), "sample": i, "log_prob": completion.log_prob} for i, completion in pairs]
+
+
+def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
+    """What determines the lines, but for rounding: not the devices, nor how many rows go together."""
+    config = to_dict(sampler.config)
+    kept = {key: config[key] for key in ("seed", "model", "data", "generation", "reward", "evaluation")}
+    free = {"generation": ("weights", "scan_layers"), "evaluation": ("batch_size",), "reward": ("workers",)}
+    for key, names in free.items():
+        for name in names:
+            del kept[key][name]
+    problems, prompts = sampler.problems[work.source.split], sampler.prompts[work.source.split]
+    asked = {prompt.problem for prompt in prompts}
+    texts = [[problem.id, problem.question, problem.answer] for problem in problems]
+    return {
+        "checkpoint": work.source.name,
+        "split": work.source.split,
+        "samples": work.samples,
+        "lines": work.samples * len(prompts),
+        "left_out": [problem.id for i, problem in enumerate(problems) if i not in asked],
+        "problems": _digest(json.dumps(texts)),
+        "few_shot": _digest(work.prefix) if work.prefix else "",
+        "end_before": sampler.end_before,
+        **kept,
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def worked_examples(path: str, config: Config, separator: str) -> str:
+    """What stands before every prompt: the worked examples of a file, `data.train.kind: jsonl` or, as .json, `reft`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the row, or the example, that cannot be one.
+    """
+    kind = "reft" if path.endswith(".json") else "jsonl"
+    examples = read_problems(SourceConfig(kind=kind, path=path))  # type: ignore[arg-type]
+    return few_shot_prefix(examples, config.data.templates, config.data.cot, separator)
+
+
+def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -> ModelSource:
+    """The source with another way to draw tokens.
+
+    Raises:
+        ValueError: naming the number that is out of its range.
+    """
+    how = dataclasses.replace(source.config.evaluation, temperature=temperature, top_k=top_k, top_p=top_p)
+    config = dataclasses.replace(source.config, evaluation=how)
+    validate(config, training=False)
+    return dataclasses.replace(source, config=config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Samples as `arguments` (or the command line) say; exits as a run does, see `processes`."""
+    parser = config_parser("python -m reft_jax.sample", str(__doc__))
+    parser.add_argument("paths", nargs="+", metavar="[CHECKPOINT] OUT", help="folder of RUN_DIR/checkpoints, and file")
+    parser.add_argument("--split", type=Split, required=True, help="problems: data.train but its dev part, dev, test")
+    parser.add_argument("--samples", type=int, required=True, help="completions of each problem")
+    parser.add_argument("--temperature", type=float, default=1.0, help="divides the logits; 0 is greedy")
+    parser.add_argument("--top_k", type=int, default=0, help="draw only among the k most likely tokens; 0 among all")
+    parser.add_argument("--top_p", type=float, default=1.0, help="draw only among the likeliest with this probability")
+    parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
+    parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
+    given = parser.parse_args(arguments)
+    out = Path(given.paths[-1])
+    try:
+        if len(given.paths) > 2:
+            raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
+        if given.samples < 1:
+            raise ValueError(f"--samples is {given.samples}: it must be 1 or more")
+        source, _ = read_source(parser, arguments, given.paths[:-1], given.split)
+        source = drawing(source, given.temperature, given.top_k, given.top_p)
+        prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
+    except (ValueError, FileNotFoundError) as error:
+        leave(f"error: {error}", REFUSED)
+    work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
+    stopped = f"stopped as asked; the same command continues {out}"
+    with (
+        asking(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params),
+        SampleFile(out) as file,
+    ):
+        try:
+            done = begin(file, sampler, work)
+        except ValueError as error:
+            leave(f"error: {error}", REFUSED)
+        lines = sample(file, done, sampler, params, work)
+        if jax.process_index() == 0:
+            print(f"{out}: {lines:,} completions")
+
+
+if __name__ == "__main__":
+    main()
