@@ -3,7 +3,7 @@
     python -m benchmarks.study --out runs/study            # `make study`: about an hour on two quiet cores
 
 Every method of reinforcement starts from the warm-up of its seed's quickstart run and sees about as many completions as
-PPO does there. The package's own commands do it, one after the other, so that the same command continues what was stopped.
+PPO does there. The package's own commands do it, one after the other, so that the same command goes on where it stopped.
 """
 
 import dataclasses
@@ -216,9 +216,10 @@ def text(
     lines = [
         "# The study in miniature",
         "",
-        "Written by `make study`: the embedded problems, the quickstart's model and settings, one run a cell. Every method",
-        "of reinforcement starts from its seed's warm-up and sees about as many completions. Models are chosen on dev. The",
-        "interval is Wilson's over the questions of all seeds together, and so knows nothing of how runs differ.",
+        "Written by `make study`: the embedded problems, the quickstart's model and settings, one run a cell. Every",
+        "method of reinforcement starts from its seed's warm-up and sees about as many completions. Models are chosen",
+        "on dev. The interval is Wilson's over the questions of all seeds together, and so knows nothing of how runs",
+        "differ.",
         "",
         *table(found),
         "",
@@ -234,8 +235,8 @@ def text(
         "",
         "## Voting and reranking",
         "",
-        f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they rank,",
-        "and are trained on the warm-up's samples of the training questions, eight each.",
+        f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
+        "rank, and are trained on the warm-up's samples of the training questions, eight each.",
         "",
         f"| test, %, seed {seeds[0]} | one sample | majority | reward model | any right |",
         "|---|---|---|---|---|",
