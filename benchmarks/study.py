@@ -3,7 +3,7 @@
     python -m benchmarks.study --out runs/study            # `make study`: about an hour on two quiet cores
 
 Every method of reinforcement starts from the warm-up of its seed's quickstart run and sees about as many completions as
-PPO does there. The package's own commands do it, one after the other, so that the same command goes on where it stopped.
+PPO does there. The package's own commands do it, one after the other, so the same command goes on where it stopped.
 """
 
 import dataclasses
