@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: setup quickstart test test-long lint benchmark clean
+.PHONY: setup quickstart test test-long lint benchmark study clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.throughput
+
+study: setup
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m benchmarks.study
 
 clean:
 	rm -rf $(VENV) .cache

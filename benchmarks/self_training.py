@@ -16,9 +16,11 @@ import jsonargparse
 from reft_jax.config import load_config
 
 
-def command(module: str, *arguments: object) -> None:
-    """Runs a command of the package."""
-    subprocess.run([sys.executable, "-m", f"reft_jax.{module}", *map(str, arguments)], check=True)
+def command(module: str, *arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
+    """Runs a command of the package, which may end with the `allowed` exit codes."""
+    done = subprocess.run([sys.executable, "-m", f"reft_jax.{module}", *map(str, arguments)])
+    if done.returncode not in allowed:
+        raise SystemExit(done.returncode)
 
 
 def main(run: Path, samples: int = 8, epochs: int = 6) -> None:

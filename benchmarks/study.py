@@ -1,0 +1,274 @@
+"""The paper's study in miniature: every method on the embedded problems, written to docs/study.md by this command.
+
+    python -m benchmarks.study --out runs/study            # `make study`: about an hour on two quiet cores
+
+Every method of reinforcement starts from the warm-up of its seed's quickstart run and sees about as many completions as
+PPO does there. The package's own commands do it, one after the other, so the same command goes on where it stopped.
+"""
+
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+
+from benchmarks.self_training import command
+from benchmarks.self_training import main as self_train
+from reft_jax.statistics import wilson_interval
+
+CONFIG = "configs/quickstart.yaml"
+GROUPS: Mapping[str, Any] = {"rl.rollout_batch_size": 64, "rl.samples_per_question": 4, "rl.epochs": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A row of the table: which model of which run, and how that run differs from the quickstart."""
+
+    label: str
+    run: str
+    model: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+METHODS = (
+    Method("warm-up", "base", "warmup"),
+    Method("SFT, best on dev", "base", "sft_best"),
+    Method("offline self-training, 8 samples a question", "base-self-training", "sft_best"),
+    Method("online self-training", "online", "reft", {"rl.algorithm": "self_training"}),
+    Method(
+        "online self-training, right samples alone",
+        "online-alone",
+        "reft",
+        {"rl.algorithm": "self_training", "rl.self_training.gold_weight": 0.0},
+    ),
+    Method("ReFT (PPO)", "base", "reft"),
+    Method(
+        "GRPO, 4 samples a question",
+        "grpo",
+        "reft",
+        {"rl.algorithm": "grpo", "rl.kl_in": "loss", "rl.kl_estimator": "k3", **GROUPS},
+    ),
+    Method("RLOO, 4 samples a question", "rloo", "reft", {"rl.algorithm": "rloo", **GROUPS}),
+    Method("ReFT without partial reward", "no-partial", "reft", {"reward.wrong": 0.0}),
+    Method("ReFT without KL", "no-kl", "reft", {"rl.kl_coef": 0.0}),
+    Method("ReFT with a critic of its own", "critic", "reft", {"rl.critic": "separate"}),
+)
+ORDER = ("SFT, best on dev", "offline self-training, 8 samples a question", "online self-training", "ReFT (PPO)")
+"""From worst to best in most of the paper's columns."""
+
+SAMPLED = ("sft_best", "reft")
+"""Models of the base run that are voted over and reranked."""
+
+
+def train(run: Path, seed: int, changes: Mapping[str, Any]) -> None:
+    """Trains a run; one that went wrong and was ended early counts as it stands."""
+    overrides = {"run_dir": run, "seed": seed, **changes}
+    arguments = [part for key, value in overrides.items() for part in (f"--{key}", value)]
+    command("train", "--config", CONFIG, *arguments, allowed=(0, 3))
+
+
+def train_all(folder: Path, seed: int) -> None:
+    """All runs of a seed."""
+    train(folder / "base", seed, {})
+    self_train(folder / "base")
+    start = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": folder / "base/checkpoints/warmup"}
+    for method in METHODS:
+        if method.changes:
+            train(folder / method.run, seed, {**start, **method.changes})
+
+
+def vote(folder: Path, model: str, samples: int) -> Path:
+    """Samples the test set and counts votes; returns the file of figures."""
+    sampled = folder / f"{model}-{samples}.jsonl"
+    command("sample", folder / "base/checkpoints" / model, sampled, "--split", "test", "--samples", samples)
+    figures = sampled.with_suffix(".votes.json")
+    command("evaluate", "--samples", sampled, "--k", 1, samples, "--json", figures)
+    return figures
+
+
+def rerank(folder: Path, model: str, samples: int, seed: int) -> Path:
+    """Trains a reward model on the warm-up's samples, from `model`, and reranks the test set's; returns the figures."""
+    sampled = folder / "base-self-training-samples.jsonl"
+    own, figures = folder / f"reward-model-{model}", folder / f"{model}-{samples}.ranks.json"
+    settings = {"samples": json.dumps([str(sampled)]), "init_from": folder / "base/checkpoints" / model, "epochs": 2}
+    settings |= {"optimizer.learning_rate": 5e-4, "row_buckets": "[96]", "batch_size": 24, "microbatch_size": 24}
+    arguments = [part for key, value in settings.items() for part in (f"--reward_model.{key}", value)]
+    command("reward_model", "train", "--config", CONFIG, "--seed", seed, "--run_dir", own, *arguments)
+    tested = folder / f"{model}-{samples}.jsonl"
+    command("reward_model", "rerank", own / "checkpoints/reward_model_best", tested, "--json", figures)
+    return figures
+
+
+def read(folder: Path, method: Method) -> dict[str, Any]:
+    """The facts of a method's model from its run's summary; what never was read on dev stands at its warm-up."""
+    summary = json.loads((folder / method.run / "summary.json").read_text(encoding="utf-8"))
+    facts = summary.get(method.model) or json.loads((folder / "base/summary.json").read_text())["warmup"]
+    return {**facts, "collapse": summary.get("collapse", "")}
+
+
+def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Greedy accuracy on test: a row a method, a column a seed, the mean and the interval of all seeds together."""
+    seeds = list(next(iter(found.values())))
+    lines = ["| greedy accuracy on test, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | 95 % |"]
+    lines.append("|---|" + "---|" * (len(seeds) + 2))
+    for label, facts in found.items():
+        values = [100 * facts[seed]["accuracy"] for seed in seeds]
+        low, high = wilson_interval(*(sum(facts[seed][key] for seed in seeds) for key in ("correct", "total")))
+        cells = [f"{value:.1f}{'*' if facts[seed]['collapse'] else ''}" for value, seed in zip(values, seeds)]
+        cells += [f"**{statistics.mean(values):.1f}**", f"{100 * low:.1f} to {100 * high:.1f}"]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def against_the_paper(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """Which neighbours of the paper's order do not stand so here."""
+    means = {label: statistics.mean(facts["accuracy"] for facts in found[label].values()) for label in ORDER}
+    pairs = [(worse, better) for worse, better in itertools.pairwise(ORDER) if means[worse] > means[better]]
+    turned = [f"{worse} is above {better}" for worse, better in pairs]
+    order = " < ".join(ORDER)
+    return f"The paper's order, in most of its columns: {order}. Here {'; '.join(turned) or 'it is the same'}."
+
+
+def draw(out: Path, seed: int, path: Path) -> None:
+    """Dev accuracy of a seed's runs over completions or annotations trained on, the warm-up's included."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "reft_jax"  # the same file for the same runs
+    from matplotlib import pyplot
+
+    folder = out / f"seed-{seed}"
+    warmup = json.loads((folder / "base/summary.json").read_text(encoding="utf-8"))["warmup"]["examples"]
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for method in METHODS:
+        stage = "sft" if method.model == "sft_best" else "rl"
+        if method.model == "warmup":
+            continue
+        trained, curve = 0, []
+        for line in (folder / method.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            trained = record.get("run/examples", trained) if record["stage"] == stage else trained
+            if "eval/accuracy" in record and record["stage"] == stage:
+                curve.append((trained + (warmup if stage == "rl" else 0), 100 * record["eval/accuracy"]))
+        axes.plot(*zip(*curve), marker=".", alpha=0.8, label=method.label)
+    axes.set(xlabel="sequences trained on", ylabel="dev accuracy, %", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main(
+    out: Path = Path("runs/study"),
+    seeds: tuple[int, ...] = (21, 22, 23),
+    samples: int = 100,
+    fewer: int = 20,
+    report: Path = Path("docs/study.md"),
+) -> None:
+    """Trains what is not there yet, votes, reranks, and writes the report and its figure beside it.
+
+    Args:
+        out: folder of the runs.
+        seeds: of the runs; the first is voted over and reranked with most samples.
+        samples: completions of a test question for voting and reranking, on the first seed.
+        fewer: the same for voting on the others.
+        report: Markdown file that is written.
+    """
+    votes: dict[tuple[str, int], Path] = {}
+    ranks: dict[str, Path] = {}
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        train_all(folder, seed)
+        for model in SAMPLED:
+            votes[model, seed] = vote(folder, model, samples if seed == seeds[0] else fewer)
+    for model in SAMPLED:
+        ranks[model] = rerank(out / f"seed-{seeds[0]}", model, samples, seeds[0])
+    found = {m.label: {seed: read(out / f"seed-{seed}", m) for seed in seeds} for m in METHODS}
+    figure = report.with_suffix(".svg")
+    draw(out, seeds[0], figure)
+    report.write_text("\n".join(text(found, votes, ranks, samples, figure)) + "\n", encoding="utf-8")
+    print(f"wrote {report} and {figure}", file=sys.stderr)
+
+
+def text(
+    found: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    votes: Mapping[tuple[str, int], Path],
+    ranks: Mapping[str, Path],
+    samples: int,
+    figure: Path,
+) -> list[str]:
+    """The report, line by line."""
+    seeds = list(next(iter(found.values())))
+    trained = [
+        f"{label}: {facts[seeds[0]]['examples']:,} in {facts[seeds[0]]['seconds']:.0f} s"
+        for label, facts in found.items()
+    ]
+    ended = [
+        f"{label}, seed {seed}: {facts[seed]['collapse']}"
+        for label, facts in found.items()
+        for seed in seeds
+        if facts[seed]["collapse"]
+    ]
+    lines = [
+        "# The study in miniature",
+        "",
+        "Written by `make study`: the embedded problems, the quickstart's model and settings, one run a cell. Every",
+        "method of reinforcement starts from its seed's warm-up and sees about as many completions. Models are chosen",
+        "on dev. The interval is Wilson's over the questions of all seeds together, and so knows nothing of how runs",
+        "differ.",
+        "",
+        *table(found),
+        "",
+        against_the_paper(found),
+        *(["", "Ended early (*): " + "; ".join(ended) + "."] if ended else []),
+        "",
+        f"![dev accuracy over sequences trained on, seed {seeds[0]}]({figure.name})",
+        "",
+        "Sequences trained on until the chosen model (each pass counts), and seconds of training steps, "
+        + f"seed {seeds[0]}: "
+        + "; ".join(trained)
+        + ".",
+        "",
+        "## Voting and reranking",
+        "",
+        f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
+        "rank, and are trained on the warm-up's samples of the training questions, eight each.",
+        "",
+        f"| test, %, seed {seeds[0]} | one sample | majority | reward model | any right |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"sft_best": "SFT, best on dev", "reft": "ReFT (PPO)"}
+    for model in SAMPLED:
+        single = json.loads(votes[model, seeds[0]].read_text(encoding="utf-8"))["results"]["maj@1"]
+        ranked = json.loads(ranks[model].read_text(encoding="utf-8"))["first"]["all"]
+        cells = [share(single["value"], single["interval"])]
+        cells += [
+            share(ranked[name]["accuracy"], ranked[name]["interval"]) for name in ("vote", "rerank", "upper_bound")
+        ]
+        lines.append(f"| {names[model]} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| majority, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " |",
+        "|---|" + "---|" * len(seeds),
+    ]
+    for model in SAMPLED:
+        cells = []
+        for seed in seeds:
+            results = json.loads(votes[model, seed].read_text(encoding="utf-8"))["results"]
+            most = max((name for name in results if name.startswith("maj@")), key=lambda name: int(name[4:]))
+            cells.append(f"{share(results[most]['value'], results[most]['interval'])}, {most}")
+        lines.append(f"| {names[model]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def share(value: float, interval: Sequence[float]) -> str:
+    """A share with its 95 % interval, in per cent."""
+    return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+if __name__ == "__main__":
+    jsonargparse.auto_cli(main, as_positional=False)
