@@ -39,7 +39,7 @@ class Experience:
 
     sequences: Sequences
     log_probs: Array  # [B, R] of the policy that sampled, scored by the training forward
-    reference: Array  # [B, R] log-probs of the reference
+    reference: Array  # [B, R] log-probs of the reference; None where the KL is not in the loss
     advantages: Array  # [B, R]
     values: Array  # [B, R] of the state in which each token was chosen; None without a critic
     returns: Array  # [B, R]; None without a critic
@@ -114,7 +114,7 @@ def make_experience(
     experience = Experience(
         sequences=sequences,
         log_probs=log_probs,
-        reference=scored["reference"],
+        reference=scored["reference"] if config.kl_in == "loss" else None,
         advantages=advantages,
         values=values,
         returns=returns,
@@ -253,7 +253,7 @@ def check_experience(
     """
     mask = experience.sequences.response_mask
     difference = lambda a, b: float(jnp.max(jnp.where(mask, jnp.abs(a - b), 0)))
-    scored = lambda e: (e.log_probs, e.reference) if e.values is None else (e.log_probs, e.reference, e.values)
+    scored = lambda e: [x for x in (e.log_probs, e.reference, e.values) if x is not None]
     padding = max(map(difference, scored(experience), scored(other_padding)))
     checks = {
         "log-probs or values change with what pads the rows (a mask leaks)": padding,
