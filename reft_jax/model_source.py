@@ -109,9 +109,9 @@ def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], s
     validate(config, training=False)
     for message in missing_files(config):
         raise FileNotFoundError(message)
-    source = config.data.test if split == "test" else config.data.train
-    if source.kind == "none":
-        raise ValueError(f"data.{'test' if split == 'test' else 'train'}.kind is `none`: there are no problems to ask")
+    key = "train" if split == "dev" and config.data.dev.kind == "none" else split  # dev may be a part of train
+    if getattr(config.data, key).kind == "none":
+        raise ValueError(f"data.{key}.kind is `none`: there are no problems to ask")
     return ModelSource(config, checkpoint, split), options
 
 
@@ -125,14 +125,14 @@ def own_devices() -> list[str]:
 def without_training(config: Config, split: Split) -> Config:
     """The config of a command that trains nothing: no stages, no adapters, no problems but those of the split."""
     data, model, none = config.data, config.model, SourceConfig()
-    train, test = (none, data.test) if split == "test" else (data.train, none)
+    train, dev, test = (none, none, data.test) if split == "test" else (data.train, data.dev, none)
     return dataclasses.replace(
         config,
         pretrain=PretrainConfig(),
         sft=SftConfig(schedule_epochs=0),
         rl=RlConfig(epochs=0),
         reward_model=RewardModelConfig(),
-        data=dataclasses.replace(data, train=train, test=test),
+        data=dataclasses.replace(data, train=train, dev=dev, test=test),
         model=dataclasses.replace(model, lora=dataclasses.replace(model.lora, rank=0)),
     )
 

@@ -26,9 +26,10 @@ from reft_jax import sampler as sampler_module
 from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import MeshConfig, load_config
 from reft_jax.data.batches import Prompt, sample_batches
-from reft_jax.data.readers import read_problems, split_dev
+from reft_jax.data.readers import read_problems, read_sets, split_dev
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.export import export
+from reft_jax.model_source import without_training
 from reft_jax.models.policy import Policy, call
 from reft_jax.processes import REFUSED, STOPPED
 from reft_jax.reward.__main__ import read_rows
@@ -149,6 +150,14 @@ def test_train_is_what_the_run_trained_on_and_dev_what_it_kept(take, tmp_path):
         out = tmp_path / f"{split}.jsonl"
         take(out, "--split", split, "--samples", "1", "--generation.max_response", "2")
         assert {line["id"] for line in lines(out)} == {problem.id for problem in problems}
+
+
+def test_where_dev_is_a_source_of_its_own_train_is_asked_whole():
+    own = ["--data.dev.kind", "generated", "--data.dev.path", "test", "--data.dev.limit", "7"]
+    config = load_config([*generated("train"), *own])
+    asked = {split: read_sets(without_training(config, split)) for split in ("train", "dev")}
+    assert asked["train"]["train"] == read_problems(config.data.train)
+    assert asked["dev"]["dev"] == read_problems(config.data.dev)
 
 
 def test_batches_hold_every_row_once_by_length_and_need_few_shapes():
