@@ -29,6 +29,10 @@ SHAPES = Path(__file__).parents[1] / "configs" / "models"
 """Holds `<organisation>/<name>/config.json` of models by their hub id."""
 
 
+WIDTH = 110
+"""Columns that the tables take."""
+
+
 class CannotTellError(Exception):
     """Why there is no answer."""
 
@@ -49,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
         notes.print(f"could not tell: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
     report["model"]["path"] = config.model.path
-    show(report, Console())
+    show(report, Console(width=max(WIDTH, Console().width)))  # a narrower one would cut the names of the steps
     if own.json:
         Path(own.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0 if report["fits"] else 1
