@@ -608,7 +608,7 @@ def naive_lesson(lesson: self_training.Lesson, gold_weight: float):
 
 
 @pytest.mark.parametrize(
-    ("correct", "gold_weight"), [(CORRECT, 0.25), (CORRECT, 0.0), (np.zeros(B, bool), 0.25)], ids=str
+    ("correct", "gold_weight"), [(CORRECT, 0.25), (CORRECT, 0.0), (np.zeros(B, bool), 0.5)], ids=str
 )
 def test_self_training_equals_adam_on_a_naive_loss(correct, gold_weight):
     lesson = make_lesson(correct, gold=gold_weight > 0)
