@@ -22,7 +22,7 @@ quickstart: setup
 	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long' --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-long: setup
 	$(BIN)/python -m pytest -m long

@@ -1,26 +1,30 @@
 """The paper's study in miniature: every method on the embedded problems, written to docs/study.md by this command.
 
-    python -m benchmarks.study --out runs/study            # `make study`: about an hour on two quiet cores
+    python -m benchmarks.study --out runs/study            # `make study`
 
 Every method of reinforcement starts from the warm-up of its seed's quickstart run and sees about as many completions as
-PPO does there. The package's own commands do it, one after the other, so the same command goes on where it stopped.
+PPO does there. The package's own commands do it, each on a core of its own, for a second core helps so small a model
+little; the same command goes on where it stopped.
 """
 
 import dataclasses
 import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 
-from benchmarks.self_training import command
-from benchmarks.self_training import main as self_train
 from reft_jax.statistics import wilson_interval
 
+Result = TypeVar("Result")
 CONFIG = "configs/quickstart.yaml"
 GROUPS: Mapping[str, Any] = {"rl.rollout_batch_size": 64, "rl.samples_per_question": 4, "rl.epochs": 3}
 
@@ -65,43 +69,88 @@ SAMPLED = ("sft_best", "reft")
 """Models of the base run that are voted over and reranked."""
 
 
-def train(run: Path, seed: int, changes: Mapping[str, Any]) -> None:
+def command(log: Path, module: str, *arguments: object, allowed: Sequence[int] = (0,)) -> None:
+    """Runs a command, its output appended to `log`, and says how long it took.
+
+    Raises:
+        RuntimeError: it ended with a code that is not `allowed`.
+    """
+    start = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        line = [sys.executable, "-m", module, *map(str, arguments)]
+        code = subprocess.run(line, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code not in allowed:
+        raise RuntimeError(f"exit code {code}, see {log}: {' '.join(line)}")
+    print(f"{log.with_suffix('')}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def options(values: Mapping[str, Any]) -> list[Any]:
+    """Command-line options."""
+    return [part for key, value in values.items() for part in (f"--{key}", value)]
+
+
+def train(folder: Path, run: str, seed: int, changes: Mapping[str, Any]) -> None:
     """Trains a run; one that went wrong and was ended early counts as it stands."""
-    overrides = {"run_dir": run, "seed": seed, **changes}
-    arguments = [part for key, value in overrides.items() for part in (f"--{key}", value)]
-    command("train", "--config", CONFIG, *arguments, allowed=(0, 3))
+    changes = {"run_dir": folder / run, "seed": seed, **changes}
+    command(folder / f"{run}.log", "reft_jax.train", "--config", CONFIG, *options(changes), allowed=(0, 3))
 
 
-def train_all(folder: Path, seed: int) -> None:
-    """All runs of a seed."""
-    train(folder / "base", seed, {})
-    self_train(folder / "base")
-    start = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": folder / "base/checkpoints/warmup"}
-    for method in METHODS:
-        if method.changes:
-            train(folder / method.run, seed, {**start, **method.changes})
+def self_train(folder: Path) -> None:
+    """Offline self-training of the base run; it leaves the samples that it trained on."""
+    command(folder / "base-self-training.log", "benchmarks.self_training", "--run", folder / "base")
 
 
 def vote(folder: Path, model: str, samples: int) -> Path:
     """Samples the test set and counts votes; returns the file of figures."""
     sampled = folder / f"{model}-{samples}.jsonl"
-    command("sample", folder / "base/checkpoints" / model, sampled, "--split", "test", "--samples", samples)
-    figures = sampled.with_suffix(".votes.json")
-    command("evaluate", "--samples", sampled, "--k", 1, samples, "--json", figures)
+    log, figures = sampled.with_suffix(".log"), sampled.with_suffix(".votes.json")
+    checkpoint = folder / "base/checkpoints" / model
+    command(log, "reft_jax.sample", checkpoint, sampled, "--split", "test", "--samples", samples)
+    command(log, "reft_jax.evaluate", "--samples", sampled, "--k", 1, samples, "--json", figures)
     return figures
 
 
 def rerank(folder: Path, model: str, samples: int, seed: int) -> Path:
     """Trains a reward model on the warm-up's samples, from `model`, and reranks the test set's; returns the figures."""
-    sampled = folder / "base-self-training-samples.jsonl"
-    own, figures = folder / f"reward-model-{model}", folder / f"{model}-{samples}.ranks.json"
+    sampled, run = folder / "base-self-training-samples.jsonl", folder / f"reward-model-{model}"
+    log, figures = run.with_suffix(".log"), folder / f"{model}-{samples}.ranks.json"
     settings = {"samples": json.dumps([str(sampled)]), "init_from": folder / "base/checkpoints" / model, "epochs": 2}
     settings |= {"optimizer.learning_rate": 5e-4, "row_buckets": "[96]", "batch_size": 24, "microbatch_size": 24}
-    arguments = [part for key, value in settings.items() for part in (f"--reward_model.{key}", value)]
-    command("reward_model", "train", "--config", CONFIG, "--seed", seed, "--run_dir", own, *arguments)
-    tested = folder / f"{model}-{samples}.jsonl"
-    command("reward_model", "rerank", own / "checkpoints/reward_model_best", tested, "--json", figures)
+    changes = {"seed": seed, "run_dir": run} | {f"reward_model.{key}": value for key, value in settings.items()}
+    command(log, "reft_jax.reward_model", "train", "--config", CONFIG, *options(changes))
+    model_dir, tested = run / "checkpoints/reward_model_best", folder / f"{model}-{samples}.jsonl"
+    command(log, "reft_jax.reward_model", "rerank", model_dir, tested, "--json", figures)
     return figures
+
+
+class Jobs:
+    """Jobs on cores of their own where the system can pin them, begun in the order in which they are given."""
+
+    def __init__(self, workers: int) -> None:
+        cores = sorted(os.sched_getaffinity(0))[:workers] if hasattr(os, "sched_setaffinity") else []
+        # Affinity is a thread's, and its children inherit it.
+        pin = (lambda: os.sched_setaffinity(0, {cores.pop()})) if cores else None
+        self._pool = ThreadPoolExecutor(len(cores) or workers, initializer=pin)
+        self._given: list[Future[Any]] = []
+
+    def give(self, job: Callable[..., Result], *args: Any, after: Sequence["Future[Any]"] = ()) -> "Future[Result]":
+        """A job that waits for others, which must have been given before."""
+
+        def run() -> Result:
+            for other in after:
+                other.result()
+            return job(*args)
+
+        self._given.append(self._pool.submit(run))
+        return self._given[-1]
+
+    def finish(self) -> None:
+        """Waits for all jobs, or raises what one of them raised, after which no other begins."""
+        done, _ = wait(self._given, return_when=FIRST_EXCEPTION)
+        self._pool.shutdown(cancel_futures=True)
+        for job in done:
+            job.result()
 
 
 def read(folder: Path, method: Method) -> dict[str, Any]:
@@ -164,9 +213,10 @@ def draw(out: Path, seed: int, path: Path) -> None:
 
 def main(
     out: Path = Path("runs/study"),
-    seeds: tuple[int, ...] = (21, 22, 23),
+    seeds: tuple[int, ...] = (31, 32, 33),
     samples: int = 100,
     fewer: int = 20,
+    workers: int = 2,
     report: Path = Path("docs/study.md"),
 ) -> None:
     """Trains what is not there yet, votes, reranks, and writes the report and its figure beside it.
@@ -176,22 +226,33 @@ def main(
         seeds: of the runs; the first is voted over and reranked with most samples.
         samples: completions of a test question for voting and reranking, on the first seed.
         fewer: the same for voting on the others.
+        workers: commands at the same time.
         report: Markdown file that is written.
     """
-    votes: dict[tuple[str, int], Path] = {}
-    ranks: dict[str, Path] = {}
-    for seed in seeds:
-        folder = out / f"seed-{seed}"
-        train_all(folder, seed)
+    start, jobs = time.monotonic(), Jobs(workers)
+    folders = {seed: out / f"seed-{seed}" for seed in seeds}
+    base = {seed: jobs.give(train, folder, "base", seed, {}) for seed, folder in folders.items()}
+    votes: dict[tuple[str, int], Future[Path]] = {}
+    ranks: dict[str, Future[Path]] = {}
+    for seed, folder in folders.items():
+        offline = jobs.give(self_train, folder, after=[base[seed]])
+        begin = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": folder / "base/checkpoints/warmup"}
+        for method in METHODS:
+            if method.changes:
+                jobs.give(train, folder, method.run, seed, {**begin, **method.changes}, after=[base[seed]])
         for model in SAMPLED:
-            votes[model, seed] = vote(folder, model, samples if seed == seeds[0] else fewer)
-    for model in SAMPLED:
-        ranks[model] = rerank(out / f"seed-{seeds[0]}", model, samples, seeds[0])
-    found = {m.label: {seed: read(out / f"seed-{seed}", m) for seed in seeds} for m in METHODS}
+            number = samples if seed == seeds[0] else fewer
+            votes[model, seed] = jobs.give(vote, folder, model, number, after=[base[seed]])
+            if seed == seeds[0]:
+                made: list[Future[Any]] = [offline, votes[model, seed]]
+                ranks[model] = jobs.give(rerank, folder, model, samples, seed, after=made)
+    jobs.finish()
+    found = {m.label: {seed: read(folder, m) for seed, folder in folders.items()} for m in METHODS}
     figure = report.with_suffix(".svg")
     draw(out, seeds[0], figure)
-    report.write_text("\n".join(text(found, votes, ranks, samples, figure)) + "\n", encoding="utf-8")
-    print(f"wrote {report} and {figure}", file=sys.stderr)
+    voted, ranked = {key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}
+    report.write_text("\n".join(text(found, voted, ranked, samples, figure)) + "\n", encoding="utf-8")
+    print(f"wrote {report} and {figure} after {(time.monotonic() - start) / 60:.0f} minutes", file=sys.stderr)
 
 
 def text(

@@ -539,6 +539,12 @@ class Config:
         stages = self.pretrain.epochs or self.sft.schedule_epochs or self.rl.epochs
         return bool(self.reward_model.samples) and not stages
 
+    @property
+    def learns_annotations(self) -> bool:
+        """Whether SFT or self-training learns the chains of thought of the training problems."""
+        imitates = self.rl.epochs and self.rl.algorithm == "self_training" and self.rl.self_training.gold_weight
+        return bool(self.sft.schedule_epochs or imitates)
+
 
 def load_config(
     args: Sequence[str] | None = None,

@@ -393,10 +393,8 @@ def encode_for_sampling(
 def encode_for_training(
     problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Say
 ) -> list[Example]:
-    """Rows of a supervised stage; none where it is switched off, and self-training does not need them either."""
-    rl = config.rl
-    imitated = rl.epochs and rl.algorithm == "self_training" and rl.self_training.gold_weight
-    if not (config.pretrain.epochs if stage == "pretrain" else config.sft.schedule_epochs or imitated):
+    """Rows of a supervised stage; none where nothing learns them."""
+    if not (config.pretrain.epochs if stage == "pretrain" else config.learns_annotations):
         return []
     examples, count = encode_examples(
         problems,

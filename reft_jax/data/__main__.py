@@ -102,7 +102,7 @@ def audit(
 
 def trained_splits(config: Config) -> dict[str, tuple[str, SupervisedConfig]]:
     """The splits that are learned from, with the name and the settings of the supervised stage that does."""
-    sft = {split: ("sft", config.sft) for split in ("train", "file") if config.sft.schedule_epochs}
+    sft = {split: ("sft", config.sft) for split in ("train", "file") if config.learns_annotations}
     return sft | ({"pretrain": ("pretrain", config.pretrain)} if config.pretrain.epochs else {})
 
 

@@ -423,7 +423,7 @@ def test_what_stops_a_run_is_said_and_is_the_exit_status(settings_file, command,
         encode_for_training(problems["train"], made, embedded, "sft", made.sft, lambda _: None)
 
 
-def test_rows_without_a_chain_of_thought_stop_sft_alone(tmp_path, command) -> None:
+def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, command) -> None:
     rows = [
         {"question": f"q{i}?", "answer": i, "cot": None if i == 2 else program(f"q{i}?", f"return {i}")}
         for i in range(4)
@@ -433,6 +433,11 @@ def test_rows_without_a_chain_of_thought_stop_sft_alone(tmp_path, command) -> No
     assert status == 1
     assert found(report, "no chain of thought") == [{"id": "f_2", "detail": ""}]
     status, report, _ = command(path, "--kind", "jsonl", "--sft.schedule_epochs", "0")
+    assert (status, found(report, "no chain of thought")) == (0, [])
+    imitation = ("--sft.schedule_epochs", "0", "--rl.algorithm", "self_training")
+    status, report, _ = command(path, "--kind", "jsonl", *imitation)
+    assert (status, found(report, "no chain of thought")) == (1, [{"id": "f_2", "detail": ""}])
+    status, report, _ = command(path, "--kind", "jsonl", *imitation, "--rl.self_training.gold_weight", "0")
     assert (status, found(report, "no chain of thought")) == (0, [])
     status, _, printed = command(write(tmp_path / "g.jsonl", rows[2]), "--kind", "jsonl")
     assert status == 0, "nothing to train on is no finding in a file of questions"
