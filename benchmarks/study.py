@@ -39,18 +39,19 @@ class Method:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+ALONE: Mapping[str, Any] = {"rl.algorithm": "self_training", "rl.self_training.gold_weight": 0.0}
+NO_CRITIC: Mapping[str, Any] = {"rl.vf_coef": 0.0}  # the value head begins at 0 and stays there
+NO_BASELINE: Mapping[str, Any] = {**NO_CRITIC, "rl.whiten_advantages": "false"}
+REFT = Method("ReFT (PPO)", "base", "reft")
+WITHOUT_BASELINE = Method("PPO without baseline: no critic, no whitening", "no-baseline", "reft", NO_BASELINE)
 METHODS = (
     Method("warm-up", "base", "warmup"),
     Method("SFT, best on dev", "base", "sft_best"),
     Method("offline self-training, 8 samples a question", "base-self-training", "sft_best"),
     Method("online self-training", "online", "reft", {"rl.algorithm": "self_training"}),
-    Method(
-        "online self-training, right samples alone",
-        "online-alone",
-        "reft",
-        {"rl.algorithm": "self_training", "rl.self_training.gold_weight": 0.0},
-    ),
-    Method("ReFT (PPO)", "base", "reft"),
+    Method("online self-training, right samples alone", "online-alone", "reft", ALONE),
+    REFT,
+    WITHOUT_BASELINE,
     Method(
         "GRPO, 4 samples a question",
         "grpo",
@@ -58,14 +59,30 @@ METHODS = (
         {"rl.algorithm": "grpo", "rl.kl_in": "loss", "rl.kl_estimator": "k3", **GROUPS},
     ),
     Method("RLOO, 4 samples a question", "rloo", "reft", {"rl.algorithm": "rloo", **GROUPS}),
-    Method("ReFT without partial reward", "no-partial", "reft", {"reward.wrong": 0.0}),
-    Method("ReFT without KL", "no-kl", "reft", {"rl.kl_coef": 0.0}),
-    Method("ReFT with a critic of its own", "critic", "reft", {"rl.critic": "separate"}),
 )
-ORDER = ("SFT, best on dev", "offline self-training, 8 samples a question", "online self-training", "ReFT (PPO)")
+"""Rows of the first table, for all seeds."""
+ORDER = ("SFT, best on dev", "offline self-training, 8 samples a question", "online self-training", REFT.label)
 """From worst to best in most of the paper's columns."""
 
-SAMPLED = ("sft_best", "reft")
+PARTS = (
+    REFT,
+    Method("without partial reward", "no-partial", "reft", {"reward.wrong": 0.0}),
+    Method("without KL", "no-kl", "reft", {"rl.kl_coef": 0.0}),
+    Method("a critic of its own", "critic", "reft", {"rl.critic": "separate"}),
+    Method("without critic", "no-critic", "reft", NO_CRITIC),
+    WITHOUT_BASELINE,
+    Method(
+        "without baseline, partial reward and KL",
+        "bare",
+        "reft",
+        {**NO_BASELINE, "reward.wrong": 0.0, "rl.kl_coef": 0.0},
+    ),
+    Method("loss averaged over tokens", "tokens", "reft", {"rl.average": "tokens"}),
+    Method("twice the learning rate", "fast", "reft", {"rl.optimizer.learning_rate": 1e-3}),
+)
+"""Rows of the second table: ReFT, and what it is with one thing changed."""
+
+SAMPLED = {"sft_best": "SFT, best on dev", "reft": REFT.label}
 """Models of the base run that are voted over and reranked."""
 
 
@@ -124,6 +141,14 @@ def rerank(folder: Path, model: str, samples: int, seed: int) -> Path:
     return figures
 
 
+def measure_noise(folder: Path, model: str) -> Path:
+    """What a minibatch knows of the policy gradient at a model of the base run; returns the file of figures."""
+    figures = folder / f"{model}.noise.json"
+    arguments = folder / "base/checkpoints" / model, "--json", figures
+    command(figures.with_suffix(".log"), "benchmarks.gradient_noise", *arguments)
+    return figures
+
+
 class Jobs:
     """Jobs on cores of their own where the system can pin them, begun in the order in which they are given."""
 
@@ -160,7 +185,11 @@ def read(folder: Path, method: Method) -> dict[str, Any]:
     return {**facts, "collapse": summary.get("collapse", "")}
 
 
-def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+Found = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Facts of a model by label and seed."""
+
+
+def table(found: Found) -> list[str]:
     """Greedy accuracy on test: a row a method, a column a seed, the mean and the interval of all seeds together."""
     seeds = list(next(iter(found.values())))
     lines = ["| greedy accuracy on test, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | 95 % |"]
@@ -174,7 +203,7 @@ def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
     return lines
 
 
-def against_the_paper(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+def against_the_paper(found: Found) -> str:
     """Which neighbours of the paper's order do not stand so here."""
     means = {label: statistics.mean(facts["accuracy"] for facts in found[label].values()) for label in ORDER}
     pairs = [(worse, better) for worse, better in itertools.pairwise(ORDER) if means[worse] > means[better]]
@@ -183,7 +212,7 @@ def against_the_paper(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> s
     return f"The paper's order, in most of its columns: {order}. Here {'; '.join(turned) or 'it is the same'}."
 
 
-def draw(out: Path, seed: int, path: Path) -> None:
+def draw(folder: Path, path: Path) -> None:
     """Dev accuracy of a seed's runs over completions or annotations trained on, the warm-up's included."""
     import matplotlib
 
@@ -191,7 +220,6 @@ def draw(out: Path, seed: int, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "reft_jax"  # the same file for the same runs
     from matplotlib import pyplot
 
-    folder = out / f"seed-{seed}"
     warmup = json.loads((folder / "base/summary.json").read_text(encoding="utf-8"))["warmup"]["examples"]
     figure, axes = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
     for method in METHODS:
@@ -236,44 +264,26 @@ def main(
     ranks: dict[str, Future[Path]] = {}
     for seed, folder in folders.items():
         offline = jobs.give(self_train, folder, after=[base[seed]])
-        begin = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": folder / "base/checkpoints/warmup"}
-        for method in METHODS:
-            if method.changes:
-                jobs.give(train, folder, method.run, seed, {**begin, **method.changes}, after=[base[seed]])
+        give_runs(jobs, METHODS, folder, seed, base[seed])
         for model in SAMPLED:
             number = samples if seed == seeds[0] else fewer
             votes[model, seed] = jobs.give(vote, folder, model, number, after=[base[seed]])
             if seed == seeds[0]:
                 made: list[Future[Any]] = [offline, votes[model, seed]]
                 ranks[model] = jobs.give(rerank, folder, model, samples, seed, after=made)
+    first = seeds[0]
+    noise = {
+        model: jobs.give(measure_noise, folders[first], model, after=[base[first]]) for model in ("warmup", "reft")
+    }
+    some = seeds[:2]
+    for seed in some:
+        give_runs(jobs, PARTS, folders[seed], seed, base[seed])
     jobs.finish()
-    found = {m.label: {seed: read(folder, m) for seed, folder in folders.items()} for m in METHODS}
+
     figure = report.with_suffix(".svg")
-    draw(out, seeds[0], figure)
-    voted, ranked = {key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}
-    report.write_text("\n".join(text(found, voted, ranked, samples, figure)) + "\n", encoding="utf-8")
-    print(f"wrote {report} and {figure} after {(time.monotonic() - start) / 60:.0f} minutes", file=sys.stderr)
-
-
-def text(
-    found: Mapping[str, Mapping[int, Mapping[str, Any]]],
-    votes: Mapping[tuple[str, int], Path],
-    ranks: Mapping[str, Path],
-    samples: int,
-    figure: Path,
-) -> list[str]:
-    """The report, line by line."""
-    seeds = list(next(iter(found.values())))
-    trained = [
-        f"{label}: {facts[seeds[0]]['examples']:,} in {facts[seeds[0]]['seconds']:.0f} s"
-        for label, facts in found.items()
-    ]
-    ended = [
-        f"{label}, seed {seed}: {facts[seed]['collapse']}"
-        for label, facts in found.items()
-        for seed in seeds
-        if facts[seed]["collapse"]
-    ]
+    draw(folders[first], figure)
+    methods = {m.label: {seed: read(folders[seed], m) for seed in seeds} for m in METHODS}
+    parts = {m.label: {seed: read(folders[seed], m) for seed in some} for m in PARTS}
     lines = [
         "# The study in miniature",
         "",
@@ -282,48 +292,115 @@ def text(
         "on dev. The interval is Wilson's over the questions of all seeds together, and so knows nothing of how runs",
         "differ.",
         "",
-        *table(found),
+        *table(methods),
         "",
-        against_the_paper(found),
-        *(["", "Ended early (*): " + "; ".join(ended) + "."] if ended else []),
+        against_the_paper(methods),
         "",
-        f"![dev accuracy over sequences trained on, seed {seeds[0]}]({figure.name})",
+        f"![dev accuracy over sequences trained on, seed {first}]({figure.name})",
         "",
-        "Sequences trained on until the chosen model (each pass counts), and seconds of training steps, "
-        + f"seed {seeds[0]}: "
-        + "; ".join(trained)
-        + ".",
+        costs(methods),
         "",
         "## Voting and reranking",
         "",
         f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
         "rank, and are trained on the warm-up's samples of the training questions, eight each.",
         "",
+        *voting({key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}),
+        "",
+        "## What PPO is made of",
+        "",
+        "ReFT with one thing changed, on the first seeds.",
+        "",
+        *table(parts),
+        *ended({**methods, **parts}),
+        "",
+        "## What a minibatch knows of the policy gradient",
+        "",
+        f"From `benchmarks/gradient_noise.py`, seed {first}: a completion of reward 1 or 0 counts for its reward less",
+        "the baseline, which is 0 in likelihood of right completions. The ratio is that of the squared norm of the",
+        "mean gradient to the mean squared distance of a minibatch's from it; the cosine is that of the mean with the",
+        "policy gradient.",
+        "",
+        *noises({model: job.result() for model, job in noise.items()}),
+    ]
+    report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"wrote {report} and {figure} after {(time.monotonic() - start) / 60:.0f} minutes", file=sys.stderr)
+
+
+def give_runs(jobs: Jobs, methods: Sequence[Method], folder: Path, seed: int, base: "Future[Any]") -> None:
+    """Trains the methods that differ from the base run, from its warm-up."""
+    begin = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": folder / "base/checkpoints/warmup"}
+    for method in methods:
+        if method.changes:
+            jobs.give(train, folder, method.run, seed, {**begin, **method.changes}, after=[base])
+
+
+def costs(found: Found) -> str:
+    """Sequences and seconds that the first seed's models took."""
+    seed = next(iter(next(iter(found.values()))))
+    parts = [
+        f"{label}: {facts[seed]['examples']:,} in {facts[seed]['seconds']:.0f} s" for label, facts in found.items()
+    ]
+    what = "Sequences trained on until the chosen model (each pass counts), and seconds of training steps on one core"
+    return f"{what}, seed {seed}: {'; '.join(parts)}."
+
+
+def ended(found: Found) -> list[str]:
+    """The runs that ended early, and why."""
+    reasons = [
+        f"{label}, seed {seed}: {facts['collapse']}"
+        for label, by_seed in found.items()
+        for seed, facts in by_seed.items()
+        if facts["collapse"]
+    ]
+    return ["", f"Ended early (*): {'; '.join(reasons)}."] if reasons else []
+
+
+def voting(votes: Mapping[tuple[str, int], Path], ranks: Mapping[str, Path]) -> list[str]:
+    """The table of the first seed, reranked, and that of votes on all seeds."""
+    seeds = list(dict.fromkeys(seed for _, seed in votes))
+    load = lambda path: json.loads(path.read_text(encoding="utf-8"))
+    lines = [
         f"| test, %, seed {seeds[0]} | one sample | majority | reward model | any right |",
         "|---|---|---|---|---|",
     ]
-    names = {"sft_best": "SFT, best on dev", "reft": "ReFT (PPO)"}
-    for model in SAMPLED:
-        single = json.loads(votes[model, seeds[0]].read_text(encoding="utf-8"))["results"]["maj@1"]
-        ranked = json.loads(ranks[model].read_text(encoding="utf-8"))["first"]["all"]
+    for model, path in ranks.items():
+        single, ranked = load(votes[model, seeds[0]])["results"]["maj@1"], load(path)["first"]["all"]
         cells = [share(single["value"], single["interval"])]
-        cells += [
-            share(ranked[name]["accuracy"], ranked[name]["interval"]) for name in ("vote", "rerank", "upper_bound")
-        ]
-        lines.append(f"| {names[model]} | " + " | ".join(cells) + " |")
+        kinds = ("vote", "rerank", "upper_bound")
+        cells += [share(ranked[kind]["accuracy"], ranked[kind]["interval"]) for kind in kinds]
+        lines.append(f"| {SAMPLED[model]} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "| majority, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " |",
         "|---|" + "---|" * len(seeds),
     ]
-    for model in SAMPLED:
+    for model, label in SAMPLED.items():
         cells = []
         for seed in seeds:
-            results = json.loads(votes[model, seed].read_text(encoding="utf-8"))["results"]
+            results = load(votes[model, seed])["results"]
             most = max((name for name in results if name.startswith("maj@")), key=lambda name: int(name[4:]))
             cells.append(f"{share(results[most]['value'], results[most]['interval'])}, {most}")
-        lines.append(f"| {names[model]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
+
+
+def noises(figures: Mapping[str, Path]) -> list[str]:
+    """The tables of `benchmarks.gradient_noise`."""
+    found = {model: json.loads(path.read_text(encoding="utf-8")) for model, path in figures.items()}
+    names = {"warmup": "warm-up", "reft": REFT.label}
+    heads = [f"{names[model]}: ratio | cosine" for model in found]
+    lines = ["| loss averaged over | baseline | " + " | ".join(heads) + " |", "|---|---|" + "---|---|" * len(found)]
+    for rows in zip(*(facts["estimators"] for facts in found.values())):
+        cells = [f"{row['signal_to_noise']:.3f} | {row['cosine']:.2f}" for row in rows]
+        lines.append(f"| {rows[0]['average']} | {rows[0]['baseline']} | " + " | ".join(cells) + " |")
+    says = [
+        f"{names[model]}: {100 * facts['share_right']:.0f} % of {facts['completions']:,} completions are right. The "
+        f"gradient of a completion's mean log-prob has a mean squared norm of {facts['right']['squared_norm']:.1f} "
+        f"where it is right, and of {facts['wrong']['squared_norm']:.1f} where it is wrong."
+        for model, facts in found.items()
+    ]
+    return [*lines, "", " ".join(says)]
 
 
 def share(value: float, interval: Sequence[float]) -> str:

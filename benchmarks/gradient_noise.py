@@ -1,0 +1,130 @@
+"""How well a minibatch knows the policy gradient, by baseline and average: what PPO loses to likelihood, and where.
+
+    python -m benchmarks.gradient_noise runs/quickstart/checkpoints/warmup
+
+A completion y of L tokens and reward r (here 1 or 0) adds w (r - b) grad log p(y) to a minibatch's gradient: b is the
+baseline, and the weight w is 1 / L where the loss is a mean over each response, constant where it is one over all
+tokens. b = 0 is likelihood of right completions. With constant w the mean over y is the policy gradient whatever b;
+with 1 / L a baseline adds -b grad E[1 / L], a pull towards longer responses.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from reft_jax.config import config_parser
+from reft_jax.data.batches import Sequences, training_prompts
+from reft_jax.losses import masked_mean
+from reft_jax.model_source import asking, read_source
+from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.rollout import Sampling
+from reft_jax.sampler import Sampler
+
+
+def gradients(policy: Policy, params: Params, rows: Sequences) -> jax.Array:
+    """Gradients of the mean log-prob of each response, [B, number of parameters]."""
+
+    def one(row: Sequences) -> jax.Array:
+        alone = jax.tree.map(lambda x: x[None], row)
+        mean = lambda params: masked_mean(score_responses(policy, params, alone).log_probs, alone.response_mask)
+        return ravel_pytree(jax.grad(mean)(params))[0]
+
+    return jax.lax.map(one, rows, batch_size=8)
+
+
+def sums(sampler: Sampler, params: Params, rollouts: int, batch: int, minibatch: int) -> dict[str, np.ndarray]:
+    """Over each minibatch, the sums of g, r g, L g and L r g, [K, number of parameters]; and r, L and |g|^2, [N]."""
+    generate = sampler.generate("gradients", batch, Sampling(temperature=1.0))
+
+    @jax.jit
+    def add(params: Params, rows: Sequences, right: jax.Array) -> dict[str, jax.Array]:
+        each, lengths = gradients(sampler.policy, params, rows), rows.response_lengths.astype(right.dtype)
+        parts = each.reshape(-1, minibatch, each.shape[1])
+        weights = {"g": jnp.ones_like(right), "rg": right, "Lg": lengths, "Lrg": lengths * right}
+        found = {key: jnp.einsum("kmp,km->kp", parts, w.reshape(-1, minibatch)) for key, w in weights.items()}
+        return {**found, "r": right, "L": lengths, "norm2": jnp.sum(each**2, axis=1)}
+
+    found: list[dict[str, np.ndarray]] = []
+    for i in range(rollouts):
+        prompts = training_prompts(
+            sampler.prompts["train"],
+            seed=sampler.config.seed,
+            step=i,
+            batch_size=batch,
+            samples_per_question=1,
+            prompt_buckets=sampler.config.generation.prompt_buckets,
+            pad_id=sampler.ids.pad,
+        )
+        rollout = generate[(prompts.tokens.shape[1],)](
+            sampler.sampling_params(params), prompts, np.int32(sampler.config.seed), np.int32(i)
+        )
+        completions = sampler.judge(rollout, sampler.problems["train"], prompts.problem)
+        right = np.array([c.verdict.outcome == "correct" for c in completions], np.float32)
+        if len(right) == batch:  # the last of an epoch has filler
+            found.append(jax.device_get(add(params, rollout.sequences, right)))
+    return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
+
+
+def inner(x: np.ndarray, y: np.ndarray) -> float:
+    """Inner product of the expectations that the rows of x and y are draws of, unbiased though x[k] goes with y[k]."""
+    count = len(x)
+    return float((np.sum(x.sum(axis=0) * y.sum(axis=0)) - np.sum(x * y)) / (count * (count - 1)))
+
+
+def report(found: dict[str, np.ndarray], minibatch: int) -> dict[str, Any]:
+    """The figures of a checkpoint.
+
+    For each estimator: the squared norm of its mean (`signal`), its mean squared distance from that in one minibatch
+    (`noise`), their ratio, and the cosine of its mean with the policy gradient.
+    """
+    wide = {key: value.astype(np.float64) for key, value in found.items()}
+    r, lengths, norm2 = wide["r"], wide["L"], wide["norm2"]
+    baselines = {"0": 0.0, "least noise": np.sum(r * norm2) / np.sum(norm2), "mean reward": r.mean()}
+    scale = {"responses": minibatch, "tokens": minibatch * lengths.mean()}
+    estimators = {
+        (average, name): (wide[prefix + "rg"] - b * wide[prefix + "g"]) / scale[average]
+        for average, prefix in (("responses", ""), ("tokens", "L"))
+        for name, b in baselines.items()
+    }
+    truth = estimators["tokens", "mean reward"]
+    rows = []
+    for (average, name), parts in estimators.items():
+        signal = inner(parts, parts)
+        noise = float(np.mean(np.sum(parts**2, axis=1))) - signal
+        cosine = inner(parts, truth) / np.sqrt(signal * inner(truth, truth))
+        figures = {"signal": signal, "noise": noise, "signal_to_noise": signal / noise, "cosine": cosine}
+        rows.append({"average": average, "baseline": name, "b": float(baselines[name]), **figures})
+    by_verdict = {
+        name: {"squared_norm": norm2[r == value].mean(), "length": lengths[r == value].mean()}
+        for name, value in (("right", 1), ("wrong", 0))
+    }
+    return {"completions": len(r), "share_right": r.mean(), **by_verdict, "estimators": rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures a checkpoint."""
+    parser = config_parser("python -m benchmarks.gradient_noise", str(__doc__))
+    parser.add_argument("folder", help="one of RUN_DIR/checkpoints")
+    parser.add_argument("--rollouts", type=int, default=16, help="number of them")
+    parser.add_argument("--rollout_batch_size", type=int, default=256, help="completions of each")
+    parser.add_argument("--minibatch_size", type=int, default=32, help="completions of a gradient")
+    parser.add_argument("--json", default="", help="file for the figures; else they are printed")
+    given = parser.parse_args(arguments)
+    source, _ = read_source(parser, arguments, [given.folder], "train")
+    with asking(source) as (sampler, params):
+        found = sums(sampler, params, given.rollouts, given.rollout_batch_size, given.minibatch_size)
+    figures = json.dumps(report(found, given.minibatch_size), indent=2)
+    if given.json:
+        Path(given.json).write_text(figures + "\n", encoding="utf-8")
+    else:
+        print(figures)
+
+
+if __name__ == "__main__":
+    main()
