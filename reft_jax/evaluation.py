@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, summarise
 from reft_jax.config import Config
-from reft_jax.data.batches import Prompt, PromptBatch, evaluation_batches
+from reft_jax.data.batches import PromptBatch, evaluation_batches
+from reft_jax.data.encoding import Prompt
 from reft_jax.models.policy import Params
 from reft_jax.rollout import Rollout
 from reft_jax.sharding import batch_shardings, to_global

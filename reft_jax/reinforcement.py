@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from reft_jax import ppo, self_training
+from reft_jax import ppo, self_checks, self_training
 from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, summarise
 from reft_jax.config import CollapseConfig
-from reft_jax.data.batches import Prompt, PromptBatch, annotations, epoch_order, training_prompts
+from reft_jax.data.batches import PromptBatch, annotations, epoch_order, training_prompts
+from reft_jax.data.encoding import Prompt
 from reft_jax.models.policy import Params, Policy
 from reft_jax.processes import Interrupted
 from reft_jax.rollout import Rollout, Sampling
@@ -143,14 +144,14 @@ def improve(
     score = steps.experience[bucket]
     experience, metrics = score(state.params, reference, rollout, rewards)
     if first:
-        other, _ = score(state.params, reference, ppo.with_other_padding(rollout), rewards)
-        ppo.check_experience(experience, metrics, other, from_reference=True, tolerance=config.check_tolerance)
+        other, _ = score(state.params, reference, self_checks.with_other_padding(rollout), rewards)
+        self_checks.check_experience(experience, metrics, other, from_reference=True, tolerance=config.check_tolerance)
     jax.block_until_ready(experience)
     clock.lap("experience")
     state, updates = update_all(run, steps.update[bucket], state, experience)
     clock.lap("update")
     if first:
-        ppo.check_first_update(updates[0], tolerance=config.check_tolerance)
+        self_checks.check_first_update(updates[0], tolerance=config.check_tolerance)
     return state, jax.device_get(metrics) | mean_of(updates)
 
 

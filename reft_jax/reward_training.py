@@ -14,7 +14,8 @@ import jax
 from reft_jax.classification import build_step
 from reft_jax.config import Config, DistributedConfig, SourceConfig
 from reft_jax.console import Progress
-from reft_jax.data.batches import OverlongCount, step_indices, steps_per_epoch
+from reft_jax.data.batches import step_indices, steps_per_epoch
+from reft_jax.data.encoding import OverlongCount
 from reft_jax.data.readers import is_within, read_problems
 from reft_jax.data.samples import (
     LabelledRows,
@@ -28,12 +29,14 @@ from reft_jax.data.samples import (
 from reft_jax.data.tokenizers import special_ids
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.policy import Params
+from reft_jax.problem_sets import Say
 from reft_jax.processes import StopRequest, require_equal
 from reft_jax.reranking import by_question, read_choices, read_classes, score, scoring
 from reft_jax.run import Run, Stage
+from reft_jax.run_directory import open_records
 from reft_jax.sample_file import Sample
 from reft_jax.sharding import make_mesh, shard_count
-from reft_jax.startup import Say, check_batches, open_records
+from reft_jax.startup import check_batches
 from reft_jax.supervised import optimise
 from reft_jax.train_state import TrainState, abstract_params, abstract_state, init_parts, init_state, make_optimizer
 

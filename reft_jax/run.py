@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reft_jax.checkpoint import Checkpoints, chosen_name, part_name
-from reft_jax.data.batches import Example
+from reft_jax.data.encoding import Example
 from reft_jax.metrics import MetricsWriter
 from reft_jax.models.lora import merge
 from reft_jax.models.policy import Params

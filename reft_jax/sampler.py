@@ -20,7 +20,7 @@ from reft_jax.compilation import Programs
 from reft_jax.completion import Completion, Score, judge
 from reft_jax.config import Config
 from reft_jax.console import Progress
-from reft_jax.data.batches import Prompt
+from reft_jax.data.encoding import Prompt
 from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.evaluation import Evaluation, evaluate
 from reft_jax.models import hf

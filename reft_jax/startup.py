@@ -2,50 +2,34 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import json
-import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
-import yaml
 
-from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import (
     Config,
     DistributedConfig,
     ModelConfig,
     RewardConfig,
-    SupervisedConfig,
-    differences,
-    to_dict,
 )
 from reft_jax.console import Progress
-from reft_jax.data.batches import Example, OverlongCount, Prompt, encode_examples, encode_prompts
-from reft_jax.data.readers import is_within, read_sets, shared_questions
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
-from reft_jax.metrics import MetricsWriter, run_info
 from reft_jax.models import hf
 from reft_jax.models.policy import Policy
-from reft_jax.problem import Problem
+from reft_jax.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.processes import StopRequest, on_first, require_equal
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.programs import ProgramRunner
 from reft_jax.reward.score import score
-from reft_jax.run import Run, Tally
+from reft_jax.run import Run
+from reft_jax.run_directory import claim_directory, open_records
 from reft_jax.sampler import Sampler
 from reft_jax.sharding import make_mesh, shard_count
-from reft_jax.train_state import TrainState, abstract_params, abstract_state, make_optimizer
+from reft_jax.train_state import abstract_params, abstract_state, make_optimizer
 from reft_jax.validation import missing_files
-
-FREE_KEYS = ("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weights")
-"""Settings that may change between the parts of one run: they do not change what it computes, but for rounding."""
-
-Say = Callable[[str], None]
 
 
 def configure_jax(config: Config) -> None:
@@ -67,31 +51,6 @@ def require_files(config: Config) -> None:
     """
     for message in missing_files(config):
         raise FileNotFoundError(message)
-
-
-@contextlib.contextmanager
-def own_directory(directory: Path) -> Iterator[None]:
-    """Makes the run's folder and keeps other runs out of it; the lock ends with the process, however that ends.
-
-    Raises:
-        OSError: another run is at work in it, or it cannot be made or written to.
-    """
-    held: list[TextIO] = []
-
-    def lock() -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        held.append((directory / ".lock").open("a"))
-        try:
-            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(f"run_dir {directory} is in use by another run: wait for it, or name another") from None
-
-    try:
-        on_first(lock)
-        yield
-    finally:
-        for file in held:
-            file.close()
 
 
 def prepare(config: Config) -> tuple[Config, Any]:
@@ -146,37 +105,6 @@ def check_lengths(config: Config) -> None:
     length = max(config.reward_model.row_buckets)
     if config.reward_model.samples and length > config.model.decoder.max_positions:
         raise ValueError(f"reward_model.row_buckets come to {length} tokens, but the model has {positions}")
-
-
-def claim_directory(config: Config, tokenizer: Any) -> None:
-    """Writes config, versions and tokenizer into the run's folder; a run that has checkpoints there must have the same.
-
-    Raises:
-        ValueError: naming the keys that differ and are not allowed to.
-    """
-    directory, settings = Path(config.run_dir), to_dict(config)
-    path = directory / "config.yaml"
-    if path.exists() and (directory / "checkpoints").exists():
-        among = lambda key, names: any(key == name or key.startswith(name + ".") for name in names)
-        old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changed = [key for key in differences(old, settings) if not among(key, FREE_KEYS)]
-        refused = [key for key in changed if not among(key, config.allow_changed)]
-        if refused:
-            raise ValueError(
-                f"{directory} holds a run with other settings ({', '.join(refused)}): name a fresh run_dir, or name "
-                "these keys in allow_changed to go on with the new values"
-            )
-        if not changed:
-            return
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(directory / "tokenizer")
-        if config.model.path:  # an export needs them again
-            hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -268,64 +196,6 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         yield run
 
 
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """What a run's folder holds of it, as its last resume point left it; fields as in `Run`."""
-
-    checkpoints: Checkpoints
-    writer: MetricsWriter
-    tally: Tally
-    resumed_step: int | None
-
-
-@contextlib.contextmanager
-def open_records(config: Config, console: Progress, *, state: TrainState, models: int) -> Iterator[Records]:
-    """Takes up the last resume point of the run's folder, and cuts its records back to it.
-
-    Args:
-        config: says where the folder is and what is kept.
-        console: told where the run goes on.
-        state: abstract, the largest that the run saves.
-        models: how many it keeps at most besides.
-
-    Raises:
-        ValueError: a record file holds a line that cannot be read.
-        OSError: no room for the checkpoints.
-    """
-    directory, keep = Path(config.run_dir), config.checkpoint.keep_last
-    with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
-        step, tally = None, Tally()
-        if (latest := checkpoints.latest()) is not None:
-            step, tally = latest[0], Tally(**latest[1])
-            console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
-        else:
-            on_first(lambda: check_space(directory, state, points=keep + 1, models=models))
-        board, first = config.logging.tensorboard, jax.process_index() == 0
-        writer = stack.enter_context(
-            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not tally.unread)
-        )
-        yield Records(checkpoints, writer, tally, step)
-
-
-def check_space(directory: Path, state: TrainState, *, points: int, models: int) -> None:
-    """Refuses a disk that the run's checkpoints will not fit on: `points` states, and parameters of `models`.
-
-    Raises:
-        OSError: naming the folder, what is free and what is needed.
-    """
-    size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    needed = points * size(state) + models * size(state.params)
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        gigabytes = "{:.1f} GB".format
-        raise OSError(
-            f"run_dir {directory} has {gigabytes(free / 1e9)} free and the run's checkpoints take up to "
-            f"{gigabytes(needed / 1e9)} ({points} resume points of {gigabytes(size(state) / 1e9)}, {models} models of "
-            f"{gigabytes(size(state.params) / 1e9)}): make room, name another run_dir, or lower checkpoint.keep_last"
-        )
-
-
 def make_runner(reward: RewardConfig) -> ProgramRunner:
     """The pool that runs programs, as configured; nothing is started yet."""
     return ProgramRunner(
@@ -357,59 +227,3 @@ def check_batches(config: Config, shards: int) -> None:
     for key, size in sizes.items():
         if size % shards:
             raise ValueError(f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})")
-
-
-def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
-    """Problems by split; questions that stand in two splits are reported, not removed."""
-    sets = read_sets(config)
-    train, dev, test, pretrain = (sets[split] for split in ("train", "dev", "test", "pretrain"))
-    if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
-        raise ValueError(
-            f"data.train has {len(train)} problems to train on and {len(dev)} for dev: give more, or change "
-            f"data.dev_fraction ({config.data.dev_fraction}) or data.dev"
-        )
-    say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
-    for one, other in (("train", "test"), ("train", "dev"), ("dev", "test")):
-        shared = shared_questions(sets[one], sets[other])
-        if (one, other) == ("dev", "test") and is_within(dev, test):
-            say("warning: dev is part of test: models are chosen on test, and their accuracy there is test-best")
-        elif shared:
-            say(f"warning: {len(shared)} questions of {one} are in {other} too, such as {', '.join(shared[:5])}")
-    return sets
-
-
-def encode_for_sampling(
-    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say, prefix: str = ""
-) -> list[Prompt]:
-    """Prompts of a split, each behind `prefix`, forced header included."""
-    data, longest = config.data, max(config.generation.prompt_buckets)
-    prompts, count = encode_prompts(
-        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
-    )
-    _report(count, f"{split} prompts", say)
-    return prompts
-
-
-def encode_for_training(
-    problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Say
-) -> list[Example]:
-    """Rows of a supervised stage; none where nothing learns them."""
-    if not (config.pretrain.epochs if stage == "pretrain" else config.learns_annotations):
-        return []
-    examples, count = encode_examples(
-        problems,
-        tokenizer,
-        config.data.templates,
-        config.data.cot,
-        max_prompt=max(settings.prompt_buckets),
-        max_response=max(settings.response_buckets),
-        overlong=config.data.overlong,
-        stage=stage,
-    )
-    _report(count, f"{stage} rows", say)
-    return examples
-
-
-def _report(count: OverlongCount, name: str, say: Say) -> None:
-    if count != OverlongCount():
-        say(f"{name}: {count.prompts} prompts and {count.targets} targets are too long; {count.dropped} rows dropped")

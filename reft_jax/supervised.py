@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from reft_jax.config import LoraConfig, SupervisedConfig
-from reft_jax.data.batches import Example, Sequences, training_batch
+from reft_jax.data.batches import Sequences, training_batch
+from reft_jax.data.encoding import Example
 from reft_jax.data.samples import LabelledRows
 from reft_jax.models.policy import Params
 from reft_jax.processes import Interrupted

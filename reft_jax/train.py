@@ -31,7 +31,8 @@ from reft_jax.processes import (
 )
 from reft_jax.reinforcement import reinforce
 from reft_jax.run import Run, Stage
-from reft_jax.startup import configure_jax, open_run, own_directory, prepare, require_files
+from reft_jax.run_directory import own_directory
+from reft_jax.startup import configure_jax, open_run, prepare, require_files
 from reft_jax.supervised import supervised
 
 R = TypeVar("R", bound=Run)

@@ -12,10 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("config", "config_files", "validation", "problem", "reward", "metrics", "console", "statistics", "hlo", "targets"),
-    ("data", "sharding", "processes", "losses", "models", "sample_file", "voting"),
+    ("data", "sharding", "processes", "losses", "models", "problem_sets", "sample_file", "voting"),
     ("train_state", "rollout", "completion", "compilation"),
-    ("sft", "ppo", "self_training", "classification", "reranking", "evaluation", "checkpoint", "sampler"),
-    ("run", "startup", "supervised", "reinforcement", "train", "reward_training", "export"),
+    (
+        "sft",
+        "ppo",
+        "self_training",
+        "classification",
+        "reranking",
+        "evaluation",
+        "checkpoint",
+        "sampler",
+        "self_checks",
+    ),
+    ("run", "run_directory", "startup", "supervised", "reinforcement", "train", "reward_training", "export"),
     ("model_source", "sample", "select", "evaluate", "reward_model"),
     ("preflight", "preflight_steps", "preflight_report"),
 )

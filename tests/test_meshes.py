@@ -224,7 +224,7 @@ def families_and_shapes(*everyday: tuple[str, tuple[int, int, int]]) -> list[Any
 
 @pytest.mark.parametrize(
     ("family", "shape"),
-    families_and_shapes(*(("llama", shape) for shape in SHAPES), ("gpt2", MIXED), ("codegen", MIXED)),
+    families_and_shapes(("llama", (1, 8, 1)), ("llama", (1, 1, 8)), ("llama", MIXED), ("codegen", MIXED)),
 )
 def test_three_updates_end_with_the_parameters_of_one_device(family, shape):
     with jax.enable_x64(True):
@@ -232,9 +232,7 @@ def test_three_updates_end_with_the_parameters_of_one_device(family, shape):
         assert_close(without_moments(trained(case, shape)), without_moments(on_one_device(case)), 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("family", "shape"), families_and_shapes(("llama", (1, 8, 1)), ("llama", (1, 1, 8)), ("llama", MIXED))
-)
+@pytest.mark.parametrize(("family", "shape"), families_and_shapes(("llama", MIXED), ("gpt2", MIXED)))
 def test_losses_log_probs_and_gradients_in_float32_are_those_of_one_device_in_float64(family, shape):
     case = Case(family, "float32", steps=1, microbatches=1)
     got = without_params(trained(case, shape))

@@ -13,7 +13,8 @@ import yaml
 
 from reft_jax.config import Config, load_config
 from reft_jax.preflight import with_model_directory
-from reft_jax.startup import check_batches, check_lengths, read_problem_sets, resolve_model
+from reft_jax.problem_sets import read_problem_sets
+from reft_jax.startup import check_batches, check_lengths, resolve_model
 from reft_jax.train import stages, updates
 from reft_jax.train_state import make_schedule
 

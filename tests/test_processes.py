@@ -69,12 +69,27 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def test_two_processes_are_one_run(finished, arguments, tmp_path):
-    """Beside one process with one device: all data in the same order, the first samples and rewards the same.
+def assert_like_one_process(run_dir: Path, one: Path) -> None:
+    """All data in the same order, the first samples and rewards the same; later ones may differ by rounding."""
+    assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
+    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/total_loss", 3)):
+        expected, got = ([r[name] for r in steps(folder, stage)[:count]] for folder in (one, run_dir))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4, err_msg=name)
+    expected, got = (repeatable(folder, "rollouts") for folder in (one, run_dir))
+    assert [(r["step"], r["id"]) for r in got] == [(r["step"], r["id"]) for r in expected]
+    assert got[:36] == expected[:36], "the first iteration: completions, rewards and all"
+    assert len(read(run_dir, "evaluations")) == len(read(one, "evaluations"))
+    assert set(json.loads((run_dir / "summary.json").read_text())) == {"warmup", "sft", "sft_best", "reft"}
 
-    Later samples may differ where rounding decides. One of the two is asked to stop on the way, then one process alone
-    goes on for a while, and is asked to stop as well.
-    """
+
+def test_two_processes_are_one_run(finished, arguments, tmp_path):
+    end(launch(arguments(tmp_path / "two", **MESH)), 0)
+    assert_like_one_process(tmp_path / "two", finished[0])
+
+
+@pytest.mark.long
+def test_two_processes_that_are_interrupted_are_one_run(finished, arguments, tmp_path):
+    """One of the two is asked to stop, then one process alone goes on for a while, and is asked to stop as well."""
     run_dir = tmp_path / "two"
     process = launch(arguments(run_dir, **MESH))
     wait_for_step(process, run_dir, 30)
@@ -87,19 +102,10 @@ def test_two_processes_are_one_run(finished, arguments, tmp_path):
     output = end(launch(arguments(run_dir, **MESH)), 0)
     assert re.search(r"continuing after step (4|5)\d: sft", output)
     assert not members(run_dir)
-
-    assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
-    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/total_loss", 3)):
-        one, two = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
-        np.testing.assert_allclose(two, one, rtol=0, atol=1e-4, err_msg=name)
-    one, two = (repeatable(folder, "rollouts") for folder in (finished[0], run_dir))
-    assert [(r["step"], r["id"]) for r in two] == [(r["step"], r["id"]) for r in one]
-    assert two[:36] == one[:36], "the first iteration: completions, rewards and all"
-    assert len(read(run_dir, "evaluations")) == len(read(finished[0], "evaluations"))
-    assert set(json.loads((run_dir / "summary.json").read_text())) == {"warmup", "sft", "sft_best", "reft"}
+    assert_like_one_process(run_dir, finished[0])
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
     """Within `distributed.timeout` and a little, with an error, and without orphans."""
     run_dir = tmp_path / "dead"

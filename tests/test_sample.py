@@ -25,7 +25,8 @@ from scipy import stats
 from reft_jax import sampler as sampler_module
 from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import MeshConfig, load_config
-from reft_jax.data.batches import Prompt, sample_batches
+from reft_jax.data.batches import sample_batches
+from reft_jax.data.encoding import Prompt
 from reft_jax.data.readers import read_problems, read_sets, split_dev
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.export import export

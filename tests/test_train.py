@@ -15,7 +15,7 @@ import yaml
 from reft_jax.config import load_config
 from reft_jax.data.batches import bucket, evaluation_batches, step_indices
 from reft_jax.data.tokenizers import load_tokenizer
-from reft_jax.startup import encode_for_sampling, encode_for_training, read_problem_sets
+from reft_jax.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.statistics import wilson_interval
 from tests.runs import (
     DEV,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from reft_jax import ppo, self_training, sft
+from reft_jax import ppo, self_checks, self_training, sft
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
@@ -632,13 +632,13 @@ def test_self_training_does_not_depend_on_microbatches_or_devices():
 def test_checks_pass_on_a_sound_start():
     data, metrics = experience(reference_noise=0.0)
     assert metrics["rl/kl_max"] < 1e-13
-    ppo.check_experience(data, metrics, data, from_reference=True, tolerance=2e-3)
-    ppo.check_first_update(ppo_steps(noise=0.0)[1][0], tolerance=1e-12)
+    self_checks.check_experience(data, metrics, data, from_reference=True, tolerance=2e-3)
+    self_checks.check_first_update(ppo_steps(noise=0.0)[1][0], tolerance=1e-12)
 
 
 def test_checks_name_what_is_broken():
     data, metrics = experience(reference_noise=0.0)
-    check = functools.partial(ppo.check_experience, from_reference=True, tolerance=2e-3)
+    check = functools.partial(self_checks.check_experience, from_reference=True, tolerance=2e-3)
     other_reference = experience(reference_noise=0.1)
     with pytest.raises(RuntimeError, match=r"equals its reference and yet their KL is not 0: \d\.\d+ nats"):
         check(*other_reference, other_reference[0])
@@ -654,12 +654,12 @@ def test_checks_name_what_is_broken():
     hidden = data.replace(values=data.values + np.where(MASK, 0, 0.1))
     check(data, metrics, hidden)  # what the mask hides may differ
     with pytest.raises(RuntimeError, match=r"ratio is not 1 before the first update.*: 0\.1 nats"):
-        ppo.check_first_update({"rl/log_ratio_mean": np.float64(0.1)}, tolerance=1e-3)
+        self_checks.check_first_update({"rl/log_ratio_mean": np.float64(0.1)}, tolerance=1e-3)
 
 
 def test_other_padding_changes_all_padding_and_nothing_else():
     rollout = make_rollout()
-    other = ppo.with_other_padding(rollout)
+    other = self_checks.with_other_padding(rollout)
     ends = (PROMPT_LENGTHS + RESPONSE_LENGTHS)[:, None]
     padding = np.arange(PROMPT + RESPONSE)[None] >= ends
     np.testing.assert_array_equal(np.asarray(other.sequences.tokens) != rollout.sequences.tokens, padding)

@@ -4,7 +4,8 @@ rows        rows of files and hub data sets, with their place
 readers     rows to problems, checked, and their splits
 prompts     problems to text
 tokenizers  by name
-batches     text to padded rows of tokens
+encoding    text to token ids
+batches     token ids to padded rows
 generated   the embedded problems; generated_stories and generated_text make them
 audit, audit_tokens, audit_report   what a set of problems holds, and what is wrong with it
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reft_jax.config import Config, SupervisedConfig
 from reft_jax.data.audit import Finding, first_difference, spread
-from reft_jax.data.batches import token_ids
+from reft_jax.data.encoding import token_ids
 from reft_jax.data.prompts import generation_prompt, program_header, prompt_text, target_text
 from reft_jax.problem import Problem
 

@@ -32,10 +32,10 @@ from reft_jax.data.audit import (
     wrong_chains,
 )
 from reft_jax.data.audit_tokens import changed, look_at_tokens, parted, tokenise, unknown
-from reft_jax.data.batches import encode_examples, encode_prompts
+from reft_jax.data.encoding import encode_examples, encode_prompts
 from reft_jax.problem import Problem
+from reft_jax.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.reward.programs import ProgramRunner
-from reft_jax.startup import encode_for_sampling, encode_for_training, read_problem_sets
 
 REAL = os.environ.get("REFT_DATA", "")
 needs_data = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")

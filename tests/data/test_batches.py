@@ -17,12 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import SourceConfig, TemplateConfig
 from reft_jax.data.batches import (
-    Example,
-    OverlongCount,
-    Prompt,
     bucket,
-    encode_examples,
-    encode_prompts,
     epoch_order,
     evaluation_batches,
     prompt_batch,
@@ -32,6 +27,7 @@ from reft_jax.data.batches import (
     training_batch,
     training_prompts,
 )
+from reft_jax.data.encoding import Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.prompts import generation_prompt, prompt_text, target_text
 from reft_jax.data.readers import read_problems
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reft_jax.config import TemplateConfig
-from reft_jax.data.batches import OverlongCount
+from reft_jax.data.encoding import OverlongCount
 from reft_jax.data.readers import question_hash, split_dev
 from reft_jax.data.samples import encode_samples, labelled_batch, problem_of, read_files, split_samples, unique_samples
 from reft_jax.problem import Problem
