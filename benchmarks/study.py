@@ -25,6 +25,7 @@ import jsonargparse
 from reft_jax.statistics import wilson_interval
 
 Result = TypeVar("Result")
+LAST = 8  # iterations over which the end of a run is averaged
 CONFIG = "configs/quickstart.yaml"
 GROUPS: Mapping[str, Any] = {"rl.rollout_batch_size": 64, "rl.samples_per_question": 4, "rl.epochs": 3}
 
@@ -40,10 +41,15 @@ class Method:
 
 
 ALONE: Mapping[str, Any] = {"rl.algorithm": "self_training", "rl.self_training.gold_weight": 0.0}
-# The value head begins at 0 and stays there.
-NO_BASELINE: Mapping[str, Any] = {"rl.vf_coef": 0.0, "rl.whiten_advantages": "false"}
+NO_CRITIC: Mapping[str, Any] = {"rl.vf_coef": 0.0}  # the value head begins at 0 and stays there
+NO_BASELINE: Mapping[str, Any] = {**NO_CRITIC, "rl.whiten_advantages": "false"}
 REFT = Method("ReFT (PPO)", "base", "reft")
-WITHOUT_BASELINE = Method("PPO without baseline: no critic, no whitening", "no-baseline", "reft", NO_BASELINE)
+BARE = Method(
+    "PPO without baseline, partial reward and KL",
+    "bare",
+    "reft",
+    {**NO_BASELINE, "reward.wrong": 0.0, "rl.kl_coef": 0.0},
+)
 METHODS = (
     Method("warm-up", "base", "warmup"),
     Method("SFT, best on dev", "base", "sft_best"),
@@ -51,7 +57,7 @@ METHODS = (
     Method("online self-training", "online", "reft", {"rl.algorithm": "self_training"}),
     Method("online self-training, right samples alone", "online-alone", "reft", ALONE),
     REFT,
-    WITHOUT_BASELINE,
+    BARE,
     Method(
         "GRPO, 4 samples a question",
         "grpo",
@@ -69,13 +75,9 @@ PARTS = (
     Method("without partial reward", "no-partial", "reft", {"reward.wrong": 0.0}),
     Method("without KL", "no-kl", "reft", {"rl.kl_coef": 0.0}),
     Method("a critic of its own", "critic", "reft", {"rl.critic": "separate"}),
-    WITHOUT_BASELINE,
-    Method(
-        "without baseline, partial reward and KL",
-        "bare",
-        "reft",
-        {**NO_BASELINE, "reward.wrong": 0.0, "rl.kl_coef": 0.0},
-    ),
+    Method("without critic, advantages whitened", "no-critic", "reft", NO_CRITIC),
+    Method("without baseline: no critic, no whitening", "no-baseline", "reft", NO_BASELINE),
+    BARE,
     Method("twice the learning rate", "fast", "reft", {"rl.optimizer.learning_rate": 1e-3}),
 )
 """Rows of the second table: ReFT, and what it is with one thing changed."""
@@ -130,8 +132,8 @@ def rerank(folder: Path, model: str, samples: int, seed: int) -> Path:
     """Trains a reward model on the warm-up's samples, from `model`, and reranks the test set's; returns the figures."""
     sampled, run = folder / "base-self-training-samples.jsonl", folder / f"reward-model-{model}"
     log, figures = run.with_suffix(".log"), folder / f"{model}-{samples}.ranks.json"
-    settings = {"samples": json.dumps([str(sampled)]), "init_from": folder / "base/checkpoints" / model, "epochs": 2}
-    settings |= {"optimizer.learning_rate": 5e-4, "row_buckets": "[96]", "batch_size": 24, "microbatch_size": 24}
+    settings = {"samples": json.dumps([str(sampled)]), "init_from": folder / "base/checkpoints" / model, "epochs": 8}
+    settings |= {"optimizer.learning_rate": 1e-3, "row_buckets": "[96]", "batch_size": 24, "microbatch_size": 24}
     changes = {"seed": seed, "run_dir": run} | {f"reward_model.{key}": value for key, value in settings.items()}
     command(log, "reft_jax.reward_model", "train", "--config", CONFIG, *options(changes))
     model_dir, tested = run / "checkpoints/reward_model_best", folder / f"{model}-{samples}.jsonl"
@@ -301,7 +303,10 @@ def main(
         "## Voting and reranking",
         "",
         f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
-        "rank, and are trained on the warm-up's samples of the training questions, eight each.",
+        "rank, and are trained on the warm-up's samples of the training questions, eight each. A vote hears how often",
+        "an answer was drawn; a reward model is asked once about each different completion, of which few are right,",
+        "and must find the slip in the others by itself: it can do worse than one sample drawn at random, and a model",
+        "that cannot do the arithmetic cannot check it either.",
         "",
         *voting({key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}),
         "",
@@ -311,6 +316,10 @@ def main(
         "",
         *table(parts),
         *ended({**methods, **parts}),
+        "",
+        f"How the runs of seed {first} end, by the means of their last {LAST} iterations:",
+        "",
+        *endings(folders[first], [*METHODS, *PARTS[1:]]),
         "",
         "## What a minibatch knows of the policy gradient",
         "",
@@ -352,6 +361,28 @@ def ended(found: Found) -> list[str]:
         if facts["collapse"]
     ]
     return ["", f"Ended early (*): {'; '.join(reasons)}."] if reasons else []
+
+
+def endings(folder: Path, methods: Sequence[Method]) -> list[str]:
+    """What the policies of one seed have become, and how far a critic tells what a completion will bring."""
+    shown = {
+        "reward/correct": "right, %",
+        "rl/entropy": "entropy, nats a token",
+        "rl/sequence_kl": "KL, nats a response",
+        "rl/explained_variance": "explained variance",
+        "response/length_mean": "tokens",
+    }
+    lines = ["| | " + " | ".join(shown.values()) + " |", "|---|" + "---|" * len(shown)]
+    for method in {method.run: method for method in methods if method.model == "reft"}.values():
+        text = (folder / method.run / "metrics.jsonl").read_text(encoding="utf-8")
+        steps = [record for record in map(json.loads, text.splitlines()) if "reward/correct" in record][-LAST:]
+        cells = []
+        for key in shown:
+            values = [record[key] for record in steps if record.get(key) is not None]
+            scale = 100 if key == "reward/correct" else 1
+            cells.append(f"{scale * statistics.mean(values):.3g}" if values else "")
+        lines.append(f"| {method.label} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def voting(votes: Mapping[tuple[str, int], Path], ranks: Mapping[str, Path]) -> list[str]:

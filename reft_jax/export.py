@@ -1,10 +1,12 @@
 """`python -m reft_jax.export CHECKPOINT OUT`: a checkpoint of a run as a Hugging Face directory.
 
-CHECKPOINT is one of RUN_DIR/checkpoints (`warmup`, `sft`, `sft_best`, `reft`). What else it takes, shape, `config.json`
-and tokenizer, is in the run's folder, so that the model it started from is not needed again. OUT loads by transformers'
-`AutoModelForCausalLM` and `AutoTokenizer`; the value head, which transformers does not know, is a file of its own.
+CHECKPOINT is one of RUN_DIR/checkpoints (`warmup`, `sft`, `sft_best`, `reft`, or a reward model's `reward_model_best`).
+What else it takes, shape, `config.json` and tokenizer, is in the run's folder, so that the model it started from is not
+needed again. OUT loads by transformers' `AutoModelForCausalLM`, a reward model by `AutoModelForSequenceClassification`,
+and by `AutoTokenizer`; the value head, which transformers does not know, is a file of its own.
 """
 
+import functools
 import json
 import shutil
 import sys
@@ -18,9 +20,11 @@ from safetensors.numpy import save_file
 
 from reft_jax.checkpoint import part_name, restore_params, run_of
 from reft_jax.config import Config, MeshConfig, load_config
+from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
 from reft_jax.models.adapter_files import save_adapters
+from reft_jax.models.classifier import Classifier
 from reft_jax.models.hf import CONFIG_FILE, GENERATION_FILE
-from reft_jax.models.hf_export import fresh_fields, save_decoder
+from reft_jax.models.hf_export import classifier_fields, fresh_fields, save_decoder
 from reft_jax.models.policy import Params, Policy
 from reft_jax.sharding import make_mesh
 from reft_jax.train_state import abstract_params
@@ -33,6 +37,8 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     """Writes weights, config, generation config, tokenizer, and value head and critic where there are any.
 
     The value head is a file of its own, a separate critic a folder `critic` with a config and weights like the model's.
+    A reward model becomes a sequence classifier with the classes `wrong` and `right`, of rows that are prompt and
+    completion tokenised as one string without special tokens.
 
     Args:
         checkpoint: a folder of RUN_DIR/checkpoints.
@@ -43,25 +49,30 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     Raises:
         FileNotFoundError: there is no such checkpoint, or its folder is in no run's.
         FileExistsError: `out` has something in it.
-        ValueError: a model made from scratch has a shape that no architecture of transformers has; or it is a reward
-            model.
+        ValueError: a model made from scratch has a shape that no architecture of transformers has, or a reward model
+            is of a family that has no classifier there.
     """
-    run_dir, config = read_run(checkpoint, out)
-    stored = config.model.param_dtype if config.model.param_dtype != "float64" else "float32"
+    part = lambda name: checkpoint.with_name(part_name(checkpoint.name, name))
+    is_classifier = part("class_head").exists()
+    run_dir, config = read_run(checkpoint, out, reward_model=is_classifier)
+    ids = special_ids(load_tokenizer(str(run_dir / "tokenizer"), "main"))
     fields = read_fields(run_dir, config)
-    params = read_params(checkpoint, config, part="decoder")
-    save_decoder(out, params, config.model.decoder, fields, dtype=dtype or stored, shard_bytes=shard_bytes)
-    write_generation_config(run_dir, out)
+    if is_classifier:
+        fields = classifier_fields(fields, pad=ids.pad)
+    stored = config.model.param_dtype if config.model.param_dtype != "float64" else "float32"
+    save = functools.partial(
+        save_decoder, decoder=config.model.decoder, fields=fields, dtype=dtype or stored, shard_bytes=shard_bytes
+    )
+    read = lambda name, path: read_params(path, config, part=name, reward_model=is_classifier)
+    head = {"class_head": read("class_head", part("class_head"))} if is_classifier else {}
+    save(out, {**read("decoder", checkpoint), **head})
     shutil.copytree(run_dir / "tokenizer", out, dirs_exist_ok=True)
-    critic = checkpoint.with_name(part_name(checkpoint.name, "critic"))
-    if critic.exists():
-        params = read_params(critic, config, part="critic")
-        save_decoder(
-            out / "critic", params, config.model.decoder, fields, dtype=dtype or stored, shard_bytes=shard_bytes
-        )
-    head = checkpoint.with_name(part_name(checkpoint.name, "value_head"))
-    if head.exists():
-        kernel, bias = (read_params(head, config, part="value_head")[name] for name in ("kernel", "bias"))
+    if not is_classifier:
+        write_generation_config(run_dir, out, ids)
+    if part("critic").exists():
+        save(out / "critic", read("critic", part("critic")))
+    if part("value_head").exists():
+        kernel, bias = (read("value_head", part("value_head"))[name] for name in ("kernel", "bias"))
         arrays = {"weight": np.asarray(kernel, np.float32).T.copy(), "bias": np.asarray(bias, np.float32)}
         save_file(arrays, out / VALUE_HEAD_FILE, metadata={"format": "pt"})  # as torch's Linear keeps them
 
@@ -91,9 +102,9 @@ def export_adapter(checkpoint: Path, out: Path, base: str = "") -> None:
     save_adapters(out, lora, config.model, model_type, base or config.model.path)
 
 
-def read_run(checkpoint: Path, out: Path) -> tuple[Path, Config]:
-    """The folder and config of the run that a checkpoint is of, if `out` can be written to."""
-    run_dir = run_of(checkpoint)
+def read_run(checkpoint: Path, out: Path, *, reward_model: bool = False) -> tuple[Path, Config]:
+    """The folder and config of the run that a checkpoint is of, if `out` can be written to; see `run_of`."""
+    run_dir = run_of(checkpoint, reward_model=reward_model)
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty: name a fresh folder")
     config = load_config(["--config", str(run_dir / "config.yaml")])
@@ -110,22 +121,21 @@ def read_fields(run_dir: Path, config: Config) -> dict[str, Any]:
     return fresh_fields(config.model.decoder)
 
 
-def read_params(checkpoint: Path, config: Config, *, part: str) -> Params:
-    """The only part in a checkpoint, `decoder`, `value_head`, `critic` or `lora`, on the first device."""
+def read_params(checkpoint: Path, config: Config, *, part: str, reward_model: bool = False) -> Params:
+    """The only part in a checkpoint of a policy or a reward model, such as `decoder` or `lora`, on the first device."""
     mesh = make_mesh(MeshConfig(fsdp=1, data=1, tensor=1), jax.devices()[:1])
-    abstract = abstract_params(Policy(config.model, mesh, config.rl.critic == "separate"), mesh, value_head=True)
+    critic = config.rl.critic == "separate"
+    model = Classifier(config.model, mesh) if reward_model else Policy(config.model, mesh, critic)
+    abstract = abstract_params(model, mesh, value_head=True)
     return restore_params(checkpoint, {part: abstract[part]})[part]
 
 
-def write_generation_config(run_dir: Path, out: Path) -> None:
+def write_generation_config(run_dir: Path, out: Path, ids: SpecialIds) -> None:
     """The model's own generation config, or one that names the tokenizer's special tokens."""
     own = run_dir / "model" / GENERATION_FILE
     if own.exists():
         shutil.copy(own, out / GENERATION_FILE)
         return
-    from reft_jax.data.tokenizers import load_tokenizer, special_ids
-
-    ids = special_ids(load_tokenizer(str(run_dir / "tokenizer"), "main"))
     text = json.dumps({"eos_token_id": ids.eos, "pad_token_id": ids.pad}, indent=2) + "\n"
     (out / GENERATION_FILE).write_text(text, encoding="utf-8")
 

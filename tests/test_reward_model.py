@@ -18,10 +18,10 @@ from reft_jax import reward_training
 from reft_jax.checkpoint import Checkpoints
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, TemplateConfig
 from reft_jax.data.generated import generate_problems
-from reft_jax.data.prompts import program_header
+from reft_jax.data.prompts import program_header, prompt_text
 from reft_jax.evaluate import from_samples
 from reft_jax.evaluate import main as evaluate
-from reft_jax.export import export
+from reft_jax.export import export, export_adapter
 from reft_jax.models.policy import Policy
 from reft_jax.processes import REFUSED, STOPPED
 from reft_jax.reward_model import main
@@ -268,6 +268,45 @@ def test_its_vote_and_its_bound_are_those_of_evaluate(finished, tmp_path):
     assert figures["first"]["all"]["rerank"]["total"] == 8
 
 
+# Export
+
+
+def test_transformers_scores_with_its_export_as_it_does(finished, tmp_path):
+    """Several rows at once, padded, and one alone; from their texts, as a user would."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    samples = write_samples(tmp_path / "test.jsonl", "test", 6)
+    checkpoint, out, scores = finished / "checkpoints/reward_model_best", tmp_path / "out", tmp_path / "scores"
+    assert command(["rerank", str(checkpoint), str(samples), "--scores", str(scores)]) == 0
+    export(checkpoint, out)
+    assert not (out / "generation_config.json").exists()
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(out).eval(),
+        AutoTokenizer.from_pretrained(out),
+    )
+    assert model.config.id2label == {0: "wrong", 1: "right"}
+    problems = {problem.id: problem for problem in generate_problems("test")}
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    texts = [prompt_text(problems[row["id"]], TemplateConfig()) + row["completion"] for row in rows]
+
+    def ask(texts):
+        tokens = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
+        with torch.no_grad():
+            return model(tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits.softmax(-1)[:, 1].numpy()
+
+    expected = np.array([row["p_correct"] for row in rows])
+    assert np.ptp(expected) > 0.01  # not constant
+    assert (np.abs(expected - 0.5) < 0.49).any()  # nor saturated
+    np.testing.assert_allclose(ask(texts), expected, atol=1e-5)
+    np.testing.assert_allclose(ask(texts[:1]), expected[:1], atol=1e-5)
+
+
+def test_a_reward_model_has_no_adapters_to_export(finished, tmp_path):
+    with pytest.raises(ValueError, match="reward_model_best is a reward model"):
+        export_adapter(finished / "checkpoints/reward_model_best", tmp_path / "out")
+
+
 # Refusals
 
 
@@ -303,11 +342,6 @@ def test_what_cannot_be_reranked_is_said(finished, tmp_path, capfd, checkpoint, 
     samples = write_samples(tmp_path / "test.jsonl", "test", 2)
     assert command(["rerank", str(finished / checkpoint), str(samples), *options]) == REFUSED
     assert message in capfd.readouterr().err
-
-
-def test_it_is_not_exported(finished, tmp_path):
-    with pytest.raises(ValueError, match="reward_model_best is a reward model"):
-        export(finished / "checkpoints/reward_model_best", tmp_path / "out")
 
 
 def test_it_is_not_asked_for_tokens(finished, capfd):

@@ -75,6 +75,8 @@ class Family:
     """Every parameter that the family can have."""
     ignored: str
     """Pattern of tensors that are not parameters."""
+    classifier: str
+    """Name of its sequence classifier in transformers, empty where there is none."""
 
 
 def _norm(param: str, name: str) -> tuple[Stored, Stored]:
@@ -163,11 +165,31 @@ _INV_FREQ = r"rotary_emb\.inv_freq$"
 _MASKS = r"attn\.((masked_)?bias|causal_mask)$"
 
 FAMILIES = {
-    "llama": Family(family_configs.llama, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
-    "mistral": Family(family_configs.mistral, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
-    "qwen2": Family(family_configs.qwen2, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
-    "qwen3": Family(family_configs.qwen3, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ),
-    "gpt2": Family(family_configs.gpt2, "transformer.", _GPT2_TENSORS, ignored=_MASKS),
-    "opt": Family(family_configs.opt, "model.", _OPT_TENSORS, ignored=r"decoder\.version$"),
-    "codegen": Family(family_configs.codegen, "transformer.", _CODEGEN_TENSORS, ignored=_MASKS),
+    "llama": Family(
+        family_configs.llama, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ, classifier="LlamaForSequenceClassification"
+    ),
+    "mistral": Family(
+        family_configs.mistral,
+        "model.",
+        _LLAMA_TENSORS,
+        ignored=_INV_FREQ,
+        classifier="MistralForSequenceClassification",
+    ),
+    "qwen2": Family(
+        family_configs.qwen2, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ, classifier="Qwen2ForSequenceClassification"
+    ),
+    "qwen3": Family(
+        family_configs.qwen3, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ, classifier="Qwen3ForSequenceClassification"
+    ),
+    "gpt2": Family(
+        family_configs.gpt2, "transformer.", _GPT2_TENSORS, ignored=_MASKS, classifier="GPT2ForSequenceClassification"
+    ),
+    "opt": Family(
+        family_configs.opt,
+        "model.",
+        _OPT_TENSORS,
+        ignored=r"decoder\.version$",
+        classifier="OPTForSequenceClassification",
+    ),
+    "codegen": Family(family_configs.codegen, "transformer.", _CODEGEN_TENSORS, ignored=_MASKS, classifier=""),
 }

@@ -25,6 +25,9 @@ from reft_jax.models.tensor_files import INDEX_FILE, WEIGHTS_FILE
 
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
+SCORE = Stored("class_head/kernel", "score.weight", "class, embed")
+"""Where transformers' sequence classifiers keep the class head, in every family."""
+
 
 def fresh_fields(decoder: DecoderConfig) -> dict[str, Any]:
     """The `config.json` of a model made from scratch, as a Llama.
@@ -59,6 +62,27 @@ def fresh_fields(decoder: DecoderConfig) -> dict[str, Any]:
     return fields
 
 
+def classifier_fields(fields: Mapping[str, Any], *, pad: int) -> dict[str, Any]:
+    """The `config.json` of a sequence classifier that has the body of a model with these `fields`.
+
+    transformers takes the classes from the rightmost token that is not `pad`, the id that fills rows.
+
+    Raises:
+        ValueError: transformers has no classifier of its family.
+    """
+    family = FAMILIES[fields["model_type"]]
+    if not family.classifier:
+        raise ValueError(f"transformers has no sequence classifier for model_type {fields['model_type']!r}")
+    classes = ("wrong", "right")
+    return {
+        **fields,
+        "architectures": [family.classifier],
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+        "pad_token_id": pad,
+    }
+
+
 def save_decoder(
     directory: Path, params: Any, decoder: DecoderConfig, fields: Mapping[str, Any], *, dtype: str, shard_bytes: int
 ) -> None:
@@ -66,7 +90,7 @@ def save_decoder(
 
     Args:
         directory: made where it is missing.
-        params: the tree of `Decoder.init`.
+        params: the tree of `Decoder.init`; a classifier's also has its `class_head`.
         decoder: its shape.
         fields: the `config.json` of the model's family; its type of weights is set to `dtype`.
         dtype: a key of `DTYPES`.
@@ -129,15 +153,16 @@ def _tensors(params: Any, decoder: DecoderConfig, model_type: str) -> Iterator[_
     axes = {
         param_name(path): tuple(map(str, box.names)) for path, box in jax.tree.leaves_with_path(boxed, is_leaf=is_box)
     }
+    axes[SCORE.param] = ("embed", "class")
     arrays = {param_name(path): array for path, array in jax.tree.leaves_with_path(params)}
     by_name: dict[str, list[Stored]] = {}
-    for stored in family.tensors:
+    for stored in (*family.tensors, SCORE):
         if stored.param in arrays:
             by_name.setdefault(stored.name, []).append(stored)
     for name, entries in by_name.items():
         entries.sort(key=lambda stored: stored.part)
         parts = tuple((stored, arrays[stored.param], axes[stored.param]) for stored in entries)
-        prefix = "" if name.startswith("lm_head") else family.prefix
+        prefix = "" if name.startswith(("lm_head", "score")) else family.prefix
         for layer in range(decoder.num_layers) if "{}" in name else (None,):
             yield _Tensor(prefix + name.format(layer), layer, parts, decoder.vocab_size)
 

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 from reft_jax.checkpoint import Checkpoints, part_name
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, load_config
 from reft_jax.export import export, main
+from reft_jax.models.classifier import Classifier, class_logits
 from reft_jax.models.hf import decoder_config, load_decoder_params
-from reft_jax.models.hf_export import save_decoder
+from reft_jax.models.hf_export import classifier_fields, save_decoder
 from reft_jax.models.policy import Policy
 from reft_jax.sharding import make_mesh
 from reft_jax.startup import prepare
@@ -86,6 +87,38 @@ def test_transformers_loads_an_export_without_a_word(case, tmp_path, caplog):
     with torch.no_grad():
         logits = model(torch.tensor(expected["tokens"])).logits.numpy()
     assert np.abs(logits - expected["logits"]).max() <= 1e-5 * np.abs(expected["logits"]).max()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_loads_a_classifier_of_every_family_that_has_one(case, tmp_path, caplog):
+    """Its classes are the head's on the final state of the last token that is no padding."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from transformers import AutoModelForSequenceClassification
+
+    config, params = load(GOLDEN / case)
+    if case.startswith("codegen"):
+        with pytest.raises(ValueError, match="no sequence classifier for model_type 'codegen'"):
+            classifier_fields(fields(GOLDEN / case), pad=1)
+        return
+    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tie_embeddings=True))
+    classifier, pad = Classifier(config), 1
+    head = np.random.default_rng(0).normal(size=(config.decoder.embed_dim, 2)).astype(np.float32)
+    params = {"decoder": {name: x for name, x in params.items() if name != "lm_head"}, "class_head": {"kernel": head}}
+    written = {**params["decoder"], "class_head": params["class_head"]}
+    shape = classifier_fields(fields(GOLDEN / case), pad=pad)
+    save_decoder(tmp_path, written, config.decoder, shape, dtype="float32", shard_bytes=20_000)
+    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert not caplog.records
+    lengths = np.array([5, 9])
+    tokens = np.random.default_rng(1).integers(2, config.decoder.vocab_size, size=(2, 9))
+    tokens = np.where(np.arange(9) < lengths[:, None], tokens, pad)
+    with torch.no_grad():
+        mask = torch.tensor(tokens != pad, dtype=torch.long)
+        logits = model(torch.tensor(tokens), attention_mask=mask).logits.numpy()
+    ours = class_logits(classifier, params, jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths))
+    np.testing.assert_allclose(ours, logits, atol=1e-5 * np.abs(logits).max())
 
 
 LLAMA = ["--model.decoder.mlp_dim", "48", "--model.decoder.rope_theta", "500.0", "--model.decoder.vocab_multiple", "8"]
