@@ -169,7 +169,13 @@ OVERLAYS: dict[str, dict[str, Any]] = {
     "no_partial_reward": {"reward.wrong": 0, "reward.correct": 1},
     "no_kl": {"rl.kl_coef": 0},
     "separate_critic": {"rl.critic": "separate"},
-    "no_baseline": {"rl.vf_coef": 0, "rl.whiten_advantages": False, "rl.critic": "shared"},
+    "no_baseline": {
+        "rl.vf_coef": 0,
+        "rl.whiten_advantages": False,
+        "rl.critic": "shared",
+        "rl.gae_lambda": 1,
+        "rl.discount": 1,
+    },
     "no_warmup": {"sft.schedule_epochs": 0, "rl.init_from": ""},
     "reference_rules": {"reward.rules": "reference"},
 }
