@@ -9,7 +9,7 @@ with 1 / L a baseline adds -b grad E[1 / L], a pull towards longer responses.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,35 +71,67 @@ def sums(sampler: Sampler, params: Params, rollouts: int, batch: int, minibatch:
     return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
 
 
-def inner(x: np.ndarray, y: np.ndarray) -> float:
-    """Inner product of the expectations that the rows of x and y are draws of, unbiased though x[k] goes with y[k]."""
-    count = len(x)
-    return float((np.sum(x.sum(axis=0) * y.sum(axis=0)) - np.sum(x * y)) / (count * (count - 1)))
+def inner(gram: np.ndarray) -> np.ndarray:
+    """Inner product of the expectations that rows x[k] and y[k] are draws of, from gram[k, l] = <x[k], y[l]>.
+
+    Unbiased: a row is never multiplied by the one of its own minibatch.
+    """
+    count = len(gram)
+    return (np.sum(gram) - np.trace(gram)) / (count * (count - 1))
+
+
+def ratio(own: np.ndarray) -> np.ndarray:
+    """Squared norm of the mean over the mean squared distance of a minibatch from it."""
+    signal = inner(own)
+    return signal / (np.trace(own) / len(own) - signal)
+
+
+def cosine(own: np.ndarray, both: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Cosine of two means, from the gram matrices of the first, of the pair, and of the second."""
+    return inner(both) / np.sqrt(inner(own) * inner(other))
+
+
+def jackknife(statistic: Callable[..., np.ndarray], *grams: np.ndarray) -> dict[str, float]:
+    """A statistic of gram matrices and its standard error: the spread of those that each leave out a minibatch."""
+    count = len(grams[0])
+    without = lambda gram, k: np.delete(np.delete(gram, k, axis=0), k, axis=1)
+    others = [float(statistic(*(without(gram, k) for gram in grams))) for k in range(count)]
+    return {"value": float(statistic(*grams)), "error": float(np.std(others) * np.sqrt(count - 1))}
 
 
 def report(found: dict[str, np.ndarray], minibatch: int) -> dict[str, Any]:
     """The figures of a checkpoint.
 
-    For each estimator: the squared norm of its mean (`signal`), its mean squared distance from that in one minibatch
-    (`noise`), their ratio, and the cosine of its mean with the policy gradient.
+    For each estimator: the ratio of signal to noise in one minibatch, and the cosine of its mean with the policy
+    gradient, each with its standard error over minibatches. The baseline of least noise is
+    b* = E[w^2 r |g|^2] / E[w^2 |g|^2].
     """
-    wide = {key: value.astype(np.float64) for key, value in found.items()}
-    r, lengths, norm2 = wide["r"], wide["L"], wide["norm2"]
-    baselines = {"0": 0.0, "least noise": np.sum(r * norm2) / np.sum(norm2), "mean reward": r.mean()}
-    scale = {"responses": minibatch, "tokens": minibatch * lengths.mean()}
-    estimators = {
-        (average, name): (wide[prefix + "rg"] - b * wide[prefix + "g"]) / scale[average]
-        for average, prefix in (("responses", ""), ("tokens", "L"))
-        for name, b in baselines.items()
-    }
-    truth = estimators["tokens", "mean reward"]
-    rows = []
-    for (average, name), parts in estimators.items():
-        signal = inner(parts, parts)
-        noise = float(np.mean(np.sum(parts**2, axis=1))) - signal
-        cosine = inner(parts, truth) / np.sqrt(signal * inner(truth, truth))
-        figures = {"signal": signal, "noise": noise, "signal_to_noise": signal / noise, "cosine": cosine}
-        rows.append({"average": average, "baseline": name, "b": float(baselines[name]), **figures})
+    r, lengths, norm2 = (found[key].astype(np.float64) for key in ("r", "L", "norm2"))
+    keys = ("g", "rg", "Lg", "Lrg")
+    grams = {(x, y): found[x].astype(np.float64) @ found[y].T.astype(np.float64) for x in keys for y in keys}
+
+    def gram(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:
+        """Between estimators, each given by its factors of the sums."""
+        return sum((u * v * grams[x, y] for x, u in first.items() for y, v in second.items()), np.float64(0))
+
+    estimators = {}
+    for average, prefix, weight in (("responses", "", np.ones_like(lengths)), ("tokens", "L", lengths)):
+        squared = weight**2 * norm2
+        baselines = {"0": 0.0, "least noise": np.sum(r * squared) / np.sum(squared), "mean reward": r.mean()}
+        scale = minibatch * weight.mean()
+        for name, b in baselines.items():
+            estimators[average, name] = float(b), {prefix + "rg": 1 / scale, prefix + "g": -b / scale}
+    _, truth = estimators["tokens", "mean reward"]
+    rows = [
+        {
+            "average": average,
+            "baseline": name,
+            "b": b,
+            "signal_to_noise": jackknife(ratio, gram(factors, factors)),
+            "cosine": jackknife(cosine, gram(factors, factors), gram(factors, truth), gram(truth, truth)),
+        }
+        for (average, name), (b, factors) in estimators.items()
+    ]
     by_verdict = {
         name: {"squared_norm": norm2[r == value].mean(), "length": lengths[r == value].mean()}
         for name, value in (("right", 1), ("wrong", 0))

@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
-from reft_jax.statistics import wilson_interval
-
 Result = TypeVar("Result")
 LAST = 8  # iterations over which the end of a run is averaged
 CONFIG = "configs/quickstart.yaml"
@@ -79,6 +77,8 @@ PARTS = (
     Method("without baseline: no critic, no whitening", "no-baseline", "reft", NO_BASELINE),
     BARE,
     Method("twice the learning rate", "fast", "reft", {"rl.optimizer.learning_rate": 1e-3}),
+    Method("half the learning rate", "slow", "reft", {"rl.optimizer.learning_rate": 2.5e-4}),
+    Method("4 samples a question, a fourth of the epochs", "groups", "reft", GROUPS),
 )
 """Rows of the second table: ReFT, and what it is with one thing changed."""
 
@@ -144,8 +144,9 @@ def rerank(folder: Path, model: str, samples: int, seed: int) -> Path:
 def measure_noise(folder: Path, model: str) -> Path:
     """What a minibatch knows of the policy gradient at a model of the base run; returns the file of figures."""
     figures = folder / f"{model}.noise.json"
-    arguments = folder / "base/checkpoints" / model, "--json", figures
-    command(figures.with_suffix(".log"), "benchmarks.gradient_noise", *arguments)
+    if not figures.exists():
+        arguments = folder / "base/checkpoints" / model, "--json", figures
+        command(figures.with_suffix(".log"), "benchmarks.gradient_noise", *arguments)
     return figures
 
 
@@ -190,15 +191,20 @@ Found = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
 def table(found: Found) -> list[str]:
-    """Greedy accuracy on test: a row a method, a column a seed, the mean and the interval of all seeds together."""
-    seeds = list(next(iter(found.values())))
-    lines = ["| greedy accuracy on test, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | 95 % |"]
-    lines.append("|---|" + "---|" * (len(seeds) + 2))
+    """Greedy accuracy on test: a row a method, a column a seed, their mean, and what is beyond ReFT seed by seed."""
+    seeds, reft = list(next(iter(found.values()))), found[REFT.label]
+    heads = ["greedy accuracy on test, %", *(f"seed {seed}" for seed in seeds), "mean", "beyond ReFT"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---|" * (len(heads) - 1)]
     for label, facts in found.items():
-        values = [100 * facts[seed]["accuracy"] for seed in seeds]
-        low, high = wilson_interval(*(sum(facts[seed][key] for seed in seeds) for key in ("correct", "total")))
-        cells = [f"{value:.1f}{'*' if facts[seed]['collapse'] else ''}" for value, seed in zip(values, seeds)]
-        cells += [f"**{statistics.mean(values):.1f}**", f"{100 * low:.1f} to {100 * high:.1f}"]
+        values = {seed: 100 * facts[seed]["accuracy"] for seed in seeds}
+        beyond = [values[seed] - 100 * reft[seed]["accuracy"] for seed in seeds]
+        cells = [
+            f"{values[seed]:.1f}{'*' if facts[seed]['collapse'] else ''} "
+            f"({' to '.join(f'{100 * bound:.1f}' for bound in facts[seed]['interval'])})"
+            for seed in seeds
+        ]
+        cells += [f"**{statistics.mean(values.values()):.1f}**"]
+        cells += [f"{statistics.mean(beyond):+.1f} ({min(beyond):+.1f} to {max(beyond):+.1f})" if any(beyond) else ""]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
@@ -289,8 +295,8 @@ def main(
         "",
         "Written by `make study`: the embedded problems, the quickstart's model and settings, one run a cell. Every",
         "method of reinforcement starts from its seed's warm-up and sees about as many completions. Models are chosen",
-        "on dev. The interval is Wilson's over the questions of all seeds together, and so knows nothing of how runs",
-        "differ.",
+        "on dev. In brackets: Wilson's 95 % interval of a run over the questions of the test set, which all share;",
+        "and the least and the most of the differences from ReFT on the same seed.",
         "",
         *table(methods),
         "",
@@ -304,9 +310,8 @@ def main(
         "",
         f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
         "rank, and are trained on the warm-up's samples of the training questions, eight each. A vote hears how often",
-        "an answer was drawn; a reward model is asked once about each different completion, of which few are right,",
-        "and must find the slip in the others by itself: it can do worse than one sample drawn at random, and a model",
-        "that cannot do the arithmetic cannot check it either.",
+        "an answer was drawn; a reward model is asked once about each different completion, right or wrong, however",
+        "often it was drawn, and so can do worse than one sample drawn at random.",
         "",
         *voting({key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}),
         "",
@@ -326,7 +331,7 @@ def main(
         f"From `benchmarks/gradient_noise.py`, seed {first}: a completion of reward 1 or 0 counts for its reward less",
         "the baseline, which is 0 in likelihood of right completions. The ratio is that of the squared norm of the",
         "mean gradient to the mean squared distance of a minibatch's from it; the cosine is that of the mean with the",
-        "policy gradient.",
+        "policy gradient; ± is one standard error, by leaving out minibatches.",
         "",
         *noises({model: job.result() for model, job in noise.items()}),
     ]
@@ -343,13 +348,16 @@ def give_runs(jobs: Jobs, methods: Sequence[Method], folder: Path, seed: int, ba
 
 
 def costs(found: Found) -> str:
-    """Sequences and seconds that the first seed's models took."""
-    seed = next(iter(next(iter(found.values()))))
-    parts = [
-        f"{label}: {facts[seed]['examples']:,} in {facts[seed]['seconds']:.0f} s" for label, facts in found.items()
-    ]
-    what = "Sequences trained on until the chosen model (each pass counts), and seconds of training steps on one core"
-    return f"{what}, seed {seed}: {'; '.join(parts)}."
+    """Sequences and seconds that the first seed's models took, those of reinforcement without the warm-up."""
+    seed = next(iter(found[REFT.label]))
+    of = {label: (facts[seed]["examples"], facts[seed]["seconds"]) for label, facts in found.items()}
+    of[REFT.label] = tuple(all_of_it - first for all_of_it, first in zip(of[REFT.label], of["warm-up"]))
+    parts = [f"{label}: {examples:,} in {seconds:.0f} s" for label, (examples, seconds) in of.items()]
+    return (
+        "Sequences trained on until the chosen model (each pass counts), and seconds of sampling and training on one "
+        f"core, seed {seed}; for online methods after the warm-up, for offline self-training without its samples: "
+        f"{'; '.join(parts)}."
+    )
 
 
 def ended(found: Found) -> list[str]:
@@ -421,7 +429,11 @@ def noises(figures: Mapping[str, Path]) -> list[str]:
     heads = [f"{names[model]}: ratio | cosine" for model in found]
     lines = ["| loss averaged over | baseline | " + " | ".join(heads) + " |", "|---|---|" + "---|---|" * len(found)]
     for rows in zip(*(facts["estimators"] for facts in found.values())):
-        cells = [f"{row['signal_to_noise']:.3f} | {row['cosine']:.2f}" for row in rows]
+        cells = [
+            f"{row['signal_to_noise']['value']:.3f} ± {row['signal_to_noise']['error']:.3f} | "
+            f"{row['cosine']['value']:.2f} ± {row['cosine']['error']:.2f}"
+            for row in rows
+        ]
         lines.append(f"| {rows[0]['average']} | {rows[0]['baseline']} | " + " | ".join(cells) + " |")
     says = [
         f"{names[model]}: {100 * facts['share_right']:.0f} % of {facts['completions']:,} completions are right. The "

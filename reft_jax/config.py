@@ -286,7 +286,8 @@ class CollapseConfig:
     window: int = 20
     """Iterations that rewards are averaged over."""
     reward_share: float = 0.5
-    """End where the average reward falls below this share of the best such average; 0 never ends."""
+    """End where the average reward falls below this share of the best such average, if that was positive; 0 never
+    ends."""
     max_kl: float = 0.0
     """End where the KL to the reference, `rl/sequence_kl`, exceeds this many nats a response; 0 never ends."""
 

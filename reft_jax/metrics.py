@@ -118,7 +118,7 @@ METRICS: Mapping[str, Metric] = {
     **_reading("test", "Test"),
     "throughput/rollout_tokens_per_s": Metric("tokens/s", "Response tokens sampled, padding not counted"),
     "throughput/update_tokens_per_s": Metric(
-        "tokens/s", "Prompt and response tokens of PPO updates, every pass counted"
+        "tokens/s", "Response tokens of updates, padding not counted, every pass counted"
     ),
     "throughput/train_tokens_per_s": Metric(
         "tokens/s", "Prompt and target tokens of supervised steps, and of the reward model's"

@@ -214,7 +214,7 @@ def watch(config: CollapseConfig, tally: Tally, completions: Sequence[Completion
     if len(tally.recent) == config.window:
         average = float(np.mean(tally.recent))
         tally.highest = max(tally.highest, average)
-        if average < config.reward_share * tally.highest:
+        if tally.highest > 0 and average < config.reward_share * tally.highest:
             return (
                 f"the reward of the last {config.window} iterations is {average:.3f} on average, less than "
                 f"{config.reward_share:g} of the {tally.highest:.3f} that it was (rl.collapse.reward_share)"

@@ -88,5 +88,7 @@ def test_a_fall_of_the_rewards_is_noticed():
     said = [watch(config, tally, verdict(reward), {}) for reward in rewards]
     assert [bool(text) for text in said] == [False] * 6 + [True, True]
     assert "0.333 on average, less than 0.5 of the 0.700" in said[6]
+    losses = Tally()  # a reward function of one's own may charge for what it dislikes: no share of that can be taken
+    assert not any(watch(config, losses, verdict(reward), {}) for reward in (-2.0, -1.0, -0.5, -0.4, -0.3, -0.9, -0.1))
     assert watch(CollapseConfig(reward_share=0.0), Tally(), verdict(0.0), {"rl/sequence_kl": 1e9}) == ""
     assert "nan" in watch(CollapseConfig(max_kl=5.0), Tally(), verdict(0.0), {"rl/sequence_kl": float("nan")})

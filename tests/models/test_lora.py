@@ -17,6 +17,7 @@ from reft_jax.models.adapter_files import load_adapters, save_adapters
 from reft_jax.models.hf import decoder_config, load_decoder_params, model_type
 from reft_jax.models.lora import merge, split_trainable
 from reft_jax.models.policy import Policy, call
+from tests.models.test_parity import assert_close, torch_model
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("llama", "gpt2", "codegen", "qwen3")
@@ -78,33 +79,29 @@ def test_files_come_back_as_they_were(case, targets, tmp_path):
 def test_peft_computes_the_same_logits_and_gradients(case, targets, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch")
     peft = pytest.importorskip("peft", reason="needs peft")
-    from transformers import AutoModelForCausalLM
+    tokens = torch.tensor(TOKENS)
+    with jax.enable_x64(True):
+        config, params = adapted(case, targets=targets)
+        save_adapters(tmp_path / "ours", params["lora"], config, model_type(GOLDEN / case), str(GOLDEN / case))
+        base = torch_model(torch, GOLDEN / case, "float64")
+        model = peft.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).eval()
+        expected = model(tokens).logits
+        assert_close(logits(config, params), expected.detach(), 1e-10)
 
-    config, params = adapted(case, "float32", targets=targets)
-    save_adapters(tmp_path / "ours", params["lora"], config, model_type(GOLDEN / case), str(GOLDEN / case))
-    base = AutoModelForCausalLM.from_pretrained(GOLDEN / case, dtype=torch.float32)
-    model = peft.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).eval()
-    expected = model(torch.tensor(TOKENS)).logits
-    actual = logits(config, params)
-    scale = np.abs(expected.detach().numpy()).max()
-    assert np.abs(actual - expected.detach().numpy()).max() <= 1e-5 * scale
+        expected[:, :-1].log_softmax(-1).gather(2, tokens[:, 1:, None]).sum().backward()
+        for parameter in model.parameters():  # gradients are written to a file and read as if they were adapters
+            if parameter.grad is not None:
+                parameter.data = parameter.grad
+        model.save_pretrained(tmp_path / "gradients")
+        _, theirs = load_adapters(tmp_path / "gradients", config, model_type(GOLDEN / case))
 
-    chosen = expected[:, :-1].log_softmax(-1).gather(2, torch.tensor(TOKENS)[:, 1:, None])
-    chosen.sum().backward()
-    for parameter in model.parameters():  # gradients are written to a file and read as if they were adapters
-        if parameter.grad is not None:
-            parameter.data = parameter.grad
-    model.save_pretrained(tmp_path / "gradients")
-    _, theirs = load_adapters(tmp_path / "gradients", config, model_type(GOLDEN / case))
+        def total(lora):
+            log_probs = jax.nn.log_softmax(logits(config, {**params, "lora": lora})[:, :-1])
+            return jnp.sum(jnp.take_along_axis(log_probs, TOKENS[:, 1:, None], axis=2))
 
-    def total(lora):
-        log_probs = jax.nn.log_softmax(logits(config, {**params, "lora": lora})[:, :-1])
-        return jnp.sum(jnp.take_along_axis(log_probs, TOKENS[:, 1:, None].astype(np.int32), axis=2))
-
-    ours = jax.grad(total)(params["lora"])
-    for path, gradient in jax.tree.leaves_with_path(ours):
-        other = functools.reduce(lambda tree, key: tree[key.key], path, theirs)
-        assert np.abs(gradient - other).max() <= 1e-5 * np.abs(other).max(), jax.tree_util.keystr(path)
+        for path, gradient in jax.tree.leaves_with_path(jax.grad(total)(params["lora"])):
+            other = functools.reduce(lambda tree, key: tree[key.key], path, theirs)
+            assert_close(gradient, other, 1e-10, name=jax.tree_util.keystr(path))
 
 
 def test_what_the_format_has_no_place_for_is_named(tmp_path):
