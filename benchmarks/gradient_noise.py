@@ -112,7 +112,7 @@ def report(found: dict[str, np.ndarray], minibatch: int) -> dict[str, Any]:
 
     def gram(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:
         """Between estimators, each given by its factors of the sums."""
-        return sum((u * v * grams[x, y] for x, u in first.items() for y, v in second.items()), np.float64(0))
+        return np.sum([u * v * grams[x, y] for x, u in first.items() for y, v in second.items()], axis=0)
 
     estimators = {}
     for average, prefix, weight in (("responses", "", np.ones_like(lengths)), ("tokens", "L", lengths)):
