@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import SourceConfig, TemplateConfig
 from reft_jax.data.batches import (
+    annotations,
     bucket,
     epoch_order,
     evaluation_batches,
@@ -312,6 +313,20 @@ def test_an_epoch_shows_everything_once(examples, batch_size: int, samples: int)
     chosen = [examples[i] for i in order]
     assert shown == [([*e.prompt.tolist(), *e.response.tolist()], len(e.prompt)) for e in chosen]
     assert asked == [(i, sample) for i in order for sample in range(samples)]
+
+
+def test_annotations_stand_by_their_rows_and_are_cut_where_prompt_and_target_together_reach_the_limit() -> None:
+    examples = {
+        problem: Example(problem, np.full(prompt, 7, np.int32), np.arange(10, 10 + target, dtype=np.int32))
+        for problem, prompt, target in [(0, 3, 5), (2, 6, 4), (3, 9, 2)]
+    }
+    rows = np.array([2, 0, 1, 3, 2, -1], np.int32)  # 1 was dropped, -1 is filler
+    for limit, kept in {0: [4, 5, 0, 2, 4, 0], 8: [2, 5, 0, 0, 2, 0], 7: [1, 4, 0, 0, 1, 0]}.items():
+        batch = annotations(examples, rows, limit=limit, prompt_buckets=[9], response_buckets=[5], pad_id=0)
+        assert batch.response_lengths.tolist() == kept
+        assert batch.prompt_lengths[[0, 1, 3, 4]].tolist() == [6, 3, 9, 6]
+        for row, length in enumerate(kept):
+            assert batch.responses[row, :length].tolist() == list(range(10, 10 + length))
 
 
 @given(examples=example_lists(min_size=0), batch_size=st.integers(1, 8))
