@@ -259,10 +259,10 @@ REWARDS = np.array([1.0, 0.1, 0.0, 1.0, 0.1, 0.0, 0.0, 0.0])
 
 
 @functools.cache
-def experience(microbatch: int = B, shape=(1, 1), reference_noise: float = 0.1, whiten: bool = True):
+def experience(microbatch: int = B, shape=(1, 1), reference_noise: float = 0.1, **settings: Any):
     """(experience, metrics) on the host."""
     where = mesh(*shape)
-    config = dataclasses.replace(PPO, microbatch_size=microbatch, whiten_advantages=whiten)
+    config = dataclasses.replace(PPO, microbatch_size=microbatch, **settings)
     step, _ = ppo.build_experience(MODEL, config, where, temperature=TEMPERATURE, prompt=PROMPT, response=RESPONSE)
     reference = {"decoder": host_params(7, reference_noise)["decoder"]}
     batch = to_global((make_rollout(), REWARDS), batch_shardings((make_rollout(), REWARDS), where))
@@ -270,7 +270,7 @@ def experience(microbatch: int = B, shape=(1, 1), reference_noise: float = 0.1, 
 
 
 @functools.cache
-def numpy_experience():
+def numpy_experience(kl_estimator: str = "k1"):
     """Log-probs, values, advantages (not whitened) and returns as lists of rows without padding, with loops."""
     rows = make_rows()
     table, values = jax.tree.map(np.asarray, full_log_softmax(host_params(), rows, TEMPERATURE))
@@ -281,7 +281,7 @@ def numpy_experience():
         log_probs = chosen(table, rows, i)
         k1 = log_probs - chosen(np.asarray(reference), rows, i)
         value = values[i, p - 1 : p + r - 1]
-        reward = -PPO.kl_coef * k1
+        reward = -PPO.kl_coef * (k1 if kl_estimator == "k1" else np.exp(-k1) - 1 + k1)
         if r:
             reward[-1] += REWARDS[i]
         advantages = np.zeros(r)
@@ -314,7 +314,7 @@ def test_experience_equals_numpy():
     assert_rows_close(got.values, rows["values"])
     assert_rows_close(got.returns, rows["returns"])
     assert_rows_close(got.advantages, [whitened(row) for row in rows["advantages"]])
-    assert_rows_close(experience(whiten=False)[0].advantages, rows["advantages"])
+    assert_rows_close(experience(whiten_advantages=False)[0].advantages, rows["advantages"])
     k1 = flat["k1"]
     residual = np.var(flat["returns"] - flat["values"])
     expected = {
@@ -336,6 +336,19 @@ def test_experience_equals_numpy():
     assert 1e-4 < metrics["rl/sampler_gap"] < metrics["rl/sampler_gap_max"] <= 1e-3
 
 
+def test_the_kl_of_a_reward_may_be_k3_and_one_in_the_loss_is_in_no_reward():
+    rows = numpy_experience("k3")
+    got, _ = experience(kl_estimator="k3", whiten_advantages=False)
+    assert_rows_close(got.advantages, rows["advantages"])
+    assert_rows_close(got.returns, rows["returns"])
+    assert got.reference is None
+    in_loss, _ = experience(kl_in="loss", whiten_advantages=False)
+    without, _ = experience(kl_coef=0.0, whiten_advantages=False)
+    np.testing.assert_array_equal(in_loss.advantages, without.advantages)
+    log_probs, k1 = numpy_experience()["log_probs"], numpy_experience()["k1"]
+    assert_rows_close(in_loss.reference, [own - k for own, k in zip(log_probs, k1)])
+
+
 @pytest.mark.parametrize("kwargs", [{"microbatch": 2}, {"microbatch": 4, "shape": (4, 2)}], ids=["split", "mesh"])
 def test_experience_does_not_depend_on_microbatches_or_devices(kwargs):
     (whole, metrics), (parts, own) = experience(), experience(**kwargs)
@@ -349,53 +362,65 @@ def test_experience_does_not_depend_on_microbatches_or_devices(kwargs):
 
 
 ROWS = np.array([6, 2, 5, 0, 7, 3, 1, 4], np.int32)  # of a minibatch: any order, filler anywhere
+LOSSES: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "tokens_kl": {"average": "tokens", "kl_in": "loss", "kl_estimator": "k3"},
+}
 
 
 @functools.cache
-def ppo_steps(minibatch: int = B, microbatch: int = B, shape=(1, 1), noise: float = 0.05, count: int = 2):
-    """(state, metrics) after some updates by a policy that has moved from the one that sampled by `noise`."""
+def ppo_steps(minibatch: int = B, microbatch: int = B, shape=(1, 1), noise: float = 0.05, case: str = "recipe"):
+    """(state, metrics) after two updates by a policy that has moved from the one that sampled by `noise`."""
     where = mesh(*shape)
-    config = dataclasses.replace(PPO, minibatch_size=minibatch, microbatch_size=microbatch)
+    config = dataclasses.replace(PPO, minibatch_size=minibatch, microbatch_size=microbatch, **LOSSES[case])
     step, _ = ppo.build_update(
         MODEL, config, where, temperature=TEMPERATURE, total_steps=STEPS, prompt=PROMPT, response=RESPONSE
     )
     state = init_state(on_mesh(host_params(9, noise), where), make_optimizer(OPTIMIZER, STEPS), where)
-    data = to_global(experience()[0], batch_shardings(experience()[0], where))
+    data, _ = experience(**LOSSES[case])
+    data = to_global(data, batch_shardings(data, where))
     metrics = []
-    for _ in range(count):
+    for _ in range(2):
         state, new = step(state, data, ROWS[:minibatch])
         metrics.append(to_host(new))
     return to_host(state), metrics
 
 
-def naive_ppo(rows: np.ndarray):
+def naive_ppo(rows: np.ndarray, case: str):
     """The same two updates, row by row on full logits, and Adam in numpy: (Adam, metrics, share of clipped terms)."""
-    data, sequences = experience()[0], make_rows()
+    (data, _), sequences, settings = experience(**LOSSES[case]), make_rows(), dataclasses.replace(PPO, **LOSSES[case])
     asked = [i for i in rows if LENGTHS[i]]
+    by_tokens = settings.average == "tokens"
+    count = sum(LENGTHS[i] for i in asked) if by_tokens else len(asked)
 
     def loss(params):
         table, values = full_log_softmax(params, sequences, TEMPERATURE)
         sums = dict.fromkeys(
-            ("policy_loss", "value_loss", "clip_fraction", "ratio_mean", "log_ratio_mean", "value_clipped"), 0.0
+            ("policy_loss", "value_loss", "kl_loss", "clip_fraction", "ratio_mean", "log_ratio_mean", "value_clipped"),
+            0.0,
         )
         largest = 0.0
         for i in asked:
             p, r = PROMPT_LENGTHS[i], LENGTHS[i]
-            old, advantage = data.log_probs[i, :r], data.advantages[i, :r]
-            ratio = jnp.exp(chosen(table, sequences, i) - old)
+            share = lambda terms: terms.sum() if by_tokens else terms.mean()
+            new, old, advantage = chosen(table, sequences, i), data.log_probs[i, :r], data.advantages[i, :r]
+            ratio = jnp.exp(new - old)
             clipped = jnp.clip(ratio, 1 - PPO.clip_range, 1 + PPO.clip_range)
-            sums["policy_loss"] -= jnp.minimum(ratio * advantage, clipped * advantage).mean()
+            sums["policy_loss"] -= share(jnp.minimum(ratio * advantage, clipped * advantage))
             value, before = values[i, p - 1 : p + r - 1], data.values[i, :r]
             near = before + jnp.clip(value - before, -PPO.value_clip_range, PPO.value_clip_range)
             error, near_error = (value - data.returns[i, :r]) ** 2, (near - data.returns[i, :r]) ** 2
-            sums["value_loss"] += jnp.maximum(error, near_error).mean() / 2
-            sums["clip_fraction"] += jnp.mean((clipped != ratio).astype(ratio.dtype))
-            sums["ratio_mean"] += ratio.mean()
-            sums["log_ratio_mean"] += jnp.abs(jnp.log(ratio)).mean()
-            sums["value_clipped"] += jnp.mean(near_error > error)
+            sums["value_loss"] += share(jnp.maximum(error, near_error)) / 2
+            if settings.kl_in == "loss":
+                reference = data.reference[i, :r]
+                sums["kl_loss"] += share(ratio * (jnp.exp(reference - new) - 1 + new - reference))
+            sums["clip_fraction"] += share((clipped != ratio).astype(ratio.dtype))
+            sums["ratio_mean"] += share(ratio)
+            sums["log_ratio_mean"] += share(jnp.abs(jnp.log(ratio)))
+            sums["value_clipped"] += share((near_error > error).astype(ratio.dtype))
             largest = jnp.maximum(largest, jnp.max(jnp.abs(jnp.log(ratio))))
-        means = {name: value / len(asked) for name, value in sums.items()}
-        total = means["policy_loss"] + PPO.vf_coef * means["value_loss"]
+        means = {name: value / count for name, value in sums.items()}
+        total = means["policy_loss"] + PPO.vf_coef * means["value_loss"] + PPO.kl_coef * means["kl_loss"]
         return total, {**means, "total_loss": total, "log_ratio_max": largest}
 
     adam, metrics = Adam(host_params(9, 0.05)), []
@@ -406,15 +431,17 @@ def naive_ppo(rows: np.ndarray):
     return adam, metrics
 
 
-def test_ppo_update_equals_adam_on_a_naive_loss():
-    state, metrics = ppo_steps(4, 4)
-    adam, expected = naive_ppo(ROWS[:4])
+@pytest.mark.parametrize("case", LOSSES)
+def test_ppo_update_equals_adam_on_a_naive_loss(case):
+    state, metrics = ppo_steps(4, 4, case=case)
+    adam, expected = naive_ppo(ROWS[:4], case)
     assert 0 < expected[0]["clip_fraction"] < 1, "the case must clip some ratios"
     assert 0 < expected[0]["value_clipped"] < 1, "and some values"
     assert_trees_close(state.params, adam.params, 1e-10)
     for k, values in enumerate(expected):
-        names = ("policy_loss", "value_loss", "total_loss", "clip_fraction", "ratio_mean", "log_ratio_mean")
-        for name in (*names, "log_ratio_max"):
+        names = ["policy_loss", "value_loss", "total_loss", "clip_fraction", "ratio_mean", "log_ratio_mean"]
+        names += ["log_ratio_max", *(["kl_loss"] if LOSSES[case] else [])]
+        for name in names:
             assert metrics[k][f"rl/{name}"] == pytest.approx(float(values[name]), rel=1e-9), name
         assert metrics[k]["optimizer/gradient_norm"] == pytest.approx(values["norm"], rel=1e-9)
         assert metrics[k]["optimizer/learning_rate"] == pytest.approx(OPTIMIZER.learning_rate * (1 - k / STEPS))
@@ -550,9 +577,10 @@ def test_grpo_and_rloo_equal_adam_on_a_naive_loss(case):
     assert metrics[0]["rl/clip_fraction"] > 0, "the case must clip some ratios"
 
 
-def test_grpo_does_not_depend_on_microbatches_or_devices():
-    one = grouped_steps("grpo_unscaled")
-    for other in (grouped_steps("grpo_unscaled", 1), grouped_steps("grpo_unscaled", 4, (4, 2))):
+@pytest.mark.parametrize("case", ["grpo_unscaled", "rloo"])
+def test_grpo_and_rloo_do_not_depend_on_microbatches_or_devices(case):
+    one = grouped_steps(case)
+    for other in (grouped_steps(case, 1), grouped_steps(case, 4, (4, 2))):
         np.testing.assert_allclose(other[0].advantages, one[0].advantages, rtol=0, atol=1e-12)
         for got, expected in zip(other[1:], one[1:]):
             assert_trees_close(got, expected, 1e-9)
