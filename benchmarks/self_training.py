@@ -40,6 +40,9 @@ def main(run: Path, samples: int = 8, epochs: int = 6) -> None:
     overrides: dict[str, object] = {"seed": config.seed, "run_dir": out, "rl.epochs": 0}
     overrides |= {"data.train.kind": "jsonl", "data.train.path": data, "sft.evaluate_every": 1}
     overrides |= {f"sft.{key}": epochs for key in ("schedule_epochs", "warmup_epoch", "stop_epoch")}
+    # A sampled program may be longer than every annotated one, by what a completion has room for.
+    buckets = config.sft.response_buckets
+    overrides["sft.response_buckets"] = [*buckets, max(buckets) + config.generation.max_response]
     arguments = [part for key, value in overrides.items() for part in (f"--{key}", value)]
     command("train", "--config", "configs/quickstart.yaml", *arguments)
 
