@@ -132,7 +132,7 @@ def rerank(folder: Path, model: str, samples: int, seed: int) -> Path:
     """Trains a reward model on the warm-up's samples, from `model`, and reranks the test set's; returns the figures."""
     sampled, run = folder / "base-self-training-samples.jsonl", folder / f"reward-model-{model}"
     log, figures = run.with_suffix(".log"), folder / f"{model}-{samples}.ranks.json"
-    settings = {"samples": json.dumps([str(sampled)]), "init_from": folder / "base/checkpoints" / model, "epochs": 8}
+    settings = {"samples": json.dumps([str(sampled)]), "init_from": folder / "base/checkpoints" / model, "epochs": 5}
     settings |= {"optimizer.learning_rate": 1e-3, "row_buckets": "[96]", "batch_size": 24, "microbatch_size": 24}
     changes = {"seed": seed, "run_dir": run} | {f"reward_model.{key}": value for key, value in settings.items()}
     command(log, "reft_jax.reward_model", "train", "--config", CONFIG, *options(changes))
