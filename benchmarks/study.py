@@ -218,6 +218,17 @@ def against_the_paper(found: Found) -> str:
     return f"The paper's order, in most of its columns: {order}. Here {'; '.join(turned) or 'it is the same'}."
 
 
+def curve(run: Path, stage: str) -> list[tuple[int, float]]:
+    """Dev accuracy of a stage in per cent, after how many sequences."""
+    trained, points = 0, []
+    for record in map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+        if record["stage"] == stage:
+            trained = record.get("run/examples", trained)
+            if "eval/accuracy" in record:
+                points.append((trained, 100 * record["eval/accuracy"]))
+    return points
+
+
 def draw(folder: Path, path: Path) -> None:
     """Dev accuracy of a seed's runs over completions or annotations trained on, the warm-up's included."""
     import matplotlib
@@ -227,18 +238,16 @@ def draw(folder: Path, path: Path) -> None:
     from matplotlib import pyplot
 
     warmup = json.loads((folder / "base/summary.json").read_text(encoding="utf-8"))["warmup"]["examples"]
+    begin = [point for point in curve(folder / "base", "sft") if point[0] == warmup]
     figure, axes = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
     for method in METHODS:
-        stage = "sft" if method.model == "sft_best" else "rl"
-        if method.model == "warmup":
+        if method.model == "sft_best":
+            points = curve(folder / method.run, "sft")
+        elif method.model == "reft":
+            points = begin + [(warmup + trained, share) for trained, share in curve(folder / method.run, "rl")]
+        else:  # the warm-up is a point of the others
             continue
-        trained, curve = 0, []
-        for line in (folder / method.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            trained = record.get("run/examples", trained) if record["stage"] == stage else trained
-            if "eval/accuracy" in record and record["stage"] == stage:
-                curve.append((trained + (warmup if stage == "rl" else 0), 100 * record["eval/accuracy"]))
-        axes.plot(*zip(*curve), marker=".", alpha=0.8, label=method.label)
+        axes.plot(*zip(*points), marker=".", alpha=0.8, label=method.label)
     axes.set(xlabel="sequences trained on", ylabel="dev accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
