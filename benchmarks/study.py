@@ -4,7 +4,7 @@
 
 Every method of reinforcement starts from the warm-up of its seed's quickstart run and sees about as many completions as
 PPO does there. The package's own commands do it, each on a core of its own, for a second core helps so small a model
-little; the same command goes on where it stopped. It takes some 90 minutes on two slow cores.
+little; the same command goes on where it stopped. It took 60 minutes on two cores, and takes up to half as long again on slow ones.
 """
 
 import dataclasses
