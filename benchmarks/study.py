@@ -4,7 +4,7 @@
 
 Every method of reinforcement starts from the warm-up of its seed's quickstart run and sees about as many completions as
 PPO does there. The package's own commands do it, each on a core of its own, for a second core helps so small a model
-little; the same command goes on where it stopped. It took 60 minutes on two cores, and takes up to half as long again on slow ones.
+little; the same command goes on where it stopped. It took 60 minutes on two cores; slow ones take half as long again.
 """
 
 import dataclasses
@@ -320,7 +320,8 @@ def main(
         f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
         "rank, and are trained on the warm-up's samples of the training questions, eight each. A vote hears how often",
         "an answer was drawn; a reward model is asked once about each different completion, right or wrong, however",
-        "often it was drawn, and so can do worse than one sample drawn at random.",
+        "often it was drawn, and so can do worse than one sample drawn at random: what it chooses from is right as",
+        "often as `one of the different` says.",
         "",
         *voting({key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}),
         "",
@@ -407,14 +408,15 @@ def voting(votes: Mapping[tuple[str, int], Path], ranks: Mapping[str, Path]) -> 
     seeds = list(dict.fromkeys(seed for _, seed in votes))
     load = lambda path: json.loads(path.read_text(encoding="utf-8"))
     lines = [
-        f"| test, %, seed {seeds[0]} | one sample | majority | reward model | any right |",
-        "|---|---|---|---|---|",
+        f"| test, %, seed {seeds[0]} | one sample | majority | one of the different | reward model | any right |",
+        "|---|---|---|---|---|---|",
     ]
     for model, path in ranks.items():
         single, ranked = load(votes[model, seeds[0]])["results"]["maj@1"], load(path)["first"]["all"]
         cells = [share(single["value"], single["interval"])]
-        kinds = ("vote", "rerank", "upper_bound")
-        cells += [share(ranked[kind]["accuracy"], ranked[kind]["interval"]) for kind in kinds]
+        chosen = {kind: share(facts["accuracy"], facts["interval"]) for kind, facts in ranked.items()}
+        different = f"{100 * share_of_different(path.with_name(path.name.replace('.ranks.json', '.jsonl'))):.1f}"
+        cells += [chosen["vote"], different, chosen["rerank"], chosen["upper_bound"]]
         lines.append(f"| {SAMPLED[model]} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -429,6 +431,14 @@ def voting(votes: Mapping[tuple[str, int], Path], ranks: Mapping[str, Path]) -> 
             cells.append(f"{share(results[most]['value'], results[most]['interval'])}, {most}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
+
+
+def share_of_different(sampled: Path) -> float:
+    """How often one of a question's different completions is right, the mean over the questions of a sample file."""
+    right: dict[str, dict[str, bool]] = {}
+    for sample in map(json.loads, sampled.read_text(encoding="utf-8").splitlines()):
+        right.setdefault(sample["id"], {})[sample["completion"]] = sample["outcome"] == "correct"
+    return statistics.mean(statistics.mean(completions.values()) for completions in right.values())
 
 
 def noises(figures: Mapping[str, Path]) -> list[str]:
