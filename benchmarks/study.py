@@ -22,6 +22,10 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
+from reft_jax.reranking import by_question
+from reft_jax.sample_file import read_samples
+from reft_jax.voting import is_answer
+
 Result = TypeVar("Result")
 LAST = 8  # iterations over which the end of a run is averaged
 CONFIG = "configs/quickstart.yaml"
@@ -320,8 +324,8 @@ def main(
         f"{samples} samples a question at temperature 1. The reward models start from the model whose samples they",
         "rank, and are trained on the warm-up's samples of the training questions, eight each. A vote hears how often",
         "an answer was drawn; a reward model is asked once about each different completion, right or wrong, however",
-        "often it was drawn, and so can do worse than one sample drawn at random: what it chooses from is right as",
-        "often as `one of the different` says.",
+        "often it was drawn, and so can do worse than one sample. `chance` is a choice at random among the same",
+        "completions, those that have an answer.",
         "",
         *voting({key: job.result() for key, job in votes.items()}, {key: job.result() for key, job in ranks.items()}),
         "",
@@ -408,15 +412,15 @@ def voting(votes: Mapping[tuple[str, int], Path], ranks: Mapping[str, Path]) -> 
     seeds = list(dict.fromkeys(seed for _, seed in votes))
     load = lambda path: json.loads(path.read_text(encoding="utf-8"))
     lines = [
-        f"| test, %, seed {seeds[0]} | one sample | majority | one of the different | reward model | any right |",
+        f"| test, %, seed {seeds[0]} | one sample | majority | reward model | chance | any right |",
         "|---|---|---|---|---|---|",
     ]
     for model, path in ranks.items():
         single, ranked = load(votes[model, seeds[0]])["results"]["maj@1"], load(path)["first"]["all"]
         cells = [share(single["value"], single["interval"])]
         chosen = {kind: share(facts["accuracy"], facts["interval"]) for kind, facts in ranked.items()}
-        different = f"{100 * share_of_different(path.with_name(path.name.replace('.ranks.json', '.jsonl'))):.1f}"
-        cells += [chosen["vote"], different, chosen["rerank"], chosen["upper_bound"]]
+        chance = by_chance(path.with_suffix("").with_suffix(".jsonl"))  # the samples, beside the figures
+        cells += [chosen["vote"], chosen["rerank"], f"{100 * chance:.1f}", chosen["upper_bound"]]
         lines.append(f"| {SAMPLED[model]} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -433,12 +437,13 @@ def voting(votes: Mapping[tuple[str, int], Path], ranks: Mapping[str, Path]) -> 
     return lines
 
 
-def share_of_different(sampled: Path) -> float:
-    """How often one of a question's different completions is right, the mean over the questions of a sample file."""
-    right: dict[str, dict[str, bool]] = {}
-    for sample in map(json.loads, sampled.read_text(encoding="utf-8").splitlines()):
-        right.setdefault(sample["id"], {})[sample["completion"]] = sample["outcome"] == "correct"
-    return statistics.mean(statistics.mean(completions.values()) for completions in right.values())
+def by_chance(sampled: Path) -> float:
+    """How often one of a question's different completions with an answer is right, the mean over a file's questions."""
+    shares = []
+    for samples in by_question(list(read_samples(sampled))):
+        choices = {s.completion: s.correct for s in samples if is_answer(s.value, s.answer_kind)}
+        shares.append(statistics.mean(choices.values()) if choices else 0.0)
+    return statistics.mean(shares)
 
 
 def noises(figures: Mapping[str, Path]) -> list[str]:
