@@ -6,6 +6,7 @@ replicated array.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -82,6 +83,19 @@ def mesh_shape(config: MeshConfig, device_count: int) -> tuple[int, int, int]:
             f"{wanted} does not fit {device_count} device(s): the sizes must multiply to it, one may be -1"
         )
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
+
+
+def fake_cpu_devices(count: int) -> None:
+    """Splits this process's CPU into `count` devices; must be called before any device is asked for.
+
+    In a collective, XLA:CPU blocks a thread of its pool until all of the collective's devices have come. Each device
+    starts collectives that do not need each other's results (those of policy and reference, or of sampled and annotated
+    rows) in an order of its own. By default there are as many threads as devices or cores: all can be blocked in
+    different collectives, each of which waits for a device that has no thread left. Four for each device are enough for
+    all that one program starts at once; a blocked thread costs no time.
+    """
+    jax.config.update("jax_num_cpu_devices", count)
+    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, 4 * count)))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:

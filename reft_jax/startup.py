@@ -27,7 +27,7 @@ from reft_jax.reward.score import score
 from reft_jax.run import Run
 from reft_jax.run_directory import claim_directory, open_records
 from reft_jax.sampler import Sampler
-from reft_jax.sharding import make_mesh, shard_count
+from reft_jax.sharding import fake_cpu_devices, make_mesh, shard_count
 from reft_jax.train_state import abstract_params, abstract_state, make_optimizer
 from reft_jax.validation import missing_files
 
@@ -35,7 +35,7 @@ from reft_jax.validation import missing_files
 def configure_jax(config: Config) -> None:
     """Settings of JAX that must be made before any device is asked for."""
     if config.mesh.fake_cpu_devices:
-        jax.config.update("jax_num_cpu_devices", config.mesh.fake_cpu_devices)
+        fake_cpu_devices(config.mesh.fake_cpu_devices)
     if config.logging.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.logging.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

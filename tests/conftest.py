@@ -1,14 +1,19 @@
 """JAX, strict for all tests: eight CPU devices, no silent rank promotion."""
 
+import os
+
 import jax
 import pytest
 
 from reft_jax.processes import REFUSED
+from reft_jax.sharding import fake_cpu_devices
 from reft_jax.train import main
 from tests.runs import command_line, complete
 
-jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+fake_cpu_devices(8)
+jax.devices()  # makes their threads, whose number the processes that tests start shall not inherit
+del os.environ["PJRT_NPROC"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,7 @@ from reft_jax.data.batches import PromptBatch, Sequences
 from reft_jax.models import family_configs
 from reft_jax.models.family_configs import ConfigFields
 from reft_jax.rollout import Rollout, Sampling, build_generate, build_layout
-from reft_jax.sharding import make_mesh, to_global, to_host
+from reft_jax.sharding import fake_cpu_devices, make_mesh, to_global, to_host
 from reft_jax.train_state import TrainState
 
 SHAPES = [(1, 8, 1), (1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 1, 8), (8, 1, 1)]  # data, fsdp, tensor
@@ -321,7 +321,7 @@ def start_process(
 def be_a_process(number: int, port: int, shape: tuple[int, int, int], folder: Path) -> None:
     """Half of the computation, on four devices; process 0 writes the results."""
     faulthandler.dump_traceback_later(LIMIT, exit=True)  # whatever becomes of the test, this ends
-    jax.config.update("jax_num_cpu_devices", 4)
+    fake_cpu_devices(4)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_x64", True)
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)

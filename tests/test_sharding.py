@@ -1,7 +1,10 @@
 """Layouts on eight devices: what the table says is what arrays have, and what does not fit is refused by name."""
 
+import contextlib
 import dataclasses
 import functools
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +197,12 @@ def test_rows_go_to_their_devices_and_back():
     assert_laid_out(arrays["tokens"], P(("data", "fsdp"), None), where)
     assert {shard.data.shape for shard in arrays["lengths"].addressable_shards} == {(2,)}
     jax.tree.map(np.testing.assert_array_equal, to_host(arrays), rows)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have names in /proc only")
+def test_fake_devices_have_threads_enough_to_wait_in_several_collectives_at_once():
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread of something else that has ended
+            names.append((task / "comm").read_text())
+    assert sum("XLAEigen" in name for name in names) >= 4 * jax.device_count()
