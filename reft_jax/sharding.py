@@ -93,8 +93,12 @@ def fake_cpu_devices(count: int) -> None:
     rows) in an order of its own. By default there are as many threads as devices or cores: all can be blocked in
     different collectives, each of which waits for a device that has no thread left. Four for each device are enough for
     all that one program starts at once; a blocked thread costs no time.
+
+    Args:
+        count: devices of this process. Processes that it starts later inherit `PJRT_NPROC`, but not `count`.
     """
     jax.config.update("jax_num_cpu_devices", count)
+    # JAX has no setting for the size of XLA's pool, but XLA reads this; a size that the user has set stays.
     os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, 4 * count)))
 
 
