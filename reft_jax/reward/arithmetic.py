@@ -86,8 +86,8 @@ def evaluate(program: str, rules: Rules) -> tuple[Literal["ok", "error"], str | 
 def _parse(source: str) -> list[ast.stmt]:
     try:
         tree = compile(source, "<program>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-    except ValueError as error:
-        raise _NotOurs from error  # text that cannot be encoded
+    except UnicodeEncodeError as error:
+        raise _NotOurs from error
     assert isinstance(tree, ast.Module)
     return tree.body
 

@@ -142,7 +142,7 @@ def kinds(program):
     """Which of our kinds of expressions are in a program."""
     try:
         return {type(node) for node in ast.walk(ast.parse(program))} & set(KINDS)
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # the second is what a null byte raises before Python 3.11.4
         return set()
 
 
