@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from reft_jax.algorithms.rollout import Sampling
 from reft_jax.config import config_parser
 from reft_jax.data.batches import Sequences, training_prompts
 from reft_jax.losses import masked_mean
-from reft_jax.model_source import asking, read_source
 from reft_jax.models.policy import Params, Policy, score_responses
-from reft_jax.rollout import Sampling
-from reft_jax.sampler import Sampler
+from reft_jax.training.model_source import asking, read_source
+from reft_jax.training.sampler import Sampler
 
 
 def gradients(policy: Policy, params: Params, rows: Sequences) -> jax.Array:

@@ -38,10 +38,10 @@ def make(folder: Path) -> None:
     """Writes the checkpoint."""
     import jax
 
-    from reft_jax.models.hf_export import fresh_fields, save_decoder
+    from reft_jax.algorithms.train_state import init_params
+    from reft_jax.models.hf.export import fresh_fields, save_decoder
     from reft_jax.models.policy import Policy
-    from reft_jax.sharding import make_mesh
-    from reft_jax.train_state import init_params
+    from reft_jax.parallel.sharding import make_mesh
 
     mesh = make_mesh(MeshConfig(), jax.devices())
     params = init_params(Policy(ModelConfig(decoder=SHAPE), mesh), mesh, jax.random.key(0), value_head=False)["decoder"]
@@ -62,10 +62,10 @@ def load(folder: Path, devices: int, processes: int, process: int, port: int) ->
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
 
-    from reft_jax.models.hf import decoder_config, load_decoder_params
+    from reft_jax.algorithms.train_state import abstract_params
+    from reft_jax.models.hf.load import decoder_config, load_decoder_params
     from reft_jax.models.policy import Policy
-    from reft_jax.sharding import make_mesh
-    from reft_jax.train_state import abstract_params
+    from reft_jax.parallel.sharding import make_mesh
 
     mesh = make_mesh(MeshConfig(), jax.devices())
     config = ModelConfig(decoder=decoder_config(folder))

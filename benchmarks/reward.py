@@ -19,9 +19,9 @@ import pebble
 import rich.console
 import rich.table
 
-from reft_jax.data.generated import generate_problems
+from reft_jax.data.embedded.problems import generate_problems
 from reft_jax.reward.arithmetic import evaluate
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 
 SIZES = (4, 32, 256, 3043)  # the last: all of SVAMP's, or as many as there are
 

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
-from reft_jax.reranking import by_question
-from reft_jax.sample_file import read_samples
-from reft_jax.voting import is_answer
+from reft_jax.reward_model.reranking import by_question
+from reft_jax.samples.file import read_samples
+from reft_jax.samples.voting import is_answer
 
 Result = TypeVar("Result")
 LAST = 8  # iterations over which the end of a run is averaged

@@ -23,6 +23,9 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
+from reft_jax.algorithms.ppo import build_experience, build_update
+from reft_jax.algorithms.rollout import Sampling, build_generate, build_layout, needs_layout
+from reft_jax.algorithms.train_state import copy_params, init_params, init_state, make_optimizer
 from reft_jax.config import (
     DecoderConfig,
     Dtype,
@@ -35,10 +38,7 @@ from reft_jax.config import (
 )
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy
-from reft_jax.ppo import build_experience, build_update
-from reft_jax.rollout import Sampling, build_generate, build_layout, needs_layout
-from reft_jax.sharding import batch_shardings, make_mesh, to_global
-from reft_jax.train_state import copy_params, init_params, init_state, make_optimizer
+from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 from reft_jax.config import config_parser
 from reft_jax.problem import AnswerKind
-from reft_jax.sample_file import left_out, read_samples
-from reft_jax.statistics import mean_interval, pass_at_k
-from reft_jax.voting import Value, maj_at_k
+from reft_jax.samples.file import left_out, read_samples
+from reft_jax.samples.statistics import mean_interval, pass_at_k
+from reft_jax.samples.voting import Value, maj_at_k
 
 
 class Measure(NamedTuple):
@@ -97,8 +97,8 @@ def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> di
     """The report on a model that is asked now; on the first process only, elsewhere empty."""
     import jax
 
-    from reft_jax.model_source import asking, read_source
-    from reft_jax.processes import REFUSED, leave
+    from reft_jax.parallel.processes import REFUSED, leave
+    from reft_jax.training.model_source import asking, read_source
 
     try:
         source, _ = read_source(parser, arguments, options.paths, options.split)

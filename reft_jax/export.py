@@ -18,16 +18,16 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from reft_jax.checkpoint import part_name, restore_params, run_of
+from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, MeshConfig, load_config
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
-from reft_jax.models.adapter_files import save_adapters
 from reft_jax.models.classifier import Classifier
-from reft_jax.models.hf import CONFIG_FILE, GENERATION_FILE
-from reft_jax.models.hf_export import classifier_fields, fresh_fields, save_decoder
+from reft_jax.models.hf.adapters import save_adapters
+from reft_jax.models.hf.export import classifier_fields, fresh_fields, save_decoder
+from reft_jax.models.hf.load import CONFIG_FILE, GENERATION_FILE
 from reft_jax.models.policy import Params, Policy
-from reft_jax.sharding import make_mesh
-from reft_jax.train_state import abstract_params
+from reft_jax.parallel.sharding import make_mesh
+from reft_jax.records.checkpoint import part_name, restore_params, run_of
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -15,19 +15,19 @@ from typing import Any
 
 import jax
 
-from reft_jax.completion import Completion
+from reft_jax.algorithms.rollout import Sampling
 from reft_jax.config import Config, SourceConfig, config_parser, to_dict
+from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, sample_batches, sample_rows
 from reft_jax.data.prompts import few_shot_prefix
 from reft_jax.data.readers import read_problems
-from reft_jax.evaluation import ask
-from reft_jax.model_source import ModelSource, Split, asking, read_source
 from reft_jax.models.policy import Params
-from reft_jax.processes import REFUSED, leave, on_first
-from reft_jax.rollout import Sampling
-from reft_jax.sample_file import SampleFile
-from reft_jax.sampler import Sampler
-from reft_jax.validation import validate
+from reft_jax.parallel.processes import REFUSED, leave, on_first
+from reft_jax.samples.file import SampleFile
+from reft_jax.training.completion import Completion
+from reft_jax.training.evaluation import ask
+from reft_jax.training.model_source import ModelSource, Split, asking, read_source
+from reft_jax.training.sampler import Sampler
 
 STEP = -2
 """The step of these random numbers, which are neither an iteration's nor an evaluation's."""

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from reft_jax.config import CotKind, SourceConfig, TemplateConfig
 from reft_jax.data.readers import read_problems
 from reft_jax.problem import Problem
-from reft_jax.sample_file import Sample, read_samples, read_settings
+from reft_jax.samples.file import Sample, read_samples, read_settings
 
 Rules = Literal["paper", "reference"]
 

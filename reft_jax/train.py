@@ -15,25 +15,27 @@ from typing import Any, TypeVar
 import jax
 
 from reft_jax.config import Config, RlConfig, load_config
-from reft_jax.console import print_closing_table
+from reft_jax.config.validation import require_files
 from reft_jax.data.batches import steps_per_epoch
 from reft_jax.data.readers import is_within
-from reft_jax.processes import (
+from reft_jax.parallel.processes import (
     COLLAPSED,
     REFUSED,
     STOPPED,
     Interrupted,
     StopRequest,
+    configure_jax,
     connect,
     ending_at_once,
     leave,
     on_first,
 )
-from reft_jax.reinforcement import reinforce
-from reft_jax.run import Run, Stage
-from reft_jax.run_directory import own_directory
-from reft_jax.startup import configure_jax, open_run, prepare, require_files
-from reft_jax.supervised import supervised
+from reft_jax.records.console import print_closing_table
+from reft_jax.training.directory import own_directory
+from reft_jax.training.reinforcement import reinforce
+from reft_jax.training.startup import open_run, prepare
+from reft_jax.training.state import Run, Stage
+from reft_jax.training.supervised import supervised
 
 R = TypeVar("R", bound=Run)
 Opened = Callable[[Config, Any, StopRequest], contextlib.AbstractContextManager[R]]

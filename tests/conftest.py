@@ -5,8 +5,8 @@ import os
 import jax
 import pytest
 
-from reft_jax.processes import REFUSED
-from reft_jax.sharding import fake_cpu_devices
+from reft_jax.parallel.processes import REFUSED
+from reft_jax.parallel.sharding import fake_cpu_devices
 from reft_jax.train import main
 from tests.runs import command_line, complete
 

@@ -9,8 +9,8 @@ import pytest
 
 from reft_jax import sample
 from reft_jax.evaluate import main
-from reft_jax.sample_file import settings_path
-from reft_jax.statistics import mean_interval
+from reft_jax.samples.file import settings_path
+from reft_jax.samples.statistics import mean_interval
 from tests.runs import read
 
 

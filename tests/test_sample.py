@@ -22,23 +22,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from reft_jax import sampler as sampler_module
-from reft_jax.checkpoint import Checkpoints
+from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import MeshConfig, load_config
 from reft_jax.data.batches import sample_batches
 from reft_jax.data.encoding import Prompt
 from reft_jax.data.readers import read_problems, read_sets, split_dev
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.export import export
-from reft_jax.model_source import without_training
 from reft_jax.models.policy import Policy, call
-from reft_jax.processes import REFUSED, STOPPED
+from reft_jax.parallel.processes import REFUSED, STOPPED
+from reft_jax.parallel.sharding import make_mesh
+from reft_jax.records.checkpoint import Checkpoints
 from reft_jax.reward.__main__ import read_rows
 from reft_jax.sample import main
-from reft_jax.sample_file import FIELDS, SampleFile, read_samples, read_settings, settings_path
-from reft_jax.sharding import make_mesh
-from reft_jax.startup import prepare
-from reft_jax.train_state import init_params
+from reft_jax.samples.file import FIELDS, SampleFile, read_samples, read_settings, settings_path
+from reft_jax.training import sampler as sampler_module
+from reft_jax.training.model_source import without_training
+from reft_jax.training.startup import prepare
 from tests.runs import TINY, restore
 
 ROOT = Path(__file__).parents[1]

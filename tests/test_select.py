@@ -11,7 +11,7 @@ from reft_jax.config import SourceConfig, TemplateConfig
 from reft_jax.data.prompts import target_text
 from reft_jax.data.readers import question_key, read_problems, split_dev
 from reft_jax.problem import Problem
-from reft_jax.sample_file import Sample
+from reft_jax.samples.file import Sample
 from reft_jax.select import main, select
 
 TRIGGER = TemplateConfig().answer_trigger

@@ -17,13 +17,13 @@ from typing import Any, get_args, get_type_hints
 from rich.console import Console
 
 from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, SupervisedConfig, load_config, to_dict
-from reft_jax.data.audit import Finding, contents, look_at_texts
-from reft_jax.data.audit_report import show
-from reft_jax.data.audit_tokens import look_at_tokens, token_counts, tokenise
+from reft_jax.data.audit.report import show
+from reft_jax.data.audit.texts import Finding, contents, look_at_texts
+from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
 from reft_jax.data.readers import read_problems, read_sets
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 
 STATED_AFTER = {"mathqa": ("answer :", "answer is")}
 """What stands before the answer that annotations in prose state themselves, by kind of source; SVAMP's for others."""

@@ -120,7 +120,7 @@ def is_within(a: Sequence[Problem], b: Sequence[Problem]) -> bool:
 
 
 def _generated(source: SourceConfig) -> list[Problem]:
-    from reft_jax.data.generated import generate_problems
+    from reft_jax.data.embedded.problems import generate_problems
 
     match source.path:
         case "train" | "test" | "pretrain" as split:

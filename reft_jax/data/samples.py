@@ -18,7 +18,7 @@ from reft_jax.data.batches import Array, prompt_batch
 from reft_jax.data.encoding import Overlong, OverlongCount, Prompt, encode_completions
 from reft_jax.data.readers import question_hash
 from reft_jax.problem import Problem
-from reft_jax.sample_file import Sample, read_samples
+from reft_jax.samples.file import Sample, read_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

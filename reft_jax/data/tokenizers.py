@@ -31,7 +31,7 @@ def load_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # advice to install torch, which is not needed
     if name == "embedded":
-        from reft_jax.data.generated import build_tokenizer
+        from reft_jax.data.embedded.problems import build_tokenizer
 
         return build_tokenizer()
 

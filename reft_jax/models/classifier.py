@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.policy import Params, call
-from reft_jax.sharding import Column
+from reft_jax.parallel.sharding import Column
 
 CLASSES = 2  # wrong, right
 

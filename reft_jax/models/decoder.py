@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from reft_jax.config import Attention as AttentionKind
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.lora import SUFFIX, Adapter
-from reft_jax.sharding import Column, constrain, partition_spec
+from reft_jax.parallel.sharding import Column, constrain, partition_spec
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,

@@ -19,7 +19,7 @@ from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import entropy, token_log_probs
 from reft_jax.models.decoder import Decoder, KVCache
-from reft_jax.sharding import Column
+from reft_jax.parallel.sharding import Column
 
 Params = Any  # a dict of arrays
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from reft_jax.config import CotKind, RewardConfig, TemplateConfig
 from reft_jax.problem import Problem
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.score import Verdict, outcome_counts, score
 
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, judges, prints; exits with 2 where something is wrong with file or settings."""
     import jsonargparse
 
-    from reft_jax.validation import range_errors
+    from reft_jax.config.validation import range_errors
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog="python -m reft_jax.reward", description=__doc__)

@@ -13,7 +13,7 @@ from reft_jax.problem import Problem
 from reft_jax.reward.answers import extract_answer, is_correct, normalise_result, parse_gold
 from reft_jax.reward.equations import arithmetic_holds
 from reft_jax.reward.letters import letter_is_computed
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 
 Outcome = Literal["correct", "wrong", "no_answer", "error", "timeout", "memory", "forbidden", "deadline"]
 

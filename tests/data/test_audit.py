@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import Config, DataConfig, GenerationConfig, ModelConfig, RewardConfig, SftConfig, TemplateConfig
 from reft_jax.data.__main__ import audit, main
-from reft_jax.data.audit import (
+from reft_jax.data.audit.texts import (
     SAME,
     broken_headers,
     other_headers,
@@ -31,11 +31,11 @@ from reft_jax.data.audit import (
     spread,
     wrong_chains,
 )
-from reft_jax.data.audit_tokens import changed, look_at_tokens, parted, tokenise, unknown
+from reft_jax.data.audit.tokens import changed, look_at_tokens, parted, tokenise, unknown
 from reft_jax.data.encoding import encode_examples, encode_prompts
+from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.problem import Problem
-from reft_jax.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 
 REAL = os.environ.get("REFT_DATA", "")
 needs_data = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")

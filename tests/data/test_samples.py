@@ -16,7 +16,7 @@ from reft_jax.data.encoding import OverlongCount
 from reft_jax.data.readers import question_hash, split_dev
 from reft_jax.data.samples import encode_samples, labelled_batch, problem_of, read_files, split_samples, unique_samples
 from reft_jax.problem import Problem
-from reft_jax.sample_file import Sample
+from reft_jax.samples.file import Sample
 from tests.data.test_batches import EOS, TEMPLATES, UNKNOWN, ids, tokenizer  # noqa: F401 - a fixture
 
 LINE = {

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from reft_jax.config import RewardConfig, SourceConfig, TemplateConfig
-from reft_jax.data.audit import wrong_chains
+from reft_jax.data.audit.texts import wrong_chains
 from reft_jax.data.readers import read_problems
 from reft_jax.problem import Problem
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 
 REAL = os.environ.get("REFT_DATA", "")
 pytestmark = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")

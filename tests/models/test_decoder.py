@@ -11,7 +11,7 @@ import pytest
 
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.models.decoder import Decoder, KVCache, attend, attention_kind, rope_frequencies, rotate
-from reft_jax.sharding import batch_shardings, make_mesh, param_shardings
+from reft_jax.parallel.sharding import batch_shardings, make_mesh, param_shardings
 
 COMMON = {"vocab_size": 13, "embed_dim": 16, "num_layers": 3, "mlp_dim": 24, "max_positions": 24}
 SHAPES = {

@@ -13,8 +13,8 @@ import pytest
 from flax import linen as nn
 
 from reft_jax.config import LoraConfig, ModelConfig
-from reft_jax.models.adapter_files import load_adapters, save_adapters
-from reft_jax.models.hf import decoder_config, load_decoder_params, model_type
+from reft_jax.models.hf.adapters import load_adapters, save_adapters
+from reft_jax.models.hf.load import decoder_config, load_decoder_params, model_type
 from reft_jax.models.lora import merge, split_trainable
 from reft_jax.models.policy import Policy, call
 from tests.models.test_parity import assert_close, torch_model
@@ -141,11 +141,11 @@ def test_files_that_do_not_fit_are_named(change, error, message, tmp_path):
 
 
 def test_training_moves_the_adapters_alone_and_the_optimizer_holds_nothing_else():
+    from reft_jax.algorithms.sft import build_step
+    from reft_jax.algorithms.train_state import init_params, init_state, make_optimizer
     from reft_jax.config import MeshConfig, SftConfig
     from reft_jax.data.batches import Sequences
-    from reft_jax.sft import build_step
-    from reft_jax.sharding import batch_shardings, make_mesh, to_global
-    from reft_jax.train_state import init_params, init_state, make_optimizer
+    from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global
 
     config, _ = adapted("llama", "float32")
     config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, vocab_multiple=8))
@@ -173,7 +173,7 @@ def test_training_moves_the_adapters_alone_and_the_optimizer_holds_nothing_else(
 
 def test_an_adapter_is_merged_when_a_run_starts_from_it(tmp_path):
     """`model.lora.path`: the folder may be gone when the run is under way."""
-    from reft_jax.run import Run
+    from reft_jax.training.state import Run
 
     config, params = adapted("llama", "float32")
     shutil.copytree(GOLDEN / "llama", tmp_path / "base")
@@ -181,9 +181,9 @@ def test_an_adapter_is_merged_when_a_run_starts_from_it(tmp_path):
     model = dataclasses.replace(config, path=str(tmp_path / "base"), lora=LoraConfig(path=str(tmp_path / "adapter")))
     from types import SimpleNamespace
 
+    from reft_jax.algorithms.train_state import abstract_params
     from reft_jax.config import MeshConfig
-    from reft_jax.sharding import make_mesh
-    from reft_jax.train_state import abstract_params
+    from reft_jax.parallel.sharding import make_mesh
 
     model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, vocab_multiple=8))
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())

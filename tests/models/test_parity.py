@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from reft_jax.config import ModelConfig
 from reft_jax.models.decoder import Decoder, KVCache, rope_frequencies
-from reft_jax.models.hf import decoder_config, load_decoder_params
+from reft_jax.models.hf.load import decoder_config, load_decoder_params
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())

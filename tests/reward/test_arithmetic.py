@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from reft_jax.reward import programs as programs_module
 from reft_jax.reward.arithmetic import evaluate
-from reft_jax.reward.programs import ProgramResult, ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
+from reft_jax.reward.programs import ProgramResult
 
 RULES = ["sane", "reference"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reft_jax.reward.programs import ProgramResult, ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
+from reft_jax.reward.programs import ProgramResult
 
 TIMEOUT = 0.5  # CPU seconds
 WALL = 3 * TIMEOUT + 1  # seconds, the documented backstop

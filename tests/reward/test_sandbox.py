@@ -16,7 +16,8 @@ import pytest
 from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem
 from reft_jax.reward import programs, sandbox
-from reft_jax.reward.programs import ProgramResult, ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
+from reft_jax.reward.programs import ProgramResult
 from reft_jax.reward.score import score
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has what is tested here")

@@ -10,7 +10,7 @@ import pytest
 
 from reft_jax.config import RewardConfig, TemplateConfig
 from reft_jax.problem import Problem
-from reft_jax.reward.programs import ProgramRunner
+from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.score import Verdict, outcome_counts, score
 
 TRIGGER = TemplateConfig().answer_trigger

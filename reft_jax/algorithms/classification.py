@@ -1,0 +1,94 @@
+"""The steps of the reward model: cross-entropy of right and wrong, and the probability of right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from reft_jax.algorithms.train_state import (
+    TrainState,
+    abstract_params,
+    abstract_state,
+    accumulate,
+    apply_gradients,
+    make_optimizer,
+    make_schedule,
+)
+from reft_jax.config import ModelConfig, RewardModelConfig
+from reft_jax.data.samples import LabelledRows
+from reft_jax.losses import sft_loss, token_log_probs
+from reft_jax.models.classifier import Classifier, class_logits
+from reft_jax.models.policy import Params
+from reft_jax.parallel.sharding import abstract_rows, replicated
+
+
+def update(
+    classifier: Classifier, config: RewardModelConfig, total_steps: int, state: TrainState, batch: LabelledRows
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step on the mean over the batch's rows of `-log softmax(logits)[label]`, without class weights.
+
+    Args:
+        classifier: the model.
+        config: batch split and optimizer.
+        total_steps: length of the learning-rate schedule.
+        state: parameters {"decoder", "class_head"} and optimizer.
+        batch: [B, T]; B must be `config.batch_size`.
+
+    Returns:
+        The state, and the step's loss (nats) and accuracy (share of rows whose label is the likelier class), before it.
+    """
+    count = config.batch_size // config.microbatch_size
+    rows_in_batch = jnp.maximum(jnp.sum(batch.labels >= 0), 1)
+
+    def loss(params: Params, rows: LabelledRows) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logits = class_logits(classifier, params, rows.tokens, rows.lengths)  # [B, 2]
+        real = rows.labels >= 0
+        total, _ = sft_loss(token_log_probs(logits, jnp.maximum(rows.labels, 0)), real)
+        right = jnp.sum(real & (jnp.argmax(logits, axis=-1) == rows.labels))
+        return total / rows_in_batch, (total, right)
+
+    gradients, (totals, rights) = accumulate(loss, state.params, batch, count, classifier.mesh)
+    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
+    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
+    metrics |= {
+        "loss": jnp.sum(totals) / rows_in_batch,
+        "accuracy": jnp.sum(rights) / rows_in_batch,
+        "optimizer/learning_rate": learning_rate,
+    }
+    return state, metrics
+
+
+def abstract_batch(mesh: Mesh, batch: int, length: int) -> LabelledRows:
+    """Shapes and shardings of a batch of rows, as an argument for lowering."""
+    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    return abstract_rows(LabelledRows(tokens=ids(length), lengths=ids(), labels=ids()), mesh)
+
+
+def build_step(
+    model: ModelConfig, config: RewardModelConfig, mesh: Mesh, *, total_steps: int, length: int
+) -> tuple[Callable[..., Any], tuple[TrainState, LabelledRows]]:
+    """The jitted `(state, batch) -> (state, metrics)` for one bucket, and its abstract arguments; donates the state."""
+    classifier = Classifier(model, mesh)
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    state = abstract_state(abstract_params(classifier, mesh, value_head=False), optimizer, mesh)
+
+    def step(state: TrainState, batch: LabelledRows) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(classifier, config, total_steps, state, batch)
+
+    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, abstract_batch(mesh, config.batch_size, length))
+
+
+def build_scoring(
+    model: ModelConfig, mesh: Mesh, *, batch: int, length: int
+) -> tuple[Callable[..., Any], tuple[Params, jax.Array, jax.Array]]:
+    """The jitted `(params, tokens, lengths) -> P(correct) [B]` for one bucket, and its abstract arguments."""
+    classifier = Classifier(model, mesh)
+
+    def score(params: Params, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+        return jax.nn.softmax(class_logits(classifier, params, tokens, lengths), axis=-1)[:, 1]
+
+    params, rows = abstract_params(classifier, mesh, value_head=False), abstract_batch(mesh, batch, length)
+    return jax.jit(score, out_shardings=replicated(mesh)), (params, rows.tokens, rows.lengths)

@@ -1,0 +1,266 @@
+"""Sampling: one jitted program from prompts to finished rows (prefill, then one token at a time until all ended).
+
+Rows stay contiguous, each with its own length, so that what comes out is what the trainer scores. A token's random
+number depends on (seed, step, problem, sample, place in the response) alone: neither the batch a row sits in nor its
+neighbours change it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+
+from reft_jax.algorithms.train_state import abstract_params
+from reft_jax.config import ModelConfig, Weights
+from reft_jax.data.batches import Array, PromptBatch, Sequences
+from reft_jax.losses import token_log_probs
+from reft_jax.models.decoder import KVCache
+from reft_jax.models.policy import Params, Policy, call
+from reft_jax.parallel.sharding import abstract_rows, batch_shardings, constrain, replicated
+
+
+@struct.dataclass
+class Rollout:
+    """Sampled responses with what the sampler knows of them."""
+
+    sequences: Sequences
+    log_probs: Array  # [B, R] of the response tokens under the distribution they were drawn from, nats
+    ended: Array  # [B] bool, False where the response was cut at its longest length
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled."""
+
+    temperature: float = 1.0  # divides the logits; 0 takes the most likely token
+    top_k: int = 0  # only the k most likely tokens; 0 keeps all
+    top_p: float = 1.0  # only the most likely tokens that together reach this probability
+
+
+def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Divides by the temperature and hides the tokens that top-k and top-p exclude, [B, V] -> [B, V]."""
+    hidden = jnp.finfo(logits.dtype).min
+    if sampling.temperature > 0:
+        logits = logits / sampling.temperature
+    if sampling.top_k:
+        kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        logits = jnp.where(logits < kth, hidden, logits)
+    if sampling.top_p < 1:
+        descending = jnp.sort(logits, axis=-1, descending=True)
+        probs = jax.nn.softmax(descending, axis=-1)
+        needed = jnp.cumsum(probs, axis=-1) - probs < sampling.top_p  # the most likely token always is
+        least = jnp.min(jnp.where(needed, descending, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < least, hidden, logits)
+    return logits
+
+
+def draw(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+    """Draws one token a row by inverting the distribution function: one uniform number a row, not one a token.
+
+    Args:
+        logits: [B, V].
+        keys: [B] random keys.
+        sampling: how.
+
+    Returns:
+        (tokens [B] int32, their log-probs [B] under the filtered distribution).
+    """
+    logits = filter_logits(logits, sampling)
+    if sampling.temperature == 0:
+        tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return tokens, token_log_probs(logits, tokens)
+    probs = jax.nn.softmax(logits, axis=-1)
+    # A parallel sum may round up from one token to the next even where the next one has no probability.
+    cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
+    total = jnp.max(cumulative, axis=-1)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=logits.dtype))(keys)
+    target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))  # rounding must not pass the end
+    tokens = jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)
+    return tokens, token_log_probs(logits, tokens)
+
+
+def row_keys(seed: jax.Array, step: jax.Array, prompts: PromptBatch) -> jax.Array:
+    """One random key a row [B], from (seed, step, problem, sample)."""
+    base = jax.random.fold_in(jax.random.key(seed), step)
+    fold = lambda problem, sample: jax.random.fold_in(jax.random.fold_in(base, problem), sample)
+    return jax.vmap(fold)(prompts.problem, prompts.sample)
+
+
+@struct.dataclass
+class _Loop:
+    """The decode loop's carry: `t` tokens of each row's response are drawn."""
+
+    t: jax.Array  # []
+    cache: KVCache
+    token: jax.Array  # [B] the newest token
+    responses: jax.Array  # [B, R]
+    log_probs: jax.Array  # [B, R]
+    lengths: jax.Array  # [B] response lengths, end token included
+    ended: jax.Array  # [B]
+
+
+def generate(
+    policy: Policy,
+    params: Params,
+    prompts: PromptBatch,
+    seed: jax.Array,
+    step: jax.Array,
+    *,
+    max_response: int,
+    sampling: Sampling,
+    eos: int | tuple[int, ...],
+    pad: int,
+) -> Rollout:
+    """Samples one response a row until its end token or `max_response` tokens.
+
+    Args:
+        policy: the model.
+        params: its parameters; the value head is not used.
+        prompts: [B, P]; filler rows (problem -1) end at once with an empty response.
+        seed, step: [] integers, see `row_keys`.
+        max_response: R.
+        sampling: how tokens are drawn.
+        eos: id, or ids, that end a response and count as its last token.
+        pad: id written after the end; no meaning is ever read from it.
+    """
+    rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), column=policy.column)
+    prompts = jax.tree.map(rows, prompts)
+    batch, prompt_size = prompts.tokens.shape
+    keys = row_keys(seed, step, prompts)
+    cache = KVCache.empty(policy.config, batch, prompt_size + max_response, policy.mesh, policy.column)
+
+    def emit(loop: _Loop, hidden: jax.Array) -> _Loop:
+        """Draws the next token from the newest hidden states [B, D]."""
+        key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, loop.t)
+        # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
+        logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
+        token, log_prob = draw(logits, key, sampling)
+        token, first = jnp.where(loop.ended, pad, token), jnp.zeros_like(loop.t)  # a plain 0 is wider in 64-bit mode
+        return dataclasses.replace(
+            loop,
+            t=loop.t + 1,
+            token=token,
+            responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (first, loop.t)),
+            log_probs=jax.lax.dynamic_update_slice(
+                loop.log_probs,
+                jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype),
+                (first, loop.t),
+            ),
+            lengths=loop.lengths + ~loop.ended,
+            ended=loop.ended | jnp.isin(token, jnp.array(eos)),
+        )
+
+    def decode(loop: _Loop) -> _Loop:
+        positions = prompts.lengths + loop.t - 1
+        hidden, cache = call(policy, params, loop.token[:, None], positions[:, None], loop.cache, method="step")
+        return emit(dataclasses.replace(loop, cache=cache), hidden[:, 0])
+
+    hidden, cache = call(policy, params, prompts.tokens, jnp.arange(prompt_size)[None], cache, method="step")
+    last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
+    filler = prompts.problem < 0
+    empty = _Loop(
+        t=jnp.int32(0),
+        cache=cache,
+        token=jnp.full(batch, pad, jnp.int32),
+        responses=jnp.full((batch, max_response), pad, jnp.int32),
+        log_probs=jnp.zeros((batch, max_response), jnp.promote_types(hidden.dtype, jnp.float32)),
+        lengths=jnp.zeros(batch, jnp.int32),
+        ended=filler,
+    )
+    loop = jax.lax.while_loop(lambda loop: (loop.t < max_response) & ~jnp.all(loop.ended), decode, emit(empty, last))
+    # Pad, then write the response behind each row's prompt.
+    tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max_response)), constant_values=pad)
+    write = lambda row, response, start: jax.lax.dynamic_update_slice(row, response, (start,))
+    tokens = jax.vmap(write)(tokens, loop.responses, prompts.lengths)
+    sequences = Sequences(
+        tokens=tokens, prompt_lengths=prompts.lengths, responses=loop.responses, response_lengths=loop.lengths
+    )
+    return Rollout(sequences=sequences, log_probs=loop.log_probs, ended=loop.ended)
+
+
+def rollout_policy(config: ModelConfig, mesh: Mesh, weights: Weights, *, scan_layers: bool = True) -> Policy:
+    """The model as it samples.
+
+    Raises:
+        ValueError: naming the parameter that cannot be split evenly, where `weights` is `split`.
+    """
+    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh)
+    if weights == "copied":
+        return policy.clone(column="copied")
+    policy = policy.clone(column="split")
+    try:
+        abstract_params(policy, mesh, value_head=False)
+    except ValueError:
+        if weights == "split":
+            raise
+        return policy.clone(column="copied")
+    return policy
+
+
+def abstract_rollout_params(policy: Policy) -> Params:
+    """Shapes, types and shardings of the parameters that `policy`, made by `rollout_policy`, samples with.
+
+    They are in the compute type, but for those that are used in a wider one: norms, and the bias of the output.
+    """
+
+    def narrow(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        wide = any("norm" in key.key or key.key == "lm_head_bias" for key in path)
+        return x if wide else jax.ShapeDtypeStruct(x.shape, policy.config.dtype, sharding=x.sharding)
+
+    abstract = abstract_params(policy, cast(Mesh, policy.mesh), value_head=False)
+    return jax.tree_util.tree_map_with_path(narrow, abstract)
+
+
+def needs_layout(config: ModelConfig, mesh: Mesh, weights: Weights) -> bool:
+    """Whether the weights are sampled with in another layout or type than they are trained in."""
+    trained = jax.tree.leaves(abstract_params(Policy(config, mesh), mesh, value_head=False))
+    sampled = jax.tree.leaves(abstract_rollout_params(rollout_policy(config, mesh, weights)))
+    same = lambda x, y: x.dtype == y.dtype and x.sharding.is_equivalent_to(y.sharding, x.ndim)
+    return not all(map(same, trained, sampled))
+
+
+def build_layout(config: ModelConfig, mesh: Mesh, weights: Weights) -> tuple[Callable[..., Params], tuple[Params]]:
+    """The jitted `params -> params` from the layout of training to that of sampling, and its abstract argument.
+
+    Called once for all rollouts of an iteration, and once for an evaluation; where `needs_layout` is false it would
+    only copy.
+    """
+    abstract = abstract_rollout_params(rollout_policy(config, mesh, weights))
+    convert = lambda params: jax.tree.map(lambda x, to: x.astype(to.dtype), params, abstract)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(convert, out_shardings=shardings), (abstract_params(Policy(config, mesh), mesh, value_head=False),)
+
+
+def build_generate(
+    config: ModelConfig,
+    mesh: Mesh,
+    *,
+    batch: int,
+    prompt: int,
+    max_response: int,
+    sampling: Sampling,
+    eos: int | tuple[int, ...],
+    pad: int,
+    scan_layers: bool,
+    weights: Weights = "auto",
+) -> tuple[Callable[..., Rollout], tuple[Any, ...]]:
+    """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments.
+
+    `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do.
+    """
+    policy = rollout_policy(config, mesh, weights, scan_layers=scan_layers)
+
+    def step(params: Params, prompts: PromptBatch, seed: jax.Array, step: jax.Array) -> Rollout:
+        return generate(
+            policy, params, prompts, seed, step, max_response=max_response, sampling=sampling, eos=eos, pad=pad
+        )
+
+    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    prompts = PromptBatch(tokens=ids(prompt), lengths=ids(), problem=ids(), sample=ids())
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    args = (abstract_rollout_params(policy), abstract_rows(prompts, mesh), scalar, scalar)
+    return jax.jit(step, out_shardings=batch_shardings(jax.eval_shape(step, *args), mesh)), args

@@ -1,0 +1,107 @@
+"""Online self-training: likelihood of the completions that were right, and of the annotations of the same questions.
+
+The baseline of ReFT (arXiv 2401.08967, section 4.2) that learns from the same samples and verdicts as PPO, but from the
+right ones alone: no critic, no reference, no advantages.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+
+from reft_jax.algorithms.train_state import (
+    TrainState,
+    abstract_params,
+    abstract_sequences,
+    abstract_state,
+    accumulate,
+    apply_gradients,
+    make_optimizer,
+    make_schedule,
+)
+from reft_jax.config import ModelConfig, RlConfig
+from reft_jax.data.batches import Array, Sequences
+from reft_jax.losses import sft_loss
+from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.parallel.sharding import abstract_rows, replicated
+
+
+@struct.dataclass
+class Lesson:
+    """One iteration's completions beside the annotation of each one's question; constant during the update."""
+
+    sampled: Sequences
+    correct: Array  # [B] bool
+    gold: Sequences | None  # a row for each completion; None where annotations do not count
+
+
+def update(
+    policy: Policy, config: RlConfig, total_steps: int, state: TrainState, lesson: Lesson, rows: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step over a minibatch on `(1 - gold_weight) * nll(right completions) + gold_weight * nll(gold)`.
+
+    Each nll is a mean over the minibatch's tokens; without a right completion the first is 0, as in the reference.
+
+    Args:
+        policy: the model.
+        config: batch split, weight of the annotations, optimizer.
+        total_steps: length of the learning-rate schedule, in optimizer steps.
+        state: parameters {"decoder"} and optimizer.
+        lesson: [B, ...].
+        rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
+    """
+    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), lesson)
+    gold_weight = config.self_training.gold_weight
+    count_tokens = lambda part: jnp.maximum(jnp.sum(part), 1)
+    sampled_tokens = count_tokens(jnp.where(batch.correct, batch.sampled.response_lengths, 0))
+    gold_tokens = count_tokens(batch.gold.response_lengths) if batch.gold else 0
+
+    def loss(params: Params, part: Lesson) -> tuple[jax.Array, dict[str, jax.Array]]:
+        shown = part.sampled.response_mask & part.correct[:, None]
+        own = sft_loss(score_responses(policy, params, part.sampled).log_probs, shown)[0] / sampled_tokens
+        total, sums = (1 - gold_weight) * own, {"rl/sampled_loss": own}
+        if part.gold:
+            gold, _ = sft_loss(score_responses(policy, params, part.gold).log_probs, part.gold.response_mask)
+            total, sums["rl/gold_loss"] = total + gold_weight * gold / gold_tokens, gold / gold_tokens
+        return total, {**sums, "rl/total_loss": total}
+
+    count = config.minibatch_size // config.microbatch_size
+    gradients, sums = accumulate(loss, state.params, batch, count, policy.mesh)
+    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
+    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
+    return state, {**metrics, **jax.tree.map(jnp.sum, sums), "optimizer/learning_rate": learning_rate}
+
+
+def build_update(
+    model: ModelConfig,
+    config: RlConfig,
+    mesh: Mesh,
+    *,
+    total_steps: int,
+    prompt: int,
+    response: int,
+    gold: tuple[int, int] | None,
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted `(state, lesson, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state.
+
+    `gold` are the padded lengths of the annotations' prompts and targets, None where they do not count.
+    """
+    policy = Policy(model, mesh)
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    state = abstract_state(abstract_params(policy, mesh, value_head=False), optimizer, mesh)
+    completions = config.rollout_batch_size * config.samples_per_question
+    lesson = Lesson(
+        sampled=abstract_sequences(mesh, completions, prompt, response),
+        correct=abstract_rows(jax.ShapeDtypeStruct((completions,), jnp.bool_), mesh),
+        gold=abstract_sequences(mesh, completions, *gold) if gold else None,
+    )
+    rows = jax.ShapeDtypeStruct((config.minibatch_size,), jnp.int32, sharding=replicated(mesh))
+
+    def step(state: TrainState, lesson: Lesson, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(policy, config, total_steps, state, lesson, rows)
+
+    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, lesson, rows)

@@ -1,0 +1,75 @@
+"""The supervised step: maximum likelihood of annotated chains of thought, for pretraining, warm-up and baseline."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from reft_jax.algorithms.train_state import (
+    TrainState,
+    abstract_params,
+    abstract_sequences,
+    abstract_state,
+    accumulate,
+    apply_gradients,
+    make_optimizer,
+    make_schedule,
+)
+from reft_jax.config import ModelConfig, SupervisedConfig
+from reft_jax.data.batches import Sequences
+from reft_jax.losses import sft_loss
+from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.parallel.sharding import replicated
+
+
+def update(
+    policy: Policy, config: SupervisedConfig, total_steps: int, state: TrainState, batch: Sequences
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step on the negative log-likelihood of the batch's target tokens.
+
+    The mean is over all target tokens of the batch (`average="tokens"`), or over micro-batches of their token means,
+    which is what the reference computes (`"microbatches"`).
+
+    Args:
+        policy: the model.
+        config: batch split, averaging and optimizer.
+        total_steps: length of the learning-rate schedule.
+        state: parameters {"decoder"} and optimizer.
+        batch: [B, T]; B must be `config.batch_size`.
+    """
+    count = config.batch_size // config.microbatch_size
+    tokens_in_batch = jnp.maximum(jnp.sum(batch.response_lengths), 1)
+
+    def loss(params: Params, rows: Sequences) -> tuple[jax.Array, jax.Array]:
+        scores = score_responses(policy, params, rows)
+        total, tokens = sft_loss(scores.log_probs, rows.response_mask)
+        share = tokens_in_batch if config.average == "tokens" else count * jnp.maximum(tokens, 1)
+        return total / share, total
+
+    gradients, totals = accumulate(loss, state.params, batch, count, policy.mesh)
+    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
+    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
+    metrics |= {
+        "loss": jnp.sum(totals) / tokens_in_batch,
+        "tokens": tokens_in_batch,
+        "optimizer/learning_rate": learning_rate,
+    }
+    return state, metrics
+
+
+def build_step(
+    model: ModelConfig, config: SupervisedConfig, mesh: Mesh, *, total_steps: int, prompt: int, response: int
+) -> tuple[Callable[..., Any], tuple[TrainState, Sequences]]:
+    """The jitted `(state, batch) -> (state, metrics)` for one bucket, and its abstract arguments; donates the state."""
+    policy = Policy(model, mesh)
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    state = abstract_state(abstract_params(policy, mesh, value_head=False), optimizer, mesh)
+    rows = abstract_sequences(mesh, config.batch_size, prompt, response)
+
+    def step(state: TrainState, batch: Sequences) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(policy, config, total_steps, state, batch)
+
+    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, rows)

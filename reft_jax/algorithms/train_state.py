@@ -1,0 +1,178 @@
+"""Parameters, optimizer and step as one pytree, made sharded; micro-batches accumulated into one gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+
+from reft_jax.config import OptimizerConfig
+from reft_jax.data.batches import Array, Sequences
+from reft_jax.models.classifier import Classifier
+from reft_jax.models.lora import join, split_trainable
+from reft_jax.models.policy import Params, Policy
+from reft_jax.parallel.sharding import abstract_rows, constrain, param_shardings, replicated
+
+
+@struct.dataclass
+class TrainState:
+    """What one optimizer step turns into the next."""
+
+    step: Array  # [] int32, optimizer steps done in this stage
+    params: Params
+    opt_state: optax.OptState
+
+
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """Learning rate of each step: a linear ramp from 0, then linear to 0 at `total_steps`, or constant."""
+    ramp = int(config.ramp_fraction * total_steps)
+    if config.schedule == "constant":
+        return optax.warmup_constant_schedule(0.0 if ramp else config.learning_rate, config.learning_rate, ramp)
+    decay = optax.linear_schedule(config.learning_rate, 0.0, max(1, total_steps - ramp))
+    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, max(1, ramp)), decay], [ramp])
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; weights are decayed, biases and norms are not."""
+    is_weight = lambda path, _: path[-1].key not in ("bias", "scale")
+    adamw = optax.adamw(
+        make_schedule(config, total_steps),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree_util.tree_map_with_path(is_weight, params),
+    )
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
+
+
+def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
+    """Shapes, types and shardings of the model's parameters in its layout; touches no device.
+
+    Args:
+        model: the policy or the classifier.
+        mesh: what they are split over.
+        value_head: whether the value head is among them, and the critic where the policy has one of its own.
+        adapters: whether its adapters are, where `model.lora` asks for any.
+
+    Raises:
+        ValueError: naming the parameter, when a dimension does not divide by its mesh axes.
+    """
+    boxed = _parts(jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
+    wanted = {"critic": value_head, "value_head": value_head, "lora": adapters}
+    boxed = {name: tree for name, tree in boxed.items() if wanted.get(name, True)}
+    with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, model.column))
+
+
+def _parts(variables: Params) -> Params:
+    """The parameters by part, {"decoder", "value_head"[, "critic"][, "lora"]}, of what a model's `init` gives."""
+    lora = variables.get("lora")
+    return {**variables["params"], **({"lora": lora["decoder"]} if lora else {})}
+
+
+def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool, adapters: bool = True) -> Params:
+    """Fresh parameters, each device making only its own shards."""
+    return init_parts(policy, mesh, key, abstract_params(policy, mesh, value_head=value_head, adapters=adapters))
+
+
+def init_parts(model: Policy | Classifier, mesh: Mesh, key: jax.Array, abstract: Params) -> Params:
+    """Fresh parameters of the parts in `abstract`, some of those of `abstract_params`; the others are never made."""
+
+    def init(key: jax.Array) -> Params:
+        params = nn.meta.unbox(_parts(model.init(key, jnp.zeros((1, 1), jnp.int32))))
+        return {name: params[name] for name in abstract}
+
+    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(key)
+
+
+def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of the state around (abstract) `params`: moments lie where their parameters do."""
+    trainable, _ = split_trainable(params)
+    scalar = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
+        jax.eval_shape(optimizer.init, trainable),
+        trainable,
+        transform_non_params=scalar,
+    )
+    return TrainState(step=scalar(jax.ShapeDtypeStruct((), jnp.int32)), params=params, opt_state=opt_state)
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A state at step 0 that owns `params`: the first step donates their buffers."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(split_trainable(params)[0])
+    step = jax.device_put(jnp.int32(0), shardings.step)
+    return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def abstract_sequences(mesh: Mesh, batch: int, prompt: int, response: int) -> Sequences:
+    """Shapes and shardings of a batch of rows, as an argument for lowering."""
+    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    rows = Sequences(
+        tokens=ids(prompt + response), prompt_lengths=ids(), responses=ids(response), response_lengths=ids()
+    )
+    return abstract_rows(rows, mesh)
+
+
+def copy_params(params: Params) -> Params:
+    """The same parameters in buffers of their own, safe from donation."""
+    return jax.tree.map(jnp.copy, params)
+
+
+def microbatches(batch: Any, count: int, mesh: Mesh | None) -> Any:
+    """Splits every [B, ...] of a tree into [count, B / count, ...].
+
+    Micro-batch i takes the rows i, i + count, ...: each device gives an equal share of the rows it already holds.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        parts = x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(parts, mesh, None, "batch", *(None,) * (x.ndim - 1))
+
+    return jax.tree.map(split, batch)
+
+
+def accumulate(
+    loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Params, batch: Any, count: int, mesh: Mesh | None
+) -> tuple[Params, Any]:
+    """Gradient of `loss` by what is trainable, summed over `count` micro-batches of `batch`.
+
+    Args:
+        loss: (params, micro-batch) -> (its share of the loss, auxiliary arrays). The shares must add up to the loss
+            of the whole batch: they are divided by counts of the whole batch, not of the micro-batch.
+        params: the policy's; the gradient is by `split_trainable`'s first part of them.
+        batch: a tree of arrays [B, ...], B divisible by `count`.
+        count: number of micro-batches.
+
+    Returns:
+        (gradient, auxiliary arrays stacked over the micro-batches).
+    """
+    trainable, frozen = split_trainable(params)
+    gradient = jax.grad(lambda trainable, batch: loss(join(trainable, frozen), batch), has_aux=True)
+    if count == 1:
+        gradients, aux = gradient(trainable, batch)
+        return gradients, jax.tree.map(lambda x: x[None], aux)
+
+    def add(total: Params, microbatch: Any) -> tuple[Params, Any]:
+        gradients, aux = gradient(trainable, microbatch)
+        return jax.tree.map(jnp.add, total, gradients), aux
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trainable), microbatches(batch, count, mesh))
+
+
+def apply_gradients(
+    state: TrainState, gradients: Params, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step; also returns the gradient's global norm before clipping."""
+    trainable, frozen = split_trainable(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
+    params = join(optax.apply_updates(trainable, updates), frozen)
+    metrics = {"optimizer/gradient_norm": optax.tree.norm(gradients)}
+    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -1,0 +1,542 @@
+"""Every setting of a run: frozen dataclasses with types, defaults and help."""
+
+import dataclasses
+from typing import Literal
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+Attention = Literal["auto", "plain", "recomputed", "cudnn"]
+CotKind = Literal["program", "text"]
+Remat = Literal["none", "dots", "full"]
+Weights = Literal["auto", "split", "copied"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder-only transformer, and all that tells one family from another.
+
+    With `model.path` these come from the checkpoint's `config.json`; without, they describe a model made from scratch.
+    """
+
+    vocab_size: int = 0
+    """Number of tokens; 0 takes the tokenizer's."""
+    vocab_multiple: int = 1
+    """The embedding table is padded to a multiple of this many rows; padding is never predicted."""
+    embed_dim: int = 64
+    """Width of the residual stream."""
+    num_layers: int = 3
+    """Number of blocks."""
+    num_heads: int = 4
+    """Number of query heads."""
+    num_kv_heads: int = 4
+    """Number of key and value heads (grouped-query attention when fewer than `num_heads`)."""
+    head_dim: int = 16
+    """Features of one head."""
+    mlp_dim: int = 256
+    """Hidden features of the MLP."""
+    max_positions: int = 2048
+    """Longest sequence in tokens: the rows of a learned position table, or the sliding window where one is shorter."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm or LayerNorm."""
+    norm_eps: float = 1e-5
+    """Added to the variance in every norm."""
+    norm_affine: bool = True
+    """Whether norms have weights (Galactica's do not)."""
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    """MLP non-linearity."""
+    gated_mlp: bool = True
+    """Whether the activation multiplies a second projection (Llama) or stands alone (GPT-2)."""
+    qkv_bias: bool = False
+    """Biases on the query, key and value projections."""
+    attention_out_bias: bool = False
+    """Bias on the attention output projection."""
+    mlp_bias: bool = False
+    """Biases in the MLP."""
+    lm_head_bias: bool = False
+    """Bias on the output projection (CodeGen)."""
+    qk_norm: bool = False
+    """RMSNorm over each query and key head (Qwen3)."""
+    tie_embeddings: bool = True
+    """Whether the output projection is the embedding table."""
+    parallel_block: bool = False
+    """Attention and MLP read the same norm (CodeGen)."""
+    rotary_dim: int = 16
+    """Features of a head that are rotated by position; 0 means a learned position table."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    rope_interleaved: bool = False
+    """Rotary pairs are neighbours (CodeGen) instead of the two halves (Llama)."""
+    rope_scaling_factor: float = 1.0
+    """Llama 3 frequency scaling: the factor for long wavelengths; 1 switches it off."""
+    rope_low_freq_factor: float = 1.0
+    """Llama 3 frequency scaling: wavelengths above original/low are scaled fully."""
+    rope_high_freq_factor: float = 4.0
+    """Llama 3 frequency scaling: wavelengths below original/high are left alone."""
+    rope_original_positions: int = 8192
+    """Llama 3 frequency scaling: the context length before scaling, in tokens."""
+    position_offset: int = 0
+    """First row used of a learned position table (2 in OPT)."""
+    scale_attention: bool = True
+    """Attention scores are divided by sqrt(head_dim)."""
+    scale_attention_by_layer: bool = False
+    """Attention scores are further divided by the 1-based layer number (Codeparrot)."""
+    initializer_range: float = 0.02
+    """Standard deviation of freshly initialised weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation: small matrices beside frozen weights (Hu et al. 2021)."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 16.0
+    """Adapters are multiplied by `alpha` / `rank`."""
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    """Linear maps of a block that have one; `gate` only where the MLP is gated."""
+    path: str = ""
+    """PEFT adapter that is merged into `model.path` at the start, whatever `rank` says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how it is computed."""
+
+    path: str = ""
+    """Hugging Face directory or hub id to start from; empty makes a fresh model of the shape in `decoder`."""
+    revision: str = "main"
+    """Hub revision of `path`."""
+    tokenizer: str = ""
+    """Directory or hub id of the tokenizer; empty takes `path`'s; `embedded` builds the embedded problems' own."""
+    decoder: DecoderConfig = DecoderConfig()
+    """Shape of the model; filled from the checkpoint when `path` is given."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters, in SFT and PPO; the reference is the model with PPO's adapters off."""
+    dtype: Dtype = "float32"
+    """Type that activations and matrix products are computed in."""
+    param_dtype: Dtype = "float32"
+    """Type that parameters and optimizer moments are kept in."""
+    remat: Remat = "none"
+    """What the backward pass computes again: nothing; all but the outputs of matrix products (`dots`, a third of the
+    memory at little cost); or whole blocks (`full`, least memory, a third more compute)."""
+    scan_layers: bool = True
+    """One compiled block looped over the layers (fast to compile), or all layers unrolled (faster on CPU)."""
+    attention: Attention = "auto"
+    """Attention over whole rows: `plain` keeps the scores of every layer for the backward pass, `recomputed` makes them
+    again, `cudnn` never has them (NVIDIA GPUs from Ampere on, bfloat16, rows of even length). `auto` takes cudnn on a
+    GPU where model and rows suit it, else recomputed on accelerators and plain on a CPU."""
+    logits_chunk: int = 0
+    """Response tokens whose [tokens, vocabulary] logits exist at once in training; 0 takes all together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Where problems are read from."""
+
+    kind: Literal["none", "reft", "gsm8k", "mathqa", "jsonl", "hub", "generated"] = "none"
+    """Layout: the reference's JSON list, GSM8K's JSONL, MathQA's JSON list, any JSONL, a hub data set, or the embedded
+    problems. All files may be Parquet instead."""
+    path: str = ""
+    """File, or hub id (`hub`; `mathqa` where it does not end as a file does); for `generated` `train`, `test` or
+    `pretrain`."""
+    name: str = ""
+    """Configuration of a hub data set, such as `main`."""
+    split: str = "train"
+    """Split of a hub data set."""
+    revision: str = ""
+    """Revision of a hub data set; empty takes the newest."""
+    id_field: str = "id"
+    """Field with the id (`jsonl`, `hub`); rows are numbered where it is missing."""
+    question_field: str = "question"
+    """Field with the question (`jsonl`, `hub`)."""
+    answer_field: str = "answer"
+    """Field with the gold answer (`jsonl`, `hub`)."""
+    cot_field: str = "cot"
+    """Field with the chain of thought (`jsonl`, `hub`); rows may lack it."""
+    answer_kind: Literal["auto", "number", "choice"] = "auto"
+    """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
+    limit: int = 0
+    """Read only this many rows from the start; 0 reads all."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `path` is a file on this machine, rather than a hub id or a generated split."""
+        named = self.path.endswith((".json", ".jsonl", ".parquet"))
+        return self.kind in ("reft", "gsm8k", "jsonl") or (self.kind == "mathqa" and named)
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateConfig:
+    """The strings around question, chain of thought and answer; the defaults are the paper's."""
+
+    instruction: str = "Question:\n"
+    """Before the question."""
+    cot_trigger: str = "\nAnswer reasoning:\n"
+    """Between the question and the chain of thought."""
+    answer_trigger: str = "\nTherefore, the answer is: "
+    """Between a chain of thought in prose and its answer."""
+    program_header: str = 'def solution():\n    """{question}"""\n'
+    """What a generated program is made to begin with, in PPO and evaluation; `{question}` is replaced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The problems and how they become text."""
+
+    cot: CotKind = "program"
+    """Chains of thought are Python programs (P-CoT) or prose (N-CoT)."""
+    train: SourceConfig = SourceConfig()
+    """Problems with chains of thought, for SFT and PPO."""
+    dev: SourceConfig = SourceConfig()
+    """Problems that checkpoints are chosen on; of kind `none` they are taken out of `train`."""
+    test: SourceConfig = SourceConfig()
+    """Problems read once, at the end of the run."""
+    dev_fraction: float = 0.1
+    """Share of the training problems, drawn by a hash of the question, that is kept as dev where `dev` has none."""
+    templates: TemplateConfig = TemplateConfig()
+    """Prompt and target strings."""
+    overlong: Literal["error", "drop", "truncate"] = "error"
+    """What happens to a prompt or target longer than the largest bucket; counted and reported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with clipping and a schedule, as in the paper."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the ramp: linearly to 0 at the schedule's end, or constant."""
+    ramp_fraction: float = 0.1
+    """Share of the schedule's steps over which the learning rate rises from 0."""
+    beta1: float = 0.9
+    """AdamW first-moment decay."""
+    beta2: float = 0.999
+    """AdamW second-moment decay."""
+    eps: float = 1e-8
+    """AdamW epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices; biases and norms are left out."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+    """What the supervised stages share."""
+
+    batch_size: int = 48
+    """Sequences per optimizer step."""
+    microbatch_size: int = 48
+    """Sequences per forward and backward pass; gradients are accumulated over the batch."""
+    prompt_buckets: tuple[int, ...] = (1024,)
+    """Padded prompt lengths in tokens; a batch takes the smallest that fits."""
+    response_buckets: tuple[int, ...] = (1024,)
+    """Padded target lengths in tokens, end token included; a batch takes the smallest that fits."""
+    average: Literal["tokens", "microbatches"] = "tokens"
+    """Loss: mean over the batch's target tokens, or (the reference) mean of the micro-batches' token means."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer of this stage."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(SupervisedConfig):
+    """Supervised training on data of its own before the warm-up; off by default."""
+
+    epochs: int = 0
+    """Passes over `source`; 0 switches the stage off."""
+    source: SourceConfig = SourceConfig()
+    """Problems with chains of thought."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig(SupervisedConfig):
+    """Supervised fine-tuning: the warm-up of PPO, and the baseline it is compared with."""
+
+    schedule_epochs: int = 40
+    """Length of the learning-rate schedule in epochs; 0 switches the stage off."""
+    warmup_epoch: int = 2
+    """The checkpoint after this epoch is where PPO starts from and what it refers to."""
+    stop_epoch: int = 40
+    """Training ends after this epoch; equal to `warmup_epoch` it makes no SFT baseline."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on dev."""
+    save_every: int = 1
+    """Epochs between checkpoints to resume from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTrainingConfig:
+    """Online self-training, `rl.algorithm: self_training`: likelihood of right completions and of annotations."""
+
+    gold_weight: float = 0.5
+    """Share of the loss on the annotated chains of thought of the same questions; the rest is on right completions."""
+    gold_limit: int = 0
+    """Annotations are cut where prompt and target come to this many tokens (300 in the reference); 0 cuts none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CollapseConfig:
+    """When reinforcement ends early because it has gone wrong; the model that was best on dev is what is left."""
+
+    window: int = 20
+    """Iterations that rewards are averaged over."""
+    reward_share: float = 0.5
+    """End where the average reward falls below this share of the best such average, if that was positive; 0 never
+    ends."""
+    max_kl: float = 0.0
+    """End where the KL to the reference, `rl/sequence_kl`, exceeds this many nats a response; 0 never ends."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+    """The reinforcement stage."""
+
+    algorithm: Literal["ppo", "grpo", "rloo", "self_training"] = "ppo"
+    """PPO with a critic (ReFT); GRPO or RLOO, which compare the samples of a question with each other; or likelihood of
+    right completions."""
+    epochs: int = 300
+    """Passes over the training questions; 0 switches the stage off."""
+    init_from: str = ""
+    """Checkpoint directory to start from; empty takes the warm-up's."""
+    rollout_batch_size: int = 32
+    """Questions per iteration."""
+    samples_per_question: int = 1
+    """Completions sampled for each question of an iteration; GRPO and RLOO need two or more."""
+    minibatch_size: int = 32
+    """Completions per optimizer step."""
+    microbatch_size: int = 32
+    """Completions per forward and backward pass; gradients are accumulated over the minibatch."""
+    update_epochs: int = 2
+    """Passes over an iteration's completions."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", ramp_fraction=0.0)
+    """Optimizer of this stage; its schedule counts optimizer steps."""
+    kl_coef: float = 0.01
+    """Weight of the KL to the reference."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """The KL is taken off the reward (ReFT), of each token in PPO and of the whole response otherwise; or added to the
+    loss, weighted by the ratio of new to old policy, which makes its gradient that of the KL."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """Estimator of that KL from a sampled token: log(p/q), or q/p - 1 - log(q/p), which is never negative."""
+    average: Literal["responses", "tokens"] = "responses"
+    """Loss: mean over each response, then over the minibatch's responses, or mean over all tokens of the minibatch."""
+    critic: Literal["shared", "separate"] = "shared"
+    """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
+    vf_coef: float = 5.0
+    """PPO: weight of the value loss."""
+    clip_range: float = 0.2
+    """Policy ratios are clipped to 1 +- this."""
+    value_clip_range: float = 0.2
+    """PPO: new values are clipped to the old ones +- this."""
+    discount: float = 1.0
+    """PPO: reward discount per token."""
+    gae_lambda: float = 0.95
+    """PPO: decay of generalised advantage estimation."""
+    whiten_advantages: bool = True
+    """PPO: advantages are shifted and scaled to mean 0 and variance 1 over the iteration's tokens."""
+    scale_by_group: bool = True
+    """GRPO: advantages are divided by the standard deviation of the rewards of their question."""
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
+    """Online self-training."""
+    collapse: CollapseConfig = CollapseConfig()
+    """When to end early."""
+    evaluate_every: int = 10
+    """Iterations between evaluations on dev; 0 evaluates at the end of each epoch."""
+    save_every: int = 10
+    """Iterations between checkpoints to resume from; 0 saves at the end of each epoch."""
+    check_tolerance: float = 1e-3
+    """Largest difference of log-probs (nats) allowed in the checks before the first update; between two programs, such
+    as sampler and trainer, on average over tokens. bfloat16 needs about 0.05."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModelConfig:
+    """The outcome reward model of `python -m reft_jax.reward_model`: it tells right completions from wrong ones."""
+
+    samples: tuple[str, ...] = ()
+    """Files of `python -m reft_jax.sample` to train on; questions of dev among them choose the model."""
+    init_from: str = ""
+    """Checkpoint directory to start from, such as `RUN_DIR/checkpoints/sft_best`; empty takes `model.path`."""
+    epochs: int = 3
+    """Passes over the unique completions."""
+    batch_size: int = 24
+    """Completions per optimizer step."""
+    microbatch_size: int = 24
+    """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch."""
+    row_buckets: tuple[int, ...] = (700,)
+    """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
+    """Optimizer of this stage."""
+    evaluate_every: int = 1000
+    """Steps between readings of dev, which is read after each epoch as well; 0 reads it then alone."""
+    save_every: int = 1000
+    """Steps between checkpoints to resume from, of which one is written after each epoch as well; 0 writes it alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """Sampling, in PPO and evaluation."""
+
+    prompt_buckets: tuple[int, ...] = (300,)
+    """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
+    max_response: int = 400
+    """Longest response in tokens, end token included."""
+    temperature: float = 1.0
+    """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
+    scan_layers: bool = False
+    """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
+    weights: Weights = "auto"
+    """Layout of the weights while sampling, in the compute type: heads, MLP and vocabulary `split` over fsdp and tensor
+    together (least memory, and fastest for large models), or `copied` to every fsdp index, which then samples rows of
+    its own (fastest for small models). `auto` splits where everything divides evenly and copies otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """How completions are judged."""
+
+    rules: Literal["sane", "reference"] = "sane"
+    """Reading of answers: what a person would read, or the reference implementation to the letter."""
+    correct: float = 1.0
+    """Reward of a right answer."""
+    wrong: float = 0.1
+    """Reward of an answer that is there but wrong; 0 is the paper's ablation without partial reward."""
+    no_answer: float = 0.0
+    """Reward where no answer can be read, or the program failed."""
+    tolerance: float = 1e-2
+    """Largest absolute difference at which a number counts as right."""
+    relative_tolerance: float = 0.0
+    """The same as a share of the gold answer; the larger of the two holds."""
+    exact_integers: bool = True
+    """Gold answers that are whole numbers are compared by `tolerance` alone, however large they are."""
+    program_timeout: float = 10.0
+    """CPU seconds that one program may use."""
+    program_memory: int = 1024
+    """Megabytes of address space that one program may use beyond its worker's."""
+    batch_timeout: float = 300.0
+    """Seconds by the clock for all programs of a batch; keep it below any time limit of your collectives."""
+    workers: int = 2
+    """Processes that run programs at the same time."""
+    sandbox: Literal["contained", "unsafe"] = "contained"
+    """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
+    functions: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Your own reward functions in PPO: import path (`my_rewards.brevity`) to weight, added to the rewards above."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation on dev and test."""
+
+    batch_size: int = 32
+    """Problems per batch; batches hold problems of similar length."""
+    limit: int = 0
+    """Use only this many dev problems; 0 uses all. Test is always read whole."""
+    temperature: float = 0.0
+    """Divides the logits; 0 is greedy, which is what the paper reports."""
+    top_k: int = 0
+    """Draw only among the k most likely tokens; 0 among all. Evaluation only: PPO samples from the whole policy."""
+    top_p: float = 1.0
+    """Draw only among the most likely tokens that together reach this probability. Evaluation only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices as a grid; batches are split over data and fsdp, parameters over fsdp and tensor."""
+
+    data: int = 1
+    """Copies of the model; -1 takes the devices that are left."""
+    fsdp: int = -1
+    """Shards of parameters and optimizer state; -1 takes the devices that are left."""
+    tensor: int = 1
+    """Shards of heads, MLP and vocabulary; -1 takes the devices that are left."""
+    fake_cpu_devices: int = 0
+    """Split each process's CPU into this many devices, to try a mesh without the hardware; 0 leaves it as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """The processes of a run on several hosts; all run the same command, and see the same `run_dir`."""
+
+    coordinator: str = ""
+    """`host:port` of process 0, on a port that is free there; empty asks the cluster (see `detect`)."""
+    processes: int = 0
+    """Number of processes, where `coordinator` is given."""
+    process: int = 0
+    """Index of this one, from 0, where `coordinator` is given."""
+    detect: bool = True
+    """Whether to look for SLURM, Open MPI, Kubernetes and Cloud TPU, as `jax.distributed.initialize` does."""
+    timeout: int = 100
+    """Seconds without a sign of life after which a process is taken for dead and the others stop with an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of the checkpoints that a run writes; when they are written is `save_every` of its stages."""
+
+    keep_last: int = 2
+    """Resume points kept, the newest."""
+    keep_best: int = 1
+    """Models kept of those read on dev, the best, for SFT and for PPO each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """What is printed and written while a run works."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files beside `metrics.jsonl`."""
+    rollouts_every: int = 10
+    """Iterations between rollouts that are written with their verdicts; 0 writes none."""
+    rollouts_limit: int = 32
+    """Completions written of such a rollout."""
+    compilation_cache: str = ""
+    """Folder that compiled programs are kept in between runs; empty keeps none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: pretrain (optional), SFT, PPO, then one reading of the test set."""
+
+    run_dir: str = ""
+    """Where everything is written; the same command with the same folder continues it."""
+    seed: int = 42
+    """Seed of initialisation, data order and sampling."""
+    model: ModelConfig = ModelConfig()
+    """The model."""
+    data: DataConfig = DataConfig()
+    """The problems."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """Optional first stage."""
+    sft: SftConfig = SftConfig()
+    """Warm-up and SFT baseline."""
+    rl: RlConfig = RlConfig()
+    """Reinforcement."""
+    reward_model: RewardModelConfig = RewardModelConfig()
+    """Reward model, a run of its own."""
+    generation: GenerationConfig = GenerationConfig()
+    """Sampling."""
+    reward: RewardConfig = RewardConfig()
+    """Judging."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
+    mesh: MeshConfig = MeshConfig()
+    """Devices."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Processes."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    allow_changed: tuple[str, ...] = ()
+    """Keys, such as `rl.kl_coef`, that may differ from those this run began with; it goes on with the new values."""
+    logging: LoggingConfig = LoggingConfig()
+    """Records."""
+
+    @property
+    def only_reward_model(self) -> bool:
+        """Whether this is a reward model's run, which has no other stage and samples nothing."""
+        stages = self.pretrain.epochs or self.sft.schedule_epochs or self.rl.epochs
+        return bool(self.reward_model.samples) and not stages
+
+    @property
+    def learns_annotations(self) -> bool:
+        """Whether SFT or self-training learns the chains of thought of the training problems."""
+        imitates = self.rl.epochs and self.rl.algorithm == "self_training" and self.rl.self_training.gold_weight
+        return bool(self.sft.schedule_epochs or imitates)

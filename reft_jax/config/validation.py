@@ -1,0 +1,234 @@
+"""What the types of the config allow and no run can use: refused before anything is compiled, naming the key."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reft_jax.config.settings import (
+    Config,
+    EvaluationConfig,
+    GenerationConfig,
+    RewardModelConfig,
+    SourceConfig,
+    SupervisedConfig,
+)
+
+POSITIVE = {
+    *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
+    *("update_epochs", "max_response", "workers", "max_grad_norm", "tolerance"),
+    *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
+    *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
+    *("rope_theta", "alpha", "timeout", "keep_last", "keep_best", "window"),
+}
+NOT_NEGATIVE = {
+    *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
+    *("evaluate_every", "save_every", "schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
+    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed", "gold_limit", "max_kl"),
+    *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
+}
+SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
+OPEN_SHARES = {"dev_fraction"}
+
+
+def validate(config: Config, *, training: bool = True) -> None:
+    """Refuses a config that no run can use, or, without `training`, that no model can be asked with.
+
+    Raises:
+        ValueError: naming the key, its value and what would do.
+    """
+    for message in (
+        *range_errors(config, ""),
+        *_combination_errors(config),
+        *(_training_errors(config) if training else ()),
+    ):
+        raise ValueError(message)
+
+
+def missing_files(config: Config) -> Iterator[str]:
+    """Yields a message for each file that the run will read and that is not there; asked when a run starts."""
+    data = config.data
+    for key, source in (
+        ("data.train", data.train),
+        ("data.dev", data.dev),
+        ("data.test", data.test),
+        ("pretrain.source", config.pretrain.source),
+    ):
+        if source.is_file and not Path(source.path).is_file():
+            yield f"{key}.path: there is no file {source.path!r}"
+    if config.rl.init_from and not Path(config.rl.init_from).is_dir():
+        yield f"rl.init_from: there is no checkpoint directory {config.rl.init_from!r}"
+    if config.only_reward_model:  # in another run these may be yet to come
+        judge = config.reward_model
+        yield from (
+            f"reward_model.samples: there is no file {path!r}" for path in judge.samples if not Path(path).is_file()
+        )
+        if judge.init_from and not Path(judge.init_from).is_dir():
+            yield f"reward_model.init_from: there is no checkpoint directory {judge.init_from!r}"
+
+
+def range_errors(config: Any, prefix: str) -> Iterator[str]:
+    """Yields a message for each setting outside its range, through all nested settings."""
+    for field in dataclasses.fields(config):
+        name, key, value = field.name, prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from range_errors(value, key + ".")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{key} is {value}: it must be finite"
+        elif name in POSITIVE and value <= 0:
+            yield f"{key} is {value}: it must be more than 0"
+        elif name in NOT_NEGATIVE and value < 0:
+            yield f"{key} is {value}: it must be 0 or more"
+        elif name in SHARES and not 0 <= value <= 1:
+            yield f"{key} is {value}: it must lie between 0 and 1"
+        elif name in OPEN_SHARES and not 0 < value < 1:
+            yield f"{key} is {value}: it must lie between 0 and 1, without the ends"
+        elif name.endswith("_buckets") and (not value or min(value) <= 0):
+            yield f"{key} is {value}: it needs at least one length, and all must be more than 0"
+    if isinstance(config, SourceConfig):
+        yield from _source_errors(config, prefix)
+    if isinstance(config, SupervisedConfig | RewardModelConfig) and config.batch_size % config.microbatch_size:
+        yield (
+            f"{prefix}batch_size ({config.batch_size}) must be a multiple of "
+            f"{prefix}microbatch_size ({config.microbatch_size})"
+        )
+    if isinstance(config, GenerationConfig) and config.temperature <= 0:
+        yield f"{prefix}temperature is {config.temperature}: PPO samples, so it must be more than 0"
+    if isinstance(config, EvaluationConfig) and config.temperature < 0:
+        yield f"{prefix}temperature is {config.temperature}: it must be 0, which is greedy, or more"
+
+
+def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
+    if source.kind != "none" and not source.path:
+        yield f"{prefix}path is empty: {prefix}kind `{source.kind}` needs a file, a hub id or a generated split"
+    if source.kind == "generated" and source.path not in ("train", "test", "pretrain"):
+        yield f"{prefix}path is {source.path!r}: the generated splits are train, test and pretrain"
+
+
+def _combination_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each combination of settings that cannot work together, whatever is done with the model."""
+    model = config.model
+    distributed = config.distributed
+    if distributed.coordinator and distributed.process >= distributed.processes:
+        yield (
+            f"distributed.process ({distributed.process}) must be less than distributed.processes "
+            f"({distributed.processes})"
+        )
+    if not distributed.coordinator and (distributed.processes or distributed.process):
+        yield "distributed.coordinator is empty: give it with distributed.processes, or leave all three to the cluster"
+    if config.seed >= 2**31:
+        yield f"seed is {config.seed}: it must be less than 2147483648"
+    if config.data.cot == "text" and not config.data.templates.answer_trigger:
+        yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
+    if not model.path and not model.tokenizer:
+        yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        yield f"model.attention is `cudnn`: it computes in bfloat16, and model.dtype is {model.dtype}"
+    if model.lora.path and not model.path:
+        yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
+    if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):
+        yield f"model.lora.targets names {', '.join(unknown)}: there are {', '.join(Config().model.lora.targets)}"
+    if model.decoder.num_heads % model.decoder.num_kv_heads:
+        yield (
+            f"model.decoder.num_heads ({model.decoder.num_heads}) must be a multiple of "
+            f"model.decoder.num_kv_heads ({model.decoder.num_kv_heads})"
+        )
+    if model.decoder.rotary_dim > model.decoder.head_dim or model.decoder.rotary_dim % 2:
+        yield (
+            f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
+            f"model.decoder.head_dim ({model.decoder.head_dim})"
+        )
+
+
+def _training_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each combination of the settings of a run and its stages that cannot work together."""
+    sft, rl = config.sft, config.rl
+    if not config.run_dir:
+        yield "run_dir is empty: name the folder that the run is written to"
+    if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs or config.reward_model.samples):
+        yield "pretrain.epochs, sft.schedule_epochs and rl.epochs are all 0: there is nothing to do"
+    if config.reward_model.samples and not config.reward_model.epochs:
+        yield "reward_model.epochs is 0 and reward_model.samples is set: a reward model needs one epoch or more"
+    if config.pretrain.epochs and config.pretrain.source.kind == "none":
+        yield "pretrain.epochs is set and pretrain.source.kind is `none`: give its problems"
+    if config.data.train.kind == "none" and (sft.schedule_epochs or rl.epochs):
+        yield "data.train.kind is `none`: SFT and PPO need training problems"
+    if sft.schedule_epochs and not 0 < sft.warmup_epoch <= sft.stop_epoch <= sft.schedule_epochs:
+        yield (
+            f"0 < sft.warmup_epoch ({sft.warmup_epoch}) <= sft.stop_epoch ({sft.stop_epoch}) <= "
+            f"sft.schedule_epochs ({sft.schedule_epochs}) does not hold; sft.schedule_epochs 0 switches SFT off"
+        )
+    for key, value in (("sft.evaluate_every", sft.evaluate_every), ("sft.save_every", sft.save_every)):
+        if not value:
+            yield f"{key} is 0: it counts epochs, so it must be more than 0"
+    if sft.schedule_epochs and rl.init_from:
+        yield "rl.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
+    completions = rl.rollout_batch_size * rl.samples_per_question
+    if completions % rl.minibatch_size or rl.minibatch_size % rl.microbatch_size:
+        yield (
+            f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
+            f"rl.minibatch_size ({rl.minibatch_size}), and that of rl.microbatch_size ({rl.microbatch_size})"
+        )
+    if rl.algorithm in ("grpo", "rloo") and rl.samples_per_question < 2:
+        yield (
+            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples "
+            "of a question, so it must be 2 or more"
+        )
+    if rl.algorithm != "ppo" and rl.critic == "separate":
+        yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"
+
+
+def require_files(config: Config) -> None:
+    """Refuses a config that names files which are not there.
+
+    Raises:
+        FileNotFoundError: naming the key.
+    """
+    for message in missing_files(config):
+        raise FileNotFoundError(message)
+
+
+def check_lengths(config: Config) -> None:
+    """Refuses buckets that are longer than the model's positions.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    lengths = {}
+    if not config.only_reward_model:
+        lengths["generation"] = max(config.generation.prompt_buckets) + config.generation.max_response
+    stages = (("pretrain", config.pretrain.epochs, config.pretrain), ("sft", config.sft.schedule_epochs, config.sft))
+    lengths |= {name: max(s.prompt_buckets) + max(s.response_buckets) for name, on, s in stages if on}
+    positions = f"{config.model.decoder.max_positions} positions (model.decoder.max_positions)"
+    for name, length in lengths.items():
+        if length > config.model.decoder.max_positions:
+            response = "max_response" if name == "generation" else "response_buckets"
+            raise ValueError(
+                f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has {positions}"
+            )
+    length = max(config.reward_model.row_buckets)
+    if config.reward_model.samples and length > config.model.decoder.max_positions:
+        raise ValueError(f"reward_model.row_buckets come to {length} tokens, but the model has {positions}")
+
+
+def check_batches(config: Config, shards: int) -> None:
+    """Refuses batches that the mesh cannot split evenly.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    sizes = {}
+    if not config.only_reward_model:
+        sizes["evaluation.batch_size"] = config.evaluation.batch_size
+    if config.pretrain.epochs:
+        sizes["pretrain.microbatch_size"] = config.pretrain.microbatch_size
+    if config.sft.schedule_epochs:
+        sizes["sft.microbatch_size"] = config.sft.microbatch_size
+    if config.rl.epochs:
+        sizes["rl.microbatch_size"] = config.rl.microbatch_size
+    if config.reward_model.samples:
+        sizes["reward_model.microbatch_size"] = config.reward_model.microbatch_size
+    for key, size in sizes.items():
+        if size % shards:
+            raise ValueError(f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})")

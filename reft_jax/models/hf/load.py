@@ -1,0 +1,226 @@
+"""Hugging Face checkpoints: where they are, what shape they have, and their weights as the decoder's parameters.
+
+At the start of a run `resolve` finds the directory, `decoder_config` reads the model's shape and `load_decoder_params`
+its weights, each device's share by itself. What tells one family from another is in `families.py`.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from reft_jax.config import DecoderConfig, ModelConfig
+from reft_jax.models.decoder import Decoder
+from reft_jax.models.hf.files import FileTensor, list_tensors
+from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, Stored
+
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # weights, configs and every form of tokenizer
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+
+
+def resolve(path: str, revision: str = "main") -> Path:
+    """The local directory of a checkpoint, given as such or as a hub id, which is downloaded or taken from the cache.
+
+    Raises:
+        FileNotFoundError: when it is neither a directory nor to be had from the hub; says how to fetch it.
+    """
+    if Path(path).expanduser().is_dir():
+        return Path(path).expanduser()
+    try:
+        directory = Path(huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
+        if not any(directory.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=PICKLES)
+        return directory
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{path}: no such directory, and not a hub id (owner/name)") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise FileNotFoundError(
+            f"{path} (revision {revision}): no such directory, not in the local cache, and not to be had from the hub "
+            f"({type(error).__name__}). Fetch it once where there is a network with `hf download {path} --revision "
+            f"{revision}`, or give the path of a directory with its files"
+        ) from error
+
+
+def _read_fields(directory: Path) -> tuple[ConfigFields, Family]:
+    path = Path(directory) / CONFIG_FILE
+    try:
+        fields = ConfigFields(path, json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; is {directory} a Hugging Face model directory?") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if fields.get("quantization_config", None) is not None:
+        raise fields.refusal("quantization_config", "only plain floating-point weights are read")
+    return fields, fields.translate("model_type", "", FAMILIES)
+
+
+def decoder_config(directory: Path) -> DecoderConfig:
+    """The shape of the model in a Hugging Face directory.
+
+    Raises:
+        FileNotFoundError: without a `config.json`.
+        ValueError: naming the field and its value, for what the decoder does not do.
+    """
+    fields, family = _read_fields(directory)
+    return family.config(fields)
+
+
+def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
+    """The model's config with its decoder's shape filled in from the checkpoint or the tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has ids that the embedding lacks.
+    """
+    if config.path:
+        own = decoder_config(resolve(config.path, config.revision))
+        decoder = dataclasses.replace(own, vocab_multiple=config.decoder.vocab_multiple)
+    else:
+        decoder = dataclasses.replace(config.decoder, vocab_size=config.decoder.vocab_size or tokenizer_size)
+    if decoder.vocab_size < tokenizer_size:
+        raise ValueError(f"the tokenizer has {tokenizer_size} tokens, the model's embedding only {decoder.vocab_size}")
+    return dataclasses.replace(config, decoder=decoder)
+
+
+def model_type(directory: Path) -> str:
+    """The family of the model in a directory, a key of `FAMILIES`."""
+    return _read_fields(directory)[0]["model_type"]
+
+
+def end_tokens(directory: Path) -> tuple[int, ...]:
+    """The ids that end a response by `generation_config.json`, which names one or several; none without that file."""
+    path = directory / GENERATION_FILE
+    if not path.exists():
+        return ()
+    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
+
+
+def copy_config_files(source: Path, target: Path) -> None:
+    """Copies `config.json` and, where there is one, `generation_config.json` from one directory to another."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_FILE, GENERATION_FILE):
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
+
+
+def _read(tensor: FileTensor, stored: Stored, sizes: Mapping[str, int], ranges: Mapping[str, range]) -> np.ndarray:
+    """The piece `ranges` of a parameter, its axes in their order; no more than the box around it is read.
+
+    Args:
+        tensor: where it is stored.
+        stored: how.
+        sizes: length of each axis in the file.
+        ranges: the wanted part of each axis.
+    """
+    axes = stored.axes
+    rows = [  # ascending indices into each dimension of the tensor
+        place[np.ix_(*(ranges[axis] for axis in dim))].ravel() for place, dim in zip(stored.places(sizes), axes)
+    ]
+    box = tensor.read(stored.shape(sizes), tuple(slice(int(r[0]), int(r[-1]) + 1) for r in rows))
+    for dimension, r in enumerate(rows):
+        if len(r) < box.shape[dimension]:
+            box = box.take(r - r[0], axis=dimension)
+    order = [axis for dim in axes for axis in dim]
+    return box.reshape([len(ranges[axis]) for axis in order]).transpose([order.index(axis) for axis in ranges])
+
+
+def _assemble(
+    tensors: list[FileTensor], stored: Stored, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding, vocab: int
+) -> jax.Array:
+    """A parameter from the tensors of its layers (one tensor, where it has no layers)."""
+    shape, axes = box.value.shape, [str(name) for name in box.names]
+    sizes = {**dict(zip(axes, shape)), "table_rows": vocab}
+
+    def piece(index: Any) -> np.ndarray:  # a slice for each dimension
+        whole = [range(*s.indices(size)) for s, size in zip(index, shape)]
+        out = np.zeros([len(r) for r in whole], box.value.dtype)
+        ranges = dict(zip(axes, whole))
+        layers = ranges.pop("layers", range(1))
+        if "table_rows" in ranges:  # the rest is padding
+            ranges["table_rows"] = range(ranges["table_rows"].start, min(ranges["table_rows"].stop, vocab))
+        if all(ranges.values()):
+            filled = tuple(slice(len(r)) for r in ranges.values())
+            for target, layer in zip(out if "layers" in axes else out[None], layers):
+                target[filled] = _read(tensors[layer], stored, sizes, ranges)
+        return out
+
+    return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def _locate(
+    found: Mapping[str, FileTensor], family: Family, directory: Path, params: set[str], config: DecoderConfig
+) -> dict[str, list[FileTensor]]:
+    """The tensors of each parameter, by layer.
+
+    Raises:
+        ValueError: naming the tensor, unless the files have all that `params` need and nothing else.
+    """
+    found = {name.removeprefix(family.prefix): tensor for name, tensor in found.items()}
+    layers = lambda name: range(config.num_layers if "{}" in name else 1)
+    wanted = {s.param: [s.name.format(i) for i in layers(s.name)] for s in family.tensors if s.param in params}
+    names = {name for layered in wanted.values() for name in layered}
+    if missing := sorted(names - set(found)):
+        raise ValueError(f"{directory}: {len(missing)} tensor(s) missing from the weights, such as {missing[0]}")
+    tied = {"lm_head.weight"} if config.tie_embeddings else set()
+    extra = sorted(name for name in set(found) - names - tied if not re.search(family.ignored, name))
+    if extra:
+        raise ValueError(
+            f"{found[extra[0]].path}: {len(extra)} tensor(s) that the model of {CONFIG_FILE} does not have, "
+            f"such as {found[extra[0]].name}"
+        )
+    return {param: [found[name] for name in layered] for param, layered in wanted.items()}
+
+
+def is_box(x: Any) -> bool:
+    return isinstance(x, nn.LogicallyPartitioned)
+
+
+def param_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def load_decoder_params(directory: Path, config: ModelConfig, shardings: Any = None) -> dict[str, Any]:
+    """The weights in a Hugging Face directory as the decoder's parameters, in `config.param_dtype`.
+
+    Every device's piece is read by itself, so that a process reads what its devices hold and no more. Rows that only
+    pad the vocabulary are 0.
+
+    Args:
+        directory: as `resolve` gives it.
+        config: the model; its `decoder` is `decoder_config(directory)`, with any `vocab_multiple`.
+        shardings: a sharding for each parameter, in the tree's structure; without, all goes to the first device.
+
+    Returns:
+        The tree of `Decoder.init` under `params`, without the boxes of axis names.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for a truncated file, or a missing, an extra or an ill-shaped tensor; names file and tensor.
+    """
+    directory = Path(directory)
+    _, family = _read_fields(directory)
+    stored = {s.param: s for s in family.tensors}
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    boxed = jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["params"]
+    if shardings is None:
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: first, boxed, is_leaf=is_box)
+    params = {param_name(path) for path, _ in jax.tree.leaves_with_path(boxed, is_leaf=is_box)}
+    tensors = _locate(list_tensors(directory), family, directory, params, config.decoder)
+
+    def load(path: Any, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding) -> jax.Array:
+        name = param_name(path)
+        return _assemble(tensors[name], stored[name], box, sharding, config.decoder.vocab_size)
+
+    return jax.tree_util.tree_map_with_path(load, boxed, shardings, is_leaf=is_box)

@@ -1,0 +1,57 @@
+"""What a run is made with: versions, platform and commit."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("reft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("transformers", "tokenizers", "datasets", "numpy"),
+)
+
+
+def run_info() -> dict[str, Any]:
+    """What a run is made with; neither host name nor environment.
+
+    Returns:
+        `versions` (package: version, None where it is not installed), `python`, `platform` (such as `Linux x86_64`),
+        and of the git checkout that this package is in, None where it is in none: `commit`, and `dirty`, whether
+        files differ from the commit or are not in it.
+    """
+    commit, dirty = git_state(Path(__file__))
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def git_state(file: Path) -> tuple[str | None, bool | None]:
+    """The commit of the git checkout that tracks `file`, and whether the checkout differs from it; None without one."""
+    # A file that merely lies inside a checkout, as site-packages may, is none of that checkout's.
+    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        return None, None
+    commit = _git(file.parent, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None, None
+    return commit, _git(file.parent, "status", "--porcelain") != ""
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    """What git prints, stripped; None where git is missing or says no."""
+    try:
+        done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,208 @@
+"""The records of a run: where they are written, and how they are cut back on a resume.
+
+The last stop of every batch: the loop hands over plain floats and nothing comes back. Process 0 writes, the others
+only check names, so that a mistake stops all of them alike. All records carry `step`, the run's own count of steps
+through all its stages, which is what a checkpoint is numbered by: a resume keeps the records up to its step.
+
+    metrics.jsonl      one line a step: {"step": 12, "stage": "rl", "reward/mean": 0.41, ...}
+    evaluations.jsonl  one line a problem of an evaluation
+    rollouts.jsonl     one line a sampled completion
+    tensorboard/       the scalars of metrics.jsonl once more
+
+JSON has no number for what is not finite: such a float is written as the string "nan", "inf" or "-inf", which
+Python's `float` reads back.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from reft_jax.records.metrics import METRICS
+
+RECORD_FILES = ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl")
+"""The files of a run directory that a resume cuts back; other JSONL files there are left alone."""
+
+
+class MetricsWriter:
+    """Appends a run's records to its folder, and cuts back what an earlier, interrupted attempt left there.
+
+    Args:
+        run_dir: the run's folder; made where it is missing.
+        write: whether this process writes (process 0 does); the others only check what they are given.
+        tensorboard: write TensorBoard event files too.
+        resume_step: step of the checkpoint that the run continues from; records after it are removed. None begins the
+            run afresh: records left by an attempt that was interrupted before its first checkpoint are all removed.
+        evaluated: whether that checkpoint was written after its step's evaluation; if not, this one's records are
+            removed too.
+
+    Raises:
+        ValueError: a record file holds a line that cannot be read (see `cut_back`).
+    """
+
+    def __init__(
+        self, run_dir: Path, *, write: bool, tensorboard: bool, resume_step: int | None, evaluated: bool = True
+    ) -> None:
+        self._run_dir = run_dir
+        self._writes = write
+        self._board: Any = None
+        if not write:
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        last_step = -1 if resume_step is None else resume_step
+        for name in RECORD_FILES:
+            cut_back(run_dir / name, last_step, evaluated=evaluated)
+        if tensorboard:
+            # Imported here, for it takes seconds: it pulls in torch where that is installed.
+            from tensorboardX import SummaryWriter
+
+            # The suffix keeps a quick restart from reopening the old file, which is named by the second.
+            self._board = SummaryWriter(
+                str(run_dir / "tensorboard"),
+                purge_step=last_step + 1,
+                flush_secs=10,
+                filename_suffix=f".from_step_{last_step + 1}",
+            )
+
+    def write(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
+        """Appends one line to `metrics.jsonl`, and the scalars to TensorBoard.
+
+        Args:
+            step: the run's step, counted through all stages.
+            stage: such as `sft` or `rl`.
+            metrics: numbers by their names in `METRICS`.
+
+        Raises:
+            KeyError: a name is not in `METRICS`.
+        """
+        unknown = sorted(name for name in set(metrics) - set(METRICS) if not name.startswith("reward/function/"))
+        if unknown:
+            raise KeyError(
+                f"undocumented metric {', '.join(unknown)}: define it in METRICS (reft_jax/records/metrics.py) "
+                "and in the table of docs/metrics.md"
+            )
+        if not self._writes:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        append_records(self._run_dir / "metrics.jsonl", [{"step": step, "stage": stage, **values}])
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def append(self, kind: Literal["evaluations", "rollouts"], records: Sequence[Mapping[str, object]]) -> None:
+        """Appends records, each with its `step`, to `evaluations.jsonl` or `rollouts.jsonl` (see `append_records`)."""
+        if self._writes:
+            append_records(self._run_dir / f"{kind}.jsonl", records)
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Writes `summary.json`, which says that the run is finished; it is there as a whole or not at all."""
+        if self._writes:
+            partial = self._run_dir / "summary.partial"
+            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            partial.replace(self._run_dir / "summary.json")
+
+    def flush(self) -> None:
+        """Forces records to the disk: called before a checkpoint is committed, so that none before it is lost."""
+        if not self._writes:
+            return
+        for name in RECORD_FILES:
+            path = self._run_dir / name
+            if path.exists():
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Flushes and ends writing; nothing may be written afterwards."""
+        self.flush()
+        self._writes = False
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Appends one JSON line a record; a float that is not finite becomes "nan", "inf" or "-inf", at any depth.
+
+    Raises:
+        ValueError: a record has no integer `step`; nothing is written then.
+    """
+    lines = []
+    for record in records:
+        if not isinstance(record.get("step"), int):
+            raise ValueError(f"{path}: record without an integer step: {record!r:.200}; give it the run's step")
+        lines.append(json.dumps(json_value(record), allow_nan=False) + "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+
+
+def cut_back(path: Path, step: int, *, evaluated: bool = True) -> int:
+    """Removes the records after `step` from a JSONL file, and a last line that an interruption tore.
+
+    Where the step was not `evaluated`, the records of its evaluation are removed as well.
+
+    The file is replaced as a whole, so that an interruption here loses nothing. A missing file is left missing.
+
+    Returns:
+        How many lines were removed.
+
+    Raises:
+        ValueError: a line other than a torn last one is not a JSON object with an integer `step`.
+    """
+    if not path.exists():
+        return 0
+    removed = 0
+    partial = path.with_name(path.name + ".partial")
+    with path.open("rb") as source, partial.open("wb") as kept:
+        for number, line in enumerate(source, start=1):
+            record = _record(line, f"{path}, line {number}")
+            if record is not None and (record["step"], _of_evaluation(record)) <= (step, evaluated):
+                # The last record may be whole and lack only its line break.
+                kept.write(line.rstrip(b"\n") + b"\n")
+            else:
+                removed += 1
+        kept.flush()
+        os.fsync(kept.fileno())
+    os.replace(partial, path)
+    return removed
+
+
+def _record(line: bytes, where: str) -> dict[str, Any] | None:
+    """The record of a line; None where the line is torn: not JSON, and without its line break."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # JSON that is broken, or a character that is
+        if not line.endswith(b"\n"):
+            return None
+        raise ValueError(f"{where}: not JSON ({error}); mend or delete this line and start again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise ValueError(f"{where}: not a record with an integer step; mend or delete this line and start again")
+    return record
+
+
+def _of_evaluation(record: Mapping[str, Any]) -> bool:
+    """Whether a record was made by the evaluation after its step."""
+    return "split" in record or "eval/accuracy" in record or "rerank/accuracy" in record
+
+
+def json_value(value: object) -> object:
+    """`value` with each float that JSON cannot hold replaced by its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return value

@@ -1,0 +1,167 @@
+"""A pool of workers that run programs which a model wrote: texts in, one `ProgramResult` each out.
+
+A run takes some 5 ms, so programs that are only arithmetic are computed by `arithmetic` instead, with the same results.
+"""
+
+import itertools
+import json
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+
+from reft_jax.reward.answers import Rules
+from reft_jax.reward.arithmetic import evaluate
+from reft_jax.reward.programs import Containment, ProgramResult, Worker
+
+_IN_FLIGHT = 4  # programs that a worker has been sent: it never waits for us, and little queues behind a slow one
+_GRACE = 30.0  # seconds beyond a program's wall clock limit before its worker is taken for dead; covers importing sympy
+
+
+class ProgramRunner:
+    """A pool of worker processes, started when first needed and kept until `close`.
+
+    CPU time decides what a timeout is, so that a verdict does not depend on how busy the machine is; 3 x `timeout` + 1
+    seconds by the clock is the backstop. One `run` at a time: a second thread waits.
+
+    Args:
+        workers: programs that run at the same time.
+        timeout: CPU seconds that one program may use.
+        memory: megabytes of address space that one program may use beyond its worker's (not enforced on a Mac).
+        deadline: seconds by the clock that one `run` may take; programs without a result by then have the outcome
+            `deadline`. Many programs that sleep would otherwise hold up a run for hours.
+        sandbox: `contained` takes all that the kernel grants, and at least the limits; `unsafe` takes only limits, and
+            goes on without them.
+
+    Attributes:
+        replaced: workers that died at work and were replaced, so far.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        timeout: float,
+        memory: int,
+        *,
+        deadline: float = 300.0,
+        sandbox: Containment = "contained",
+    ) -> None:
+        positive = {"workers": workers, "timeout": timeout, "memory": memory, "deadline": deadline}
+        for name, number in positive.items():
+            if number <= 0:
+                raise ValueError(f"{name} must be positive, got {number}")
+        self.replaced = 0
+        self._size = workers
+        self._timeout = timeout
+        self._memory = memory
+        self._deadline = deadline
+        self._sandbox: Containment = sandbox
+        self._pools: dict[str, list[Worker]] = {"plain": [], "sympy": []}
+        self._lock = threading.Lock()
+
+    def start(self) -> tuple[str, ...]:
+        """Start a worker, have it run a program, and tell its layers of containment: `limits`, `landlock`, `seccomp`.
+
+        Raises:
+            RuntimeError: the worker did not start, cannot limit programs, or did not run this one.
+        """
+        with self._lock:
+            (result,) = self._run_on("plain", ["def solution(): return 5"], "sane")
+            if result != ProgramResult("ok", 5, ""):
+                raise RuntimeError(f"programs cannot be run on this machine: {result.outcome}, {result.detail}")
+            return self._pools["plain"][0].layers
+
+    def run(self, programs: Sequence[str], rules: Rules) -> list[ProgramResult]:
+        """Run each program and call its `solution()`; identical programs run once, plain arithmetic without a worker.
+
+        Args:
+            programs: Python sources that define `solution()`; `math` and `sympy` need no import.
+            rules: `sane` runs a program whole in one namespace; `reference` cuts it at its first blank line, makes
+                `sys.exit` `print`, and keeps top-level names out of `solution()`'s reach.
+
+        Returns:
+            One result per program, in order.
+
+        Raises:
+            RuntimeError: a worker did not start, or cannot limit programs.
+        """
+        known = {text: evaluate(text, rules) for text in dict.fromkeys(programs)}
+        results = {text: ProgramResult(*found) for text, found in known.items() if found}
+        rest = [text for text, found in known.items() if not found]
+        with self._lock:
+            try:
+                for libraries in ("plain", "sympy"):
+                    todo = [text for text in rest if ("sympy" in text) == (libraries == "sympy")]
+                    if todo:
+                        results |= zip(todo, self._run_on(libraries, todo, rules))
+            except BaseException:  # the workers hold requests whose replies nobody will read
+                self.close()
+                raise
+        return [results[text] for text in programs]
+
+    def close(self) -> None:
+        """End all workers; a later `run` starts new ones."""
+        for pool in self._pools.values():
+            for worker in pool:
+                worker.end()
+            pool.clear()
+
+    def __enter__(self) -> "ProgramRunner":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, libraries: str) -> "Worker":
+        return Worker([f"{self._timeout}", f"{self._memory}", libraries, self._sandbox])
+
+    def _run_on(self, libraries: str, programs: list[str], rules: Rules) -> list[ProgramResult]:
+        """Feed the workers of one pool until every program has a result, or the deadline has come."""
+        pool = self._pools[libraries]
+        for worker in [worker for worker in pool if worker.ended()]:  # while idle: no program of ours is to blame
+            worker.end()
+            pool.remove(worker)
+        pool.extend(self._start(libraries) for _ in range(min(self._size, len(programs)) - len(pool)))
+        results: dict[int, ProgramResult] = {}
+        pending = deque(range(len(programs)))
+        patience = 3 * self._timeout + 1 + _GRACE
+        deadline = time.monotonic() + self._deadline
+        while len(results) < len(programs) and time.monotonic() < deadline:
+            for depth, worker in itertools.product(range(_IN_FLIGHT), pool):
+                if pending and len(worker.sent) <= depth:
+                    index = pending.popleft()
+                    worker.send(index, json.dumps([programs[index], rules]))
+            _wait(pool, until=min([deadline, *(worker.progress + patience for worker in pool if worker.sent)]))
+            for place, worker in enumerate(pool):
+                results.update(worker.receive())
+                overdue = worker.sent and time.monotonic() > worker.progress + patience
+                if worker.failure or overdue:
+                    self.replaced += 1
+                    pool[place] = self._start(libraries)
+                    worker.end()
+                    if worker.sent:  # it works in order: the first one ended it, the others were only in the queue
+                        reason = worker.failure or "its worker stopped answering"
+                        results[worker.sent.popleft()] = ProgramResult("error", None, reason)
+                        pending.extendleft(reversed(worker.sent))
+        for worker in [worker for worker in pool if worker.sent]:  # the deadline has come
+            worker.end()
+            pool.remove(worker)
+        late = ProgramResult("deadline", None, f"not done in the {self._deadline:g} s of its batch")
+        return [results.get(index, late) for index in range(len(programs))]
+
+
+def _wait(pool: Sequence[Worker], until: float) -> None:
+    """Sleep until a worker has written, can take more of what is queued for it, or `until` (of `time.monotonic`)."""
+    poller = select.poll()
+    for worker in pool:
+        poller.register(worker.replies, select.POLLIN)
+        if worker.outbox:
+            poller.register(worker.requests, select.POLLOUT)
+    poller.poll(max(0.0, until - time.monotonic()) * 1000 + 1)

@@ -1,0 +1,180 @@
+"""The outcome reward model: a classifier of completions into right and wrong, and the choice of the likeliest by it.
+
+    python -m reft_jax.reward_model train --config FILE --run_dir OUT --reward_model.samples '["SAMPLES.jsonl"]'
+        --reward_model.init_from RUN_DIR/checkpoints/sft_best
+    python -m reft_jax.reward_model rerank OUT/checkpoints/reward_model_best SAMPLES.jsonl
+
+`train` takes what `reft_jax.train` does and makes a run of its own, with the same records, checkpoints and resume; its
+samples are those of the warm-up on train questions. `rerank` reads it on samples of a test set.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from reft_jax.algorithms.train_state import abstract_params
+from reft_jax.config import Config, load_config
+from reft_jax.config.validation import check_batches, check_lengths
+from reft_jax.data.samples import read_files
+from reft_jax.data.tokenizers import load_tokenizer, special_ids
+from reft_jax.models.classifier import Classifier
+from reft_jax.parallel.compilation import Programs
+from reft_jax.parallel.processes import configure_jax, connect
+from reft_jax.parallel.sharding import make_mesh, shard_count
+from reft_jax.records.checkpoint import part_name, restore_params, run_of
+from reft_jax.records.records import json_value
+from reft_jax.reward_model.reranking import Scores, by_question, key, read_choices, read_classes, score, scoring
+from reft_jax.reward_model.training import BEST, alone, encode, open_reward_run, train
+from reft_jax.samples.file import Sample, left_out
+from reft_jax.train import complete
+from reft_jax.training.model_source import own_devices
+
+
+def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> tuple[dict[str, Any], list[Any]]:
+    """Reads a reward model on a file of samples.
+
+    Args:
+        config: of the run that trained it.
+        checkpoint: a folder of its checkpoints.
+        path: the samples.
+        ks: how many samples of a question it may choose among; empty takes all.
+
+    Returns:
+        The figures: `questions`, of which `left_out` were too long to be asked and count as wrong, `samples`,
+        `classification` of `read_classes`, and under `first` for each k (`all` where none was given) those of
+        `read_choices`; and a record with the score of each unique completion.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or no such file.
+        ValueError: it is no reward model's; bad samples, rows that are too long, or too few samples.
+    """
+    run_dir = run_of(checkpoint, reward_model=True)
+    check_lengths(config)
+    mesh = make_mesh(config.mesh, jax.devices())
+    check_batches(config, shard_count(mesh, "batch"))
+    tokenizer = load_tokenizer(str(run_dir / "tokenizer"), "main")
+    say = lambda text: print(text, file=sys.stderr) if jax.process_index() == 0 else None
+    samples = encode(read_files([path]), config, tokenizer, "given", say)
+    questions, unasked = by_question(samples.drawn), len(left_out(path))
+    abstract = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
+    parts = {"decoder": checkpoint, "class_head": checkpoint.with_name(part_name(checkpoint.name, "class_head"))}
+    params = {name: restore_params(where, {name: abstract[name]})[name] for name, where in parts.items()}
+    programs = Programs(scoring(config, mesh), len(config.reward_model.row_buckets))
+    scores = score(programs, params, samples, config=config, mesh=mesh, pad=special_ids(tokenizer).pad)
+    figures = {
+        "questions": len(questions) + unasked,
+        "left_out": unasked,
+        "samples": len(samples.drawn),
+        "classification": read_classes(samples.unique, scores),
+        "first": {str(k or "all"): read_choices(questions, scores, k, unasked) for k in (ks or (None,))},
+    }
+    return figures, [record(sample, scores) for sample in samples.unique if key(sample) in scores]
+
+
+def record(sample: Sample, scores: Scores) -> dict[str, Any]:
+    """A scored completion as a JSON object."""
+    return {
+        "id": sample.id,
+        "sample": sample.sample,
+        "completion": sample.completion,
+        "correct": sample.correct,
+        "value": sample.value,
+        "p_correct": scores[key(sample)],
+    }
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Prints the figures of `rerank`."""
+    classes = figures["classification"]
+    console.print(
+        f"{classes['completions']:,} unique completions: {classes['accuracy']:.1%} are told right from wrong "
+        f"({classes['majority']:.1%} by always naming the more frequent)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    unasked = f", {figures['left_out']:,} left out" if figures["left_out"] else ""
+    table = Table(title=f"Right of {figures['questions']:,} questions{unasked}, % (95 % interval)")
+    for heading in ("samples", "reward model", "vote", "upper bound"):
+        table.add_column(heading, justify="right")
+    for k, choices in figures["first"].items():
+        table.add_row(k, *(share_text(choices[name]) for name in ("rerank", "vote", "upper_bound")))
+    console.print(table)
+
+
+def share_text(share: dict[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{100 * share['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Trains; of a run that is finished it prints the result again. Exits as `reft_jax.train` does."""
+    prog, description = "python -m reft_jax.reward_model train", "Trains a reward model. Every key of the config:"
+    config = load_config(arguments, prog=prog, description=description, adapt=alone)
+    best = complete(config, open_reward_run, train)[BEST]
+    if jax.process_index() == 0:
+        print(
+            f"best on {'test (test-best)' if 'test_best' in best else 'dev'} after step {best['step']}: "
+            f"{best['dev_accuracy']:.1%} of the questions right by its choice; "
+            f"{config.run_dir}/checkpoints/{BEST}"
+        )
+
+
+def rerank_command(arguments: Sequence[str]) -> None:
+    """Reads the command line, scores, prints and writes; exits with 2 where something is wrong."""
+    prog = "python -m reft_jax.reward_model rerank"
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Scores samples by a reward model, and chooses by it, by vote, and by who knows the answer.",
+        epilog="All other arguments override the settings of its run, but for its devices, which were the training's: "
+        "--mesh.data 8, --data.overlong drop.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", type=Path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
+    parser.add_argument("samples", type=Path, help="JSONL file of python -m reft_jax.sample")
+    parser.add_argument("--k", type=int, nargs="+", default=[], help="choose among a question's first k; default: all")
+    parser.add_argument("--scores", default="", help="JSONL file that each unique completion is written to, scored")
+    parser.add_argument("--json", default="", help="file that all figures are written to")
+    own, rest = parser.parse_known_args(arguments)
+    try:
+        if min(own.k, default=1) < 1:
+            raise ValueError(f"--k is {own.k}: each must be 1 or more")
+        settings = run_of(own.checkpoint, reward_model=True) / "config.yaml"
+        config = load_config(["--config", str(settings), *own_devices(), *rest], prog=prog, adapt=alone)
+        connect(config.distributed)
+        configure_jax(config)
+        figures, records = rerank(config, own.checkpoint.absolute(), own.samples, own.k)
+        if jax.process_index() == 0:
+            show(figures, Console())
+            if own.scores:
+                Path(own.scores).write_text(
+                    "".join(json.dumps(json_value(row)) + "\n" for row in records), encoding="utf-8"
+                )
+            if own.json:
+                Path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`train` or `rerank`; exits with 2 for anything else."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"train": train_command, "rerank": rerank_command}
+    if given[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+    elif given and given[0] in commands:
+        commands[given[0]](given[1:])
+    else:
+        print(f"usage: python -m reft_jax.reward_model {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Which model a command asks, and with which settings: a checkpoint of a run, or the model of a config without a run.
+
+The commands `sample` and `evaluate` begin here: `read_source` reads the command line, `asking` opens the model and
+ends the process, where it has to, with the exit codes of `processes`.
+"""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from reft_jax.config import (
+    Config,
+    DistributedConfig,
+    MeshConfig,
+    PretrainConfig,
+    RewardModelConfig,
+    RlConfig,
+    SftConfig,
+    SourceConfig,
+    parse_config,
+)
+from reft_jax.config.validation import check_lengths, missing_files, validate
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.models.hf import load as hf
+from reft_jax.models.hf.load import resolve_model
+from reft_jax.models.policy import Params
+from reft_jax.parallel.processes import (
+    REFUSED,
+    STOPPED,
+    Interrupted,
+    StopRequest,
+    configure_jax,
+    connect,
+    ending_at_once,
+    leave,
+)
+from reft_jax.records.checkpoint import run_of
+from reft_jax.training.sampler import Sampler
+from reft_jax.training.startup import open_sampler
+
+Split = Literal["train", "dev", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """A model and the problems to ask it.
+
+    Attributes:
+        config: settings, with all training switched off and no source but that of the split.
+        checkpoint: folder of RUN_DIR/checkpoints; None is the model of `config.model.path`.
+        split: of the problems.
+    """
+
+    config: Config
+    checkpoint: Path | None
+    split: Split
+
+    @property
+    def name(self) -> str:
+        """The model: the checkpoint's folder, behind any link to it, or the path and revision of the config."""
+        model = self.config.model
+        return str(self.checkpoint.resolve()) if self.checkpoint else f"{model.path}@{model.revision}"
+
+    def files(self) -> Path:
+        """The folder with the model's Hugging Face files, if it has any."""
+        model = self.config.model
+        return run_of(self.checkpoint) / "model" if self.checkpoint else hf.resolve(model.path, model.revision)
+
+    def tokenizer(self) -> Any:
+        """The run's tokenizer, or the config's."""
+        if self.checkpoint:
+            return load_tokenizer(str(run_of(self.checkpoint) / "tokenizer"), "main")
+        model = self.config.model
+        return load_tokenizer(model.tokenizer or model.path, model.revision)
+
+    def params(self, sampler: Sampler) -> Params:
+        """Parameters {"decoder"}, on the sampler's mesh.
+
+        Raises:
+            ValueError: the folder holds something else than a model of the run.
+        """
+        if not self.checkpoint:
+            return sampler.start_params()
+        try:
+            return sampler.foreign_params(str(self.checkpoint))
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{self.checkpoint} holds no decoder of the run's shape: give one such as RUN_DIR/checkpoints/reft"
+            ) from error
+
+
+def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], split: Split) -> tuple[ModelSource, Any]:
+    """The source that a command line names, and all that was parsed.
+
+    A run's own settings come first, files and overrides of the command line over them; but for its devices and
+    processes, which were the training's.
+
+    Args:
+        parser: a `config_parser`.
+        args: the command line.
+        paths: of it the checkpoint, if there is one.
+        split: of the problems.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or no such file of problems.
+        ValueError: neither checkpoint nor model is named, or a reward model is; or settings that cannot work, by key.
+    """
+    checkpoint = Path(paths[0]) if paths else None
+    if checkpoint:
+        given = sys.argv[1:] if args is None else args
+        args = ["--config", str(run_of(checkpoint) / "config.yaml"), *own_devices(), *given]
+    config, options = parse_config(parser, args)
+    if not checkpoint and not config.model.path:
+        raise ValueError("no model: name a folder of RUN_DIR/checkpoints, or a config with model.path by --config")
+    config = without_training(config, split)
+    validate(config, training=False)
+    for message in missing_files(config):
+        raise FileNotFoundError(message)
+    key = "train" if split == "dev" and config.data.dev.kind == "none" else split  # dev may be a part of train
+    if getattr(config.data, key).kind == "none":
+        raise ValueError(f"data.{key}.kind is `none`: there are no problems to ask")
+    return ModelSource(config, checkpoint, split), options
+
+
+def own_devices() -> list[str]:
+    """Overrides that forget the devices and processes of a run."""
+    defaults = {"mesh": MeshConfig(), "distributed": DistributedConfig()}
+    values = ((f"--{key}.{name}", value) for key, part in defaults.items() for name, value in vars(part).items())
+    return [text for key, value in values for text in (key, str(value).lower())]
+
+
+def without_training(config: Config, split: Split) -> Config:
+    """The config of a command that trains nothing: no stages, no adapters, no problems but those of the split."""
+    data, model, none = config.data, config.model, SourceConfig()
+    train, dev, test = (none, none, data.test) if split == "test" else (data.train, data.dev, none)
+    return dataclasses.replace(
+        config,
+        pretrain=PretrainConfig(),
+        sft=SftConfig(schedule_epochs=0),
+        rl=RlConfig(epochs=0),
+        reward_model=RewardModelConfig(),
+        data=dataclasses.replace(data, train=train, dev=dev, test=test),
+        model=dataclasses.replace(model, lora=dataclasses.replace(model.lora, rank=0)),
+    )
+
+
+@contextlib.contextmanager
+def asking(
+    source: ModelSource, *, prefix: str = "", end_before: str = "", stopped: str = "stopped as asked"
+) -> Iterator[tuple[Sampler, Params]]:
+    """The model at work: its sampler and its parameters {"decoder"}.
+
+    Inside, an error ends the process as it ends a run; SIGTERM and Ctrl-C end it between two batches, with
+    `processes.STOPPED` and the message `stopped`. Settings, files and devices that do not do end it with
+    `processes.REFUSED`.
+    """
+    with StopRequest() as stop:
+        try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    connect(source.config.distributed)
+                    configure_jax(source.config)
+                    sampler = stack.enter_context(_open(source, stop, prefix, end_before))
+                    params = source.params(sampler)
+                except (ValueError, FileNotFoundError) as error:
+                    leave(f"error: {error}", REFUSED)
+                stop.defer(sampler.mesh)
+                with ending_at_once():
+                    yield sampler, params
+        except Interrupted:
+            leave(stopped, STOPPED, together=stop.deferred)
+        except OSError as error:  # a full disk, say
+            leave(f"error: {error}")
+
+
+@contextlib.contextmanager
+def _open(source: ModelSource, stop: StopRequest, prefix: str, end_before: str) -> Iterator[Sampler]:
+    config, tokenizer = source.config, source.tokenizer()
+    if not source.checkpoint:  # a run's config has the shape
+        config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
+    check_lengths(config)
+    with open_sampler(
+        config, tokenizer, stop, source.files(), splits=(source.split,), prefix=prefix, end_before=end_before
+    ) as sampler:
+        if not sampler.problems[source.split]:
+            raise ValueError(f"no problems in {source.split}: data.dev_fraction is {config.data.dev_fraction}")
+        yield sampler

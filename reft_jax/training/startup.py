@@ -1,0 +1,147 @@
+"""From a config to a `Run`: everything that can be wrong with files, settings and devices is found here, early."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from reft_jax.algorithms.train_state import abstract_params, abstract_state, make_optimizer
+from reft_jax.config import (
+    Config,
+    DistributedConfig,
+    RewardConfig,
+)
+from reft_jax.config.validation import check_batches, check_lengths, require_files
+from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
+from reft_jax.data.tokenizers import load_tokenizer, special_ids
+from reft_jax.models.hf import load as hf
+from reft_jax.models.hf.load import resolve_model
+from reft_jax.models.policy import Policy
+from reft_jax.parallel.processes import StopRequest, on_first, require_equal
+from reft_jax.parallel.sharding import make_mesh, shard_count
+from reft_jax.records.console import Progress
+from reft_jax.reward.functions import load_functions
+from reft_jax.reward.pool import ProgramRunner
+from reft_jax.reward.score import score
+from reft_jax.training.directory import claim_directory, open_records
+from reft_jax.training.sampler import Sampler
+from reft_jax.training.state import Run
+
+
+def prepare(config: Config) -> tuple[Config, Any]:
+    """The config with the model's shape filled in, and the tokenizer; claims the run's folder.
+
+    Raises:
+        FileNotFoundError: naming the key, when a file of the config is missing.
+        ValueError: the folder holds a run of other settings, or the model does not suit the tokenizer.
+    """
+    require_files(config)
+    tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
+    config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
+    check_lengths(config)
+    on_first(lambda: claim_directory(config, tokenizer))
+    return config, tokenizer
+
+
+@contextlib.contextmanager
+def open_sampler(
+    config: Config,
+    tokenizer: Any,
+    stop: StopRequest,
+    model_files: Path,
+    *,
+    splits: Sequence[str] = ("train", "dev", "test"),
+    prefix: str = "",
+    end_before: str = "",
+) -> Iterator[Sampler]:
+    """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
+
+    Args:
+        config: of the run; the model's shape is filled in.
+        tokenizer: the model's.
+        stop: asked between batches.
+        model_files: folder that may have the model's own generation config, for the tokens that end a response.
+        splits: of the problems, those that will be asked.
+        prefix: before every prompt, see `few_shot_prefix`.
+        end_before: see `Sampler`.
+
+    Raises:
+        ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
+    """
+    mesh = make_mesh(config.mesh, jax.devices())
+    check_batches(config, shard_count(mesh, "batch"))
+    reward, data, runner = config.reward, config.data, None
+    with contextlib.ExitStack() as stack:
+        console = stack.enter_context(Progress(show=jax.process_index() == 0))
+        if data.cot == "program":
+            runner = stack.enter_context(make_runner(reward))
+            console.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
+        problems = read_problem_sets(config, console.message)
+        prompts = {
+            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message, prefix)
+            for split in splits
+        }
+        everywhere = dataclasses.replace(config, distributed=DistributedConfig())
+        tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
+        require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
+        yield Sampler(
+            config=config,
+            mesh=mesh,
+            tokenizer=tokenizer,
+            ids=special_ids(tokenizer, hf.end_tokens(model_files)),
+            problems=problems,
+            prompts=prompts,
+            score=functools.partial(
+                score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
+            ),
+            runner=runner,
+            console=console,
+            stop=stop,
+            end_before=end_before,
+        )
+
+
+@contextlib.contextmanager
+def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]:
+    """Opens a sampler on all problems, encodes what is trained on, takes up the last resume point.
+
+    Raises:
+        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+        OSError: no room for the checkpoints.
+    """
+    functions = load_functions(config.reward.functions)
+    with contextlib.ExitStack() as stack:
+        sampler = stack.enter_context(open_sampler(config, tokenizer, stop, Path(config.run_dir) / "model"))
+        say, problems = sampler.console.message, sampler.problems
+        examples = {
+            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, say)
+            for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
+        }
+        policy = Policy(config.model, sampler.mesh, config.rl.critic == "separate")
+        params = abstract_params(policy, sampler.mesh, value_head=True)
+        state = abstract_state(params, make_optimizer(config.rl.optimizer, 1), sampler.mesh)
+        models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
+        records = stack.enter_context(open_records(config, sampler.console, state=state, models=models))
+        run = Run(
+            **{field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)},
+            examples=examples,
+            functions=functions,
+            **vars(records),
+        )
+        run.link_best()
+        yield run
+
+
+def make_runner(reward: RewardConfig) -> ProgramRunner:
+    """The pool that runs programs, as configured; nothing is started yet."""
+    return ProgramRunner(
+        reward.workers,
+        reward.program_timeout,
+        reward.program_memory,
+        deadline=reward.batch_timeout,
+        sandbox=reward.sandbox,
+    )

@@ -1,0 +1,289 @@
+"""Hugging Face directories: configs translated or refused, weights laid out, cut and cast, damage named."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+
+from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
+from reft_jax.models.decoder import Decoder
+from reft_jax.models.hf import load as hf
+from reft_jax.models.hf.load import decoder_config, load_decoder_params, resolve
+from reft_jax.parallel.sharding import make_mesh, param_shardings
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = sorted(path.name for path in GOLDEN.iterdir())
+LLAMA_31 = {  # meta-llama/Llama-3.1-8B, as it stands on the hub
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+GPT2 = {  # openai-community/gpt2
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-05,
+    "n_ctx": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "vocab_size": 50257,
+}
+
+
+def write_config(directory: Path, fields: dict) -> Path:
+    (directory / "config.json").write_text(json.dumps(fields))
+    return directory
+
+
+def abstract_params(decoder: DecoderConfig):
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(Decoder(ModelConfig(decoder=decoder)).init, jax.random.key(0), token, token)["params"]
+
+
+def load(directory: Path, shardings=None, multiple: int = 1, **kwargs) -> dict:
+    decoder = dataclasses.replace(decoder_config(directory), vocab_multiple=multiple)
+    return load_decoder_params(directory, ModelConfig(decoder=decoder, **kwargs), shardings)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of a golden model's directory, to be damaged."""
+    return lambda case: Path(shutil.copytree(GOLDEN / case, tmp_path / case, dirs_exist_ok=True))
+
+
+def test_published_configs_have_their_published_parameter_counts(tmp_path):
+    count = lambda fields: sum(
+        x.size for x in jax.tree.leaves(abstract_params(decoder_config(write_config(tmp_path, fields))))
+    )
+    assert count(LLAMA_31) == 8_030_261_248
+    assert count(GPT2) == 124_439_808
+
+
+def test_rotary_fields_mean_the_same_in_both_spellings(tmp_path):
+    old = decoder_config(write_config(tmp_path, LLAMA_31))
+    rope = LLAMA_31["rope_scaling"] | {"rope_theta": 500000.0}
+    rest = {k: v for k, v in LLAMA_31.items() if k not in ("rope_theta", "rope_scaling")}
+    assert decoder_config(write_config(tmp_path, rest | {"rope_parameters": rope})) == old
+    assert (old.rope_theta, old.rope_scaling_factor, old.rope_original_positions) == (500000.0, 8.0, 8192)
+    plain = {"rope_theta": 500000.0, "rope_type": "default"}
+    unscaled = decoder_config(write_config(tmp_path, rest | {"rope_parameters": plain}))
+    assert unscaled == decoder_config(write_config(tmp_path, LLAMA_31 | {"rope_scaling": None}))
+    assert unscaled.rope_scaling_factor == 1.0
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "words"),
+    [
+        (LLAMA_31, {"model_type": "mamba"}, ["model_type", "'mamba'", "'llama'"]),
+        (LLAMA_31, {"hidden_act": "mish"}, ["hidden_act", "'mish'"]),
+        (LLAMA_31, {"hidden_size": None}, ["hidden_size", "missing"]),
+        (LLAMA_31, {"num_key_value_heads": 5}, ["num_key_value_heads", "5"]),
+        (LLAMA_31, {"sliding_window": 4096}, ["sliding_window", "4096", "131072"]),
+        (LLAMA_31, {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["type", "'linear'"]),
+        (LLAMA_31, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type", "'yarn'"]),
+        (LLAMA_31, {"rope_parameters": {"rope_type": "llama3"}}, ["factor", "missing"]),
+        (LLAMA_31, {"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor", "0.5"]),
+        (LLAMA_31, {"quantization_config": {"bits": 4}}, ["quantization_config", "4"]),
+        (GPT2, {"activation_function": "mish"}, ["activation_function", "'mish'"]),
+        (GPT2, {"add_cross_attention": True}, ["add_cross_attention", "True"]),
+        (GPT2, {"n_head": 7}, ["n_head", "7"]),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name_and_value(base, change, words, tmp_path):
+    with pytest.raises(ValueError) as error:
+        decoder_config(write_config(tmp_path, base | change))
+    for word in ["config.json", *words]:
+        assert word in str(error.value)
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
+        decoder_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
+        decoder_config(tmp_path)
+
+
+def test_kernels_have_the_inputs_first():
+    """Against the definition of torch's Linear, y = W x, and of GPT-2's Conv1D, y = x W with q, k, v side by side."""
+    rng = np.random.default_rng(0)
+    x, heads = rng.normal(size=24), rng.normal(size=(6, 8))
+    llama = {k: v for path in (GOLDEN / "llama").glob("*.safetensors") for k, v in load_file(path).items()}
+    attn = load(GOLDEN / "llama")["blocks"]["attn"]
+    key = llama["model.layers.1.self_attn.k_proj.weight"] @ x
+    np.testing.assert_allclose(np.einsum("d,dkh->kh", x, attn["k"]["kernel"][1]), key.reshape(2, 8), atol=1e-12)
+    out = llama["model.layers.0.self_attn.o_proj.weight"] @ heads.ravel()
+    np.testing.assert_allclose(np.einsum("nh,nhd->d", heads, attn["o"]["kernel"][0]), out, atol=1e-12)
+
+    attn = load(GOLDEN / "gpt2")["blocks"]["attn"]
+    fused = x @ load_file(GOLDEN / "gpt2" / "model.safetensors")["transformer.h.1.attn.c_attn.weight"]
+    for name, expected in zip("qkv", np.split(fused, 3)):
+        actual = np.einsum("d,dnh->nh", x, attn[name]["kernel"][1])
+        np.testing.assert_allclose(actual, expected.reshape(4, 6), atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loaded_trees_are_those_of_init(case):
+    expected = abstract_params(decoder_config(GOLDEN / case))
+    unboxed = jax.tree.map(lambda b: b.value, expected, is_leaf=lambda x: hasattr(x, "names"))
+    describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert describe(load(GOLDEN / case)) == describe(unboxed)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mesh_gets_the_same_values_in_the_shardings_asked_for(case):
+    whole = load(GOLDEN / case, multiple=8)
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
+    decoder = dataclasses.replace(decoder_config(GOLDEN / case), vocab_multiple=8)
+    shardings = param_shardings(abstract_params(decoder), mesh)
+    split = load(GOLDEN / case, shardings, multiple=8)
+    assert jax.tree.map(lambda x: x.sharding, split) == shardings
+    jax.tree.map(np.testing.assert_array_equal, split, whole)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(split)} == {8}
+    assert split["embed"].addressable_shards[0].data.shape == (8, decoder.embed_dim)
+
+
+def test_pieces_that_do_not_stand_together_in_the_file_are_put_together():
+    """A head's features split over devices: rows of the tensor that are apart."""
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
+    spec = {4: PartitionSpec(None, None, None, "tensor")}
+    shardings = jax.tree.map(lambda x: NamedSharding(mesh, spec.get(x.ndim, PartitionSpec())), load(GOLDEN / "gpt2"))
+    split = load(GOLDEN / "gpt2", shardings)
+    assert split["blocks"]["attn"]["q"]["kernel"].addressable_shards[0].data.shape == (2, 24, 4, 3)
+    jax.tree.map(np.testing.assert_array_equal, split, load(GOLDEN / "gpt2"))
+
+
+def test_a_device_reads_only_its_part(monkeypatch):
+    """Entries read from the files are as many as entries on devices, where nothing is replicated."""
+    read = []
+
+    def counting(self, shape, index):
+        piece = original(self, shape, index)
+        read.append(piece.size)
+        return piece
+
+    original = hf.FileTensor.read
+    monkeypatch.setattr(hf.FileTensor, "read", counting)
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
+    decoder = dataclasses.replace(decoder_config(GOLDEN / "llama3"), vocab_multiple=8)
+    params = load(GOLDEN / "llama3", param_shardings(abstract_params(decoder), mesh), multiple=8)
+    matrices = [x for x in jax.tree.leaves(params) if x.ndim > 2] + [params["embed"]]
+    norms = [x for x in jax.tree.leaves(params) if x.ndim <= 2 and x is not params["embed"]]
+    padding = 3 * 24
+    assert sum(read) == sum(x.size for x in matrices) - padding + sum(x.size for x in norms)
+
+
+def test_padding_rows_of_the_vocabulary_are_zero():
+    for name in ("embed", "lm_head"):
+        padded, plain = load(GOLDEN / "llama", multiple=64)[name], load(GOLDEN / "llama")[name]
+        assert padded.shape == (64, 24)
+        np.testing.assert_array_equal(padded[:61], plain)
+        assert not np.any(padded[61:])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_files_of_every_type_are_cast_to_the_parameters_type(case):
+    """The files are float32, bfloat16 or float16; each is read exactly, then rounded once."""
+    wide, narrow = load(GOLDEN / case), load(GOLDEN / case, param_dtype="bfloat16")
+    assert {str(x.dtype) for x in jax.tree.leaves(narrow)} == {"bfloat16"}
+    jax.tree.map(lambda n, w: np.testing.assert_array_equal(n, w.astype(jnp.bfloat16)), narrow, wide)
+
+
+def test_a_bare_body_and_old_buffers_load_alike(copy):
+    """Hub files of GPT-2 lack the prefix and keep causal masks; tied files may repeat the embedding as lm_head."""
+    directory = copy("gpt2")
+    path = directory / "model.safetensors"
+    tensors = {k.removeprefix("transformer."): v for k, v in load_file(path).items()}
+    buffers = {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32), "lm_head.weight": tensors["wte.weight"]}
+    save_file(tensors | buffers, path)
+    jax.tree.map(np.testing.assert_array_equal, load(directory), load(GOLDEN / "gpt2"))
+
+
+def edit(directory: Path, change) -> Path:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    return directory
+
+
+def test_a_missing_or_extra_tensor_is_named(copy):
+    name = "transformer.h.1.mlp.c_fc.weight"
+    with pytest.raises(ValueError, match=r"gpt2: 1 tensor\(s\) missing.*h\.1\.mlp\.c_fc\.weight"):
+        load(edit(copy("gpt2"), lambda t: t.pop(name)))
+    with pytest.raises(ValueError, match=r"model\.safetensors: 1 tensor.*transformer\.h\.2\.mlp\.c_fc\.weight"):
+        load(edit(copy("gpt2"), lambda t: t.update({name.replace("1", "2"): t[name]})))
+
+
+def test_a_wrong_shape_or_type_is_named_with_its_file(copy):
+    name, directory = "transformer.wpe.weight", copy("gpt2")
+    where = r"model\.safetensors: tensor transformer\.wpe\.weight "
+    with pytest.raises(ValueError, match=where + r".*\(39, 24\).*\(40, 24\)"):
+        load(edit(directory, lambda t: t.update({name: t[name][1:]})))
+    with pytest.raises(ValueError, match=where + "is I32"):
+        load(edit(directory, lambda t: t.update({name: np.zeros((40, 24), np.int32)})))
+
+
+def test_a_truncated_or_missing_file_is_named(copy):
+    directory = copy("llama")
+    path = sorted(directory.glob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{path.name}: truncated or corrupt"):
+        load(directory)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{path.name}: no such file"):
+        load(directory)
+
+
+def test_an_index_that_does_not_fit_its_files_is_named(copy):
+    index = copy("llama") / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    first, last = listed["weight_map"]["model.embed_tokens.weight"], listed["weight_map"]["lm_head.weight"]
+    assert first != last
+    listed["weight_map"]["model.embed_tokens.weight"] = last
+    index.write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=rf"index\.json: tensor model\.embed_tokens\.weight should be in {last}"):
+        load(index.parent)
+
+
+def test_resolve_takes_directories_and_what_the_hub_cache_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert resolve(str(GOLDEN / "gpt2")) == GOLDEN / "gpt2"
+    with pytest.raises(FileNotFoundError, match="hf download some/model --revision v1"):
+        resolve("some/model", "v1")
+    with pytest.raises(FileNotFoundError, match=r"/no/such/place: no such directory"):
+        resolve("/no/such/place")
+    snapshot = tmp_path / "models--some--model" / "snapshots" / ("0" * 40)
+    shutil.copytree(GOLDEN / "gpt2", snapshot)
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "v1").write_text("0" * 40)
+    assert decoder_config(resolve("some/model", "v1")) == decoder_config(GOLDEN / "gpt2")

@@ -1,0 +1,94 @@
+"""Every algorithm of reinforcement in whole small runs, on one device and on eight, and what ends one early."""
+
+import json
+
+import numpy as np
+import pytest
+
+from reft_jax.config import CollapseConfig
+from reft_jax.parallel.processes import COLLAPSED
+from reft_jax.problem import Problem
+from reft_jax.reward.score import Verdict
+from reft_jax.training.completion import Completion
+from reft_jax.training.reinforcement import watch
+from reft_jax.training.state import Tally
+from tests.runs import complete, read, restore, steps
+
+ALGORITHMS = {
+    "ppo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3", "rl__average": "tokens"},
+    "grpo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3"},
+    "rloo": {"rl__average": "tokens"},
+    "self_training": {"rl__self_training__gold_limit": 40},
+}
+SAMPLES = 3
+
+
+def train(arguments, run_dir, warmup, algorithm, **overrides):
+    """Two iterations of 12 questions with three samples each, from the warm-up."""
+    sizes = {"rl__rollout_batch_size": 12, "rl__samples_per_question": SAMPLES, "rl__epochs": 1}
+    start = {"sft__schedule_epochs": 0, "rl__init_from": warmup, "data__train__limit": 30}
+    complete(arguments(run_dir, rl__algorithm=algorithm, **sizes, **start, **ALGORITHMS[algorithm], **overrides))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
+    warmup = finished[0] / "checkpoints" / "warmup"
+    train(arguments, tmp_path / "one", warmup, algorithm)
+    assert len(steps(tmp_path / "one", "rl")) > 1
+    first = [r["id"] for r in read(tmp_path / "one", "rollouts") if r["step"] == 1]
+    assert first == [id for id in first[::SAMPLES] for _ in range(SAMPLES)], "samples of a question are neighbours"
+    before, after = restore(warmup)["decoder"], restore(tmp_path / "one/checkpoints/reft")["decoder"]
+    assert np.any(before["embed"] != after["embed"])
+    head = tmp_path / "one/checkpoints/reft_value_head"
+    assert head.exists() == (algorithm == "ppo")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_learns_alike_on_one_device_and_on_eight(algorithm, finished, arguments, tmp_path):
+    warmup = finished[0] / "checkpoints" / "warmup"
+    train(arguments, tmp_path / "one", warmup, algorithm)
+    train(arguments, tmp_path / "eight", warmup, algorithm, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8)
+    one, eight = (steps(tmp_path / name, "rl") for name in ("one", "eight"))
+    for name in ("rl/total_loss", "optimizer/gradient_norm", "reward/mean"):
+        assert eight[0][name] == pytest.approx(one[0][name], abs=2e-4), name
+
+
+def test_reinforcement_starts_without_a_warm_up(arguments, tmp_path):
+    complete(arguments(tmp_path / "cold", sft__schedule_epochs=0, rl__epochs=1, data__train__limit=60))
+    summary = json.loads((tmp_path / "cold/summary.json").read_text())
+    assert set(summary) == {"reft"}
+    assert steps(tmp_path / "cold", "rl")[0]["rl/kl_max"] < 1e-3
+
+
+def test_a_run_that_goes_wrong_ends_with_the_best_model_and_says_why(finished, arguments, tmp_path):
+    """Any change of the policy exceeds this bound on its KL, which the first iteration cannot."""
+    run_dir = tmp_path / "wrong"
+    start = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
+    line = arguments(run_dir, **start, rl__collapse__max_kl=1e-4, rl__evaluate_every=1, rl__save_every=1)
+    output = complete(line, code=COLLAPSED)
+    assert "reinforcement ended early: the KL to the reference is" in output
+    summary = json.loads((run_dir / "summary.json").read_text())
+    last = steps(run_dir, "rl")[-1]
+    assert last["rl/sequence_kl"] > 1e-4
+    assert all(r["rl/sequence_kl"] <= 1e-4 for r in steps(run_dir, "rl")[:-1])
+    assert summary["reft"]["step"] < last["step"], "the model is from before"
+    resume = [int(path.name) for path in (run_dir / "checkpoints/resume").iterdir()]
+    assert max(resume) < last["step"], "nothing is saved after it went wrong"
+    assert complete(line, code=COLLAPSED).strip().endswith(output.strip().splitlines()[-1])
+
+
+def test_a_fall_of_the_rewards_is_noticed():
+    def verdict(reward: float) -> list[Completion]:
+        problem = Problem(id="p", question="q", answer="1")
+        return [Completion(problem, "", Verdict(reward, "correct", 1.0), reward, tokens=1, ended=True)] * 2
+
+    config, tally = CollapseConfig(window=3, reward_share=0.5), Tally()
+    rewards = [0.0, 0.3, 0.6, 0.9, 0.6, 0.3, 0.1, 0.0]  # averages of three from the third on: .3 .6 .7 .6 .33 .13
+    said = [watch(config, tally, verdict(reward), {}) for reward in rewards]
+    assert [bool(text) for text in said] == [False] * 6 + [True, True]
+    assert "0.333 on average, less than 0.5 of the 0.700" in said[6]
+    losses = Tally()  # a reward function of one's own may charge for what it dislikes: no share of that can be taken
+    assert not any(watch(config, losses, verdict(reward), {}) for reward in (-2.0, -1.0, -0.5, -0.4, -0.3, -0.9, -0.1))
+    assert watch(CollapseConfig(reward_share=0.0), Tally(), verdict(0.0), {"rl/sequence_kl": 1e9}) == ""
+    assert "nan" in watch(CollapseConfig(max_kl=5.0), Tally(), verdict(0.0), {"rl/sequence_kl": float("nan")})

@@ -1,0 +1,172 @@
+"""From sampled tokens to text and verdicts: nothing is lost at the seam between prompt and response."""
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from reft_jax.algorithms.rollout import Rollout
+from reft_jax.config import DataConfig
+from reft_jax.data.batches import Sequences
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.problem import Problem
+from reft_jax.reward.functions import RewardFunction
+from reft_jax.reward.score import Verdict
+from reft_jax.training.completion import Completion, judge, response_texts, summarise
+from reft_jax.training.reinforcement import function_means
+
+
+def stripping_tokenizer() -> PreTrainedTokenizerFast:
+    """Like Llama's: a blank is part of the word after it, and decoding drops the one at the start of a text."""
+    words = ["<eos>", *("▁" + word for word in ["what", "is", "it", "two", "and", "three"]), "s", "."]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<eos>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def make_rollout(prompts: list[list[int]], responses: list[list[int]], eos: int, pad: int) -> Rollout:
+    """Rows as the sampler leaves them; a response without `eos` at its end was cut."""
+    batch, width = len(prompts), max(map(len, prompts))
+    longest = max(map(len, responses))
+    tokens, padded = np.full((batch, width + longest), pad, np.int32), np.full((batch, longest), pad, np.int32)
+    for i, (prompt, response) in enumerate(zip(prompts, responses)):
+        tokens[i, : len(prompt) + len(response)] = [*prompt, *response]
+        padded[i, : len(response)] = response
+    lengths = [np.array([len(row) for row in rows], np.int32) for rows in (prompts, responses)]
+    ended = np.array([not row or row[-1] == eos for row in responses])
+    return Rollout(Sequences(tokens, lengths[0], padded, lengths[1]), np.zeros(padded.shape), ended)
+
+
+def test_texts_keep_the_blank_at_the_seam_and_lose_the_end_token():
+    tokenizer = stripping_tokenizer()
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    prompts = [ids("▁what ▁is ▁it"), ids("▁what"), ids("▁two"), ids("▁two")]
+    responses = [[*ids("▁two ▁and ▁three"), 0], [*ids("s ."), 0], ids("▁and ▁two"), [0]]
+    rollout = make_rollout(prompts, responses, eos=0, pad=0)
+    prompt_texts, texts = response_texts(tokenizer, rollout.sequences, rollout.ended)
+    assert prompt_texts == ["what is it", "what", "two", "two"]
+    assert texts == [" two and three", "s.", " and two", ""]
+    assert tokenizer.decode(responses[0][:-1]) == "two and three", "decoded alone, the blank is lost"
+
+
+PROBLEMS = [
+    Problem("a", "Ann has 6 apples.", "6"),
+    Problem("b", "Bob has 7 books.", "7"),
+    Problem("c", "Cleo has 9 cups.", "9"),
+]
+
+
+@pytest.mark.parametrize("cot", ["program", "text"])
+def test_judge_pairs_rows_with_their_problems_and_leaves_filler_out(cot):
+    tokenizer, asked = load_tokenizer("embedded", "main"), []
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    bodies = ["    result = 9 * 1\n    return result", "    result = 6", "    result = 7 - 6\n    return result"]
+    assert [tokenizer.decode(encode(body)) for body in bodies] == bodies
+    responses = [[*encode(bodies[0]), eos], encode(bodies[1]), [*encode(bodies[2]), eos], []]
+    rollout = make_rollout([encode("\nAnswer reasoning:\n")] * 3 + [[pad]], responses, eos, pad)
+
+    def score(problems, texts):
+        asked.extend(zip(problems, texts))
+        return [Verdict(0.1 * i, "wrong", float(i)) for i in range(len(texts))]
+
+    rows = np.array([2, 0, 2, -1])
+    completions = judge(rollout, PROBLEMS, rows, tokenizer=tokenizer, data=DataConfig(cot=cot), score=score)
+    header = 'def solution():\n    """{}"""\n' if cot == "program" else ""
+    problems = [PROBLEMS[2], PROBLEMS[0], PROBLEMS[2]]
+    texts = [header.format(problem.question) + body for problem, body in zip(problems, bodies)]
+    assert asked == list(zip(problems, texts))
+    assert [(c.problem, c.text, c.verdict.value) for c in completions] == list(zip(problems, texts, (0.0, 1.0, 2.0)))
+    assert [c.tokens for c in completions] == [len(response) for response in responses[:3]]
+    assert [c.ended for c in completions] == [True, False, True]
+
+
+def test_a_response_is_read_up_to_the_text_that_ends_it():
+    """It has ended then; its tokens and its log-prob are still those of all that was sampled."""
+    tokenizer = stripping_tokenizer()
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    responses = [ids("▁two ▁and ▁three ▁and"), [*ids("▁two ▁and"), 0], ids("▁two ▁three"), []]
+    rollout = make_rollout([ids("▁what ▁is")] * 3 + [[0]], responses, eos=0, pad=0)
+    rollout.log_probs[0, :4] = [-1, -2, -3, -4]
+    completions = judge(
+        rollout,
+        PROBLEMS,
+        np.array([0, 1, 2, -1]),
+        tokenizer=tokenizer,
+        data=DataConfig(cot="text"),
+        score=lambda problems, texts: [Verdict(0.0, "no_answer", None)] * 3,
+        end_before=" and",
+    )
+    assert [c.text for c in completions] == [" two", " two", " two three"]
+    assert [c.ended for c in completions] == [True, True, False]
+    assert [c.tokens for c in completions] == [4, 3, 2]
+    assert [c.log_prob for c in completions] == [-10, 0, 0]
+
+
+def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
+    tokenizer, given = stripping_tokenizer(), {}
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    prompts = [ids("▁what ▁is"), ids("▁what"), ids("▁two"), [0]]
+    responses = [[*ids("▁two"), 0], ids("▁and ▁two"), [0], []]
+    rollout = make_rollout(prompts, responses, eos=0, pad=0)
+    asked = [
+        Problem("a", "What is?", "2", columns={"level": 3, "answer": "#### 2"}),
+        Problem("b", "What?", "5", cot="2 and 3", columns={"level": 1, "topic": "sums"}),
+    ]
+
+    def own(**arguments):
+        given.update(arguments)
+        return [0.5, None, 2.0]
+
+    completions = judge(
+        rollout,
+        asked,
+        np.array([0, 1, 0, -1]),
+        tokenizer=tokenizer,
+        data=DataConfig(cot="program"),
+        score=lambda problems, texts: [Verdict(0.1, "wrong", 1.0)] * 3,
+        functions=[RewardFunction("own", "x.own", -2.0, own)],
+    )
+    assert given == {
+        "prompts": ["what is", "what", "two"],
+        "completions": [" two", " and two", ""],
+        "completion_ids": responses[:3],
+        "id": ["a", "b", "a"],
+        "question": ["What is?", "What?", "What is?"],
+        "answer": ["#### 2", None, "#### 2"],  # the data's own column, not ours
+        "cot": [None, "2 and 3", None],
+        "level": [3, 1, 3],
+        "topic": [None, "sums", None],
+    }
+    assert [c.reward for c in completions] == pytest.approx([0.1 - 1.0, 0.1, 0.1 - 4.0])
+    assert [c.record()["functions"] for c in completions] == [{"own": 0.5}, {"own": None}, {"own": 2.0}]
+    assert function_means(completions) == {"reward/function/own": 1.25}
+
+
+def test_records_and_shares():
+    make = lambda outcome, tokens, ended, suspect=None: Completion(
+        PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0, suspect), 0.1, tokens, ended
+    )
+    completions = [make("wrong", 4, True), make("error", 9, False), make("wrong", 2, True), make("correct", 5, True)]
+    assert summarise(completions) == {
+        "outcome_wrong": 0.5,
+        "outcome_error": 0.25,
+        "outcome_correct": 0.25,
+        "truncated": 0.25,
+        "length_mean": 5.0,
+    }
+    assert completions[1].record() == {
+        "id": "b",
+        "question": "Bob has 7 books.",
+        "gold": "7",
+        "completion": "x",
+        "reward": 0.1,
+        "outcome": "error",
+        "value": 3.0,
+        "suspect": None,
+        "tokens": 9,
+        "ended": False,
+    }
+    suspects = [make("correct", 1, True, True), make("wrong", 1, True, False), make("wrong", 1, True)]
+    assert summarise(suspects)["suspect"] == pytest.approx(1 / 3)

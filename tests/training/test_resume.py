@@ -1,0 +1,267 @@
+"""Runs that are killed, stopped, cut short or moved: they end like the uninterrupted one, or say what is in the way."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from reft_jax.parallel.processes import STOPPED
+from reft_jax.training import reinforcement
+from reft_jax.training.state import Run
+from reft_jax.training.supervised import StepRecorder
+from tests.runs import ITERATIONS, SFT_STEPS, assert_same_run, complete, read, restore, start, steps
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
+    """Returns once `metrics.jsonl` shows a step."""
+    path, deadline = run_dir / "metrics.jsonl", time.monotonic() + 300
+    while not path.exists() or f'"step": {step},' not in path.read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def resume_points(run_dir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (run_dir / "checkpoints/resume").iterdir() if path.name.isdigit())
+
+
+def kill_at(arguments: list[str], run_dir: Path, step: int) -> int:
+    """Kills the run as hard as can be once it shows a step; returns that of its last checkpoint."""
+    process = start(arguments)
+    wait_for_step(process, run_dir, step)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run_dir / "summary.json").exists()
+    return max(resume_points(run_dir), default=0)
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_path):
+    """Killed before the first checkpoint, in the middle of SFT, and in the middle of PPO."""
+    run_dir, line = tmp_path / "killed", arguments(tmp_path / "killed")
+    assert kill_at(line, run_dir, 2) == 0
+    assert 0 < kill_at(line, run_dir, 40) < SFT_STEPS
+    assert SFT_STEPS < kill_at(line, run_dir, SFT_STEPS + 6) < SFT_STEPS + ITERATIONS
+    output = complete(line)
+    resumed = int(re.search(r"continuing after step (\d+): rl", output)[1])
+    assert SFT_STEPS < resumed < SFT_STEPS + ITERATIONS
+    assert_same_run(run_dir, finished[0])
+
+
+# Asked to stop
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Sends this process a signal in the middle of a run, at the next of some moments; returns how many are left."""
+    moments: list[tuple[str, int]] = []
+
+    def watch(place: str, step: int) -> None:
+        if moments and moments[0] == (place, step):
+            del moments[0]
+            os.kill(os.getpid(), signal.SIGINT if len(moments) % 2 else signal.SIGTERM)
+
+    def wrap(owner, name: str, seen) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            seen(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    wrap(StepRecorder, "push", lambda recorder, step, *_: watch("sft", step))
+    wrap(reinforcement, "training_prompts", lambda *_, step, **__: watch("rl", step))
+    wrap(Run, "evaluate", lambda run, _, split: watch(split, run.tally.stage_step))
+    return moments
+
+
+def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path):
+    """In SFT, in evaluations of both stages, while sampling, and while test is read; it loses no step by that."""
+    run_dir = tmp_path / "stopped"
+    moments = {
+        ("sft", 20): 21,  # what the step before asked is heard after this one
+        ("dev", 48): 48,
+        ("dev", 54): 54,
+        ("rl", 0): SFT_STEPS,
+        ("rl", 4): SFT_STEPS + 4,
+        ("dev", 6): SFT_STEPS + 6,
+        ("test", 9): SFT_STEPS + 9,
+    }
+    for moment, step in moments.items():
+        signal_at[:] = [moment]
+        with pytest.raises(SystemExit) as stopped:
+            here(arguments(run_dir, checkpoint__keep_last=1))
+        assert (stopped.value.code, signal_at) == (STOPPED, []), moment
+        assert resume_points(run_dir) == [step], moment
+    here(arguments(run_dir))
+    assert_same_run(run_dir, finished[0])
+
+
+def test_a_process_that_is_asked_to_stop_exits_with_its_own_code(arguments, tmp_path):
+    run_dir = tmp_path / "asked"
+    process = start(arguments(run_dir))
+    wait_for_step(process, run_dir, 5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED == 75
+    assert f"stopped as asked; the same command continues in {run_dir}" in output
+    assert "Traceback" not in output
+    assert resume_points(run_dir) == [max(r["step"] for r in read(run_dir, "metrics"))]
+
+
+def test_a_second_signal_stops_at_once():
+    code = """
+import signal, time, jax
+from reft_jax.parallel.processes import StopRequest
+from reft_jax.config import MeshConfig
+from reft_jax.parallel.sharding import make_mesh
+with StopRequest() as stop:
+    stop.defer(make_mesh(MeshConfig(), jax.devices()))
+    print("ready", flush=True)
+    while not stop.ask(): time.sleep(0.01)
+    print("asked", flush=True)
+    time.sleep(300)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == -signal.SIGTERM
+
+
+# Going on after damage, with other settings, on other devices
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """A copy of the finished run that was interrupted after its last step, before test was read."""
+    run_dir = tmp_path / "copy"
+    shutil.copytree(finished[0], run_dir, symlinks=True)
+    (run_dir / "summary.json").unlink()
+    return run_dir
+
+
+def test_a_checkpoint_that_was_cut_short_is_left_out(finished, unfinished, arguments, here):
+    before, last = resume_points(unfinished)
+    files = (unfinished / f"checkpoints/resume/{last}/state").rglob("*")
+    largest = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size - 1)
+    (unfinished / f"checkpoints/resume/{last + 1}.orbax-checkpoint-tmp").mkdir()
+    output = here(arguments(unfinished))
+    assert f"checkpoint {last + 1}.orbax-checkpoint-tmp was never finished" in output
+    assert f"checkpoint {last} was cut short: it is left out" in output
+    assert f"continuing after step {before}" in output
+    assert_same_run(unfinished, finished[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rl.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
+)
+def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here, key, value):
+    with pytest.raises(SystemExit, match=rf"other settings \({re.escape(key)}\): name a fresh run_dir"):
+        here(arguments(finished[0], **{key.replace(".", "__"): value}))
+
+
+def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, here):
+    overrides = {"rl__kl_coef": 0.5, "rl__optimizer__beta2": 0.9}
+    with pytest.raises(SystemExit, match=r"other settings \(rl.optimizer.beta2\)"):
+        here(arguments(unfinished, **overrides, allow_changed='["rl.kl_coef"]'))
+    here(arguments(unfinished, **overrides, allow_changed='["rl.optimizer", "rl.kl_coef"]'))
+    assert yaml.safe_load((unfinished / "config.yaml").read_text())["rl"]["kl_coef"] == 0.5
+    here(arguments(unfinished, **overrides))
+
+
+def test_a_run_goes_on_on_other_devices(finished, arguments, tmp_path):
+    """From one device to eight in the middle of SFT, and back before PPO: the same data and nearly the same numbers."""
+    run_dir = tmp_path / "moved"
+    for step, mesh in ((14, {}), (61, {"mesh__fsdp": 4, "mesh__tensor": 2, "mesh__fake_cpu_devices": 8})):
+        process = start(arguments(run_dir, **mesh))
+        wait_for_step(process, run_dir, step)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == STOPPED, output
+    complete(arguments(run_dir))
+    for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/value_loss", 1)):
+        one, moved = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
+        np.testing.assert_allclose(moved, one, rtol=0, atol=1e-4, err_msg=name)
+    asked = lambda folder: [(r["step"], r["id"]) for r in read(folder, "rollouts")]
+    assert asked(run_dir) == asked(finished[0])
+
+
+def test_the_best_few_models_are_kept(arguments, here, tmp_path, monkeypatch):
+    """Dev accuracies are dictated; of two alike the earlier one is better."""
+    accuracies = {4: 0.2, 8: 0.5, 9: 0.3, 11: 0.5}
+    evaluate = Run.evaluate
+
+    def dictated(run, params, split):
+        reading = evaluate(run, params, split)
+        if split == "dev":
+            share = accuracies[run.tally.stage_step // 6]
+            monkeypatch.setattr(type(reading), "accuracy", property(lambda _: share))
+        return reading
+
+    monkeypatch.setattr(Run, "evaluate", dictated)
+    run_dir = tmp_path / "best"
+    here(arguments(run_dir, rl__epochs=0, checkpoint__keep_best=2, sft__save_every=1, data__test__kind="none"))
+    entries = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert {name for name in entries if "best" in name} == {"sft_best", "sft_best_step_48", "sft_best_step_66"}
+    assert str((run_dir / "checkpoints/sft_best").readlink()) == "sft_best_step_48"
+    ranking = json.loads((run_dir / "checkpoints/resume/66/progress/metadata").read_text())["best"]["sft_best"]
+    assert [(entry["step"], entry["accuracy"]) for entry in ranking] == [(48, 0.5), (66, 0.5)]
+
+
+# What is in the way is said
+
+
+def test_a_folder_in_use_is_refused(finished, arguments, here):
+    with (finished[0] / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match=f"error: run_dir {finished[0]} is in use by another run"):
+            here(arguments(finished[0]))
+    here(arguments(finished[0]))
+
+
+def test_a_folder_that_cannot_be_made_is_named(arguments, here, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=rf"error: .*Not a directory: '{tmp_path}/file/run'"):
+        here(arguments(tmp_path / "file" / "run"))
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, here, tmp_path, monkeypatch):
+    decoder, head = (restore(finished[0] / "checkpoints" / name) for name in ("reft", "reft_value_head"))
+    weights = 4 * sum(x.size for x in jax.tree.leaves((decoder, head)))
+    state = restore(finished[0] / f"checkpoints/resume/{SFT_STEPS + ITERATIONS}/state")
+    needed = 3 * sum(x.nbytes for x in jax.tree.leaves(state)) + 6 * weights
+    usage = namedtuple("usage", "total used free")
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free, 0, free))
+        if fits:
+            here(arguments(tmp_path / "fits", rl__epochs=0, sft__stop_epoch=9))
+        else:
+            with pytest.raises(SystemExit, match=r"GB free and the run's checkpoints take up to .*make room"):
+                here(arguments(tmp_path / "full"))
+            assert not (tmp_path / "full" / "metrics.jsonl").exists()
+
+
+def test_a_disk_that_runs_full_ends_the_run_with_an_error(arguments, tmp_path):
+    """No file may pass 40 kB: the first checkpoint cannot be written."""
+    command = [sys.executable, "-m", "reft_jax.train", *arguments(tmp_path / "full", logging__tensorboard=False)]
+    limited = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1
+    where = tmp_path / "full" / "checkpoints"
+    assert re.search(rf"^error: a checkpoint in {where} could not be written: .*File too large", done.stderr, re.M)

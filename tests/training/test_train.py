@@ -1,0 +1,321 @@
+"""Whole small runs: what they write, what the numbers in it say of each other, and every way to start a stage.
+
+Runs that need devices of their own are processes; the others run here, on one device.
+"""
+
+import json
+import re
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from reft_jax.config import load_config
+from reft_jax.data.batches import bucket, evaluation_batches, step_indices
+from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.samples.statistics import wilson_interval
+from tests.runs import (
+    DEV,
+    ITERATIONS,
+    RECORDS,
+    SFT_STEPS,
+    TEST,
+    TINY,
+    TRAIN,
+    UNREPEATABLE,
+    assert_same_bits,
+    complete,
+    read,
+    repeatable,
+    restore,
+    steps,
+)
+
+# What a run writes
+
+
+def test_files_of_a_run(finished):
+    run_dir, output = finished
+    expected = {".lock", "config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
+    assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
+    summary = json.loads((run_dir / "summary.json").read_text())
+    best = {name: f"{name}_step_{int(summary[name]['step'])}" for name in ("sft_best", "reft")}
+    best["reft_value_head"] = f"{best['reft']}_value_head"
+    entries = list((run_dir / "checkpoints").iterdir())
+    assert {p.name: str(p.readlink()) for p in entries if p.is_symlink()} == best
+    assert {p.name for p in entries if not p.is_symlink()} == {"warmup", "sft", "resume", *best.values()}
+    info = json.loads((run_dir / "run.json").read_text())
+    assert info["versions"]["jax"] == jax.__version__
+    assert load_config(["--config", str(run_dir / "config.yaml")]).model.decoder.vocab_size > 100, "resolved"
+    assert load_tokenizer(str(run_dir / "tokenizer"), "main").get_vocab() == load_tokenizer("embedded", "").get_vocab()
+    assert f"problems: {TRAIN} train, {DEV} dev, {TEST} test" in output
+    for line in (
+        rf"sft {SFT_STEPS}/{SFT_STEPS}  ETA 0:00  loss",
+        rf"rl {ITERATIONS}/{ITERATIONS}  ETA .*reward .*tok/s",
+    ):
+        assert re.search(line, output)
+
+
+def test_summary_agrees_with_the_completions_on_test(finished):
+    run_dir, output = finished
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert set(summary) == {"warmup", "sft", "sft_best", "reft"}
+    evaluations = [r for r in read(run_dir, "evaluations") if r["split"] == "test"]
+    for name, facts in summary.items():
+        completions = [r for r in evaluations if r["model"] == name]
+        assert len({r["id"] for r in completions}) == len(completions) == TEST
+        correct = sum(r["outcome"] == "correct" for r in completions)
+        assert facts["accuracy"] == correct / TEST
+        assert facts["interval"] == pytest.approx(wilson_interval(correct, TEST))
+        assert facts["seconds"] > 0
+        (metrics,) = [r for r in read(run_dir, "metrics") if r["stage"] == name and "test/accuracy" in r]
+        assert metrics["test/accuracy"] == facts["accuracy"]
+        assert metrics["step"] == SFT_STEPS + ITERATIONS + 1
+    assert summary["warmup"]["examples"] == 9 * TRAIN
+    assert summary["sft"]["examples"] == 11 * TRAIN
+    assert (
+        summary["reft"]["examples"]
+        == 9 * TRAIN + 2 * min(i for i in (3, 6, 9) if summary["reft"]["step"] == SFT_STEPS + i) * TRAIN // 3
+    )
+    assert summary["warmup"]["seconds"] <= summary["sft"]["seconds"]
+    for heading in ("warm-up", "SFT continued", "SFT best on dev", "ReFT", "95 % interval", "seconds"):
+        assert heading in output
+
+
+def test_records_agree_with_each_other(finished):
+    run_dir, _ = finished
+    metrics, evaluations, rollouts = (read(run_dir, name) for name in RECORDS)
+    assert [r["step"] for r in steps(run_dir, "sft")] == list(range(1, SFT_STEPS + 1))
+    assert [r["step"] for r in steps(run_dir, "rl")] == list(range(SFT_STEPS + 1, SFT_STEPS + ITERATIONS + 1))
+    for record in steps(run_dir, "rl"):
+        rows = [r for r in rollouts if r["step"] == record["step"]]
+        iteration = record["step"] - SFT_STEPS - 1
+        assert len(rows) == (36, 36, 24)[iteration % 3], "filler rows are not judged"
+        assert record["reward/mean"] == pytest.approx(np.mean([r["reward"] for r in rows]))
+        assert record["response/length_mean"] == pytest.approx(np.mean([r["tokens"] for r in rows]))
+        assert record["response/truncated"] == pytest.approx(np.mean([not r["ended"] for r in rows]))
+        for outcome in {r["outcome"] for r in rows}:
+            share = np.mean([r["outcome"] == outcome for r in rows])
+            assert record[f"reward/outcome_{outcome}"] == pytest.approx(share)
+        assert all(r["completion"].startswith(f'def solution():\n    """{r["question"]}"""\n') for r in rows)
+    epochs = [[r["id"] for r in rollouts if SFT_STEPS + 3 * k < r["step"] <= SFT_STEPS + 3 * k + 3] for k in range(3)]
+    assert all(len(set(ids)) == len(ids) == TRAIN for ids in epochs), "every question once an epoch"
+    assert epochs[0] != epochs[1]
+    dev = [r for r in metrics if "eval/accuracy" in r]
+    assert [r["step"] for r in dev] == [24, 48, 54, 66, *(SFT_STEPS + k for k in (3, 6, 9))]
+    for record in dev:
+        rows = [r for r in evaluations if r["step"] == record["step"] and r["split"] == "dev"]
+        assert len(rows) == DEV
+        assert record["eval/accuracy"] == np.mean([r["outcome"] == "correct" for r in rows])
+
+
+def test_the_run_learns(finished):
+    """Otherwise what the other tests compare would be nothing: the loss falls, and PPO raises a reward that varies."""
+    run_dir, _ = finished
+    losses = [r["sft/loss"] for r in steps(run_dir, "sft")]
+    rewards = [r["reward/mean"] for r in steps(run_dir, "rl")]
+    assert losses[-1] < losses[0] / 2
+    assert 0 < rewards[0] < np.mean(rewards[-3:])
+    checkpoints = run_dir / "checkpoints"
+    warmup, sft, reft = (restore(checkpoints / name)["decoder"] for name in ("warmup", "sft", "reft"))
+    assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(sft)))
+    assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(reft)))
+
+
+def test_first_iteration_is_on_policy(finished):
+    first = steps(finished[0], "rl")[0]
+    assert first["rl/kl_max"] == 0
+    assert first["rl/sampler_gap"] < 1e-4
+
+
+def test_tensorboard_holds_the_same_numbers(finished):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(finished[0] / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    for name in ("sft/loss", "reward/mean", "rl/kl_k3", "optimizer/gradient_norm"):
+        written = [(r["step"], r[name]) for r in read(finished[0], "metrics") if name in r]
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(s, pytest.approx(v)) for s, v in written]
+
+
+def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
+    """Counted from the problems: the largest row of each batch decides its bucket."""
+    config = load_config(arguments(tmp_path))
+    tokenizer = load_tokenizer("embedded", "")
+    problems = read_problem_sets(config, print)
+    examples = encode_for_training(problems["train"], config, tokenizer, "sft", config.sft, print)
+    prompts = {s: encode_for_sampling(problems[s], config, tokenizer, s, print) for s in ("train", "dev", "test")}
+
+    def used(rows, sizes, purpose: int, count: int, batch: int) -> set[int]:
+        drawn = (step_indices(config.seed * 4 + purpose, k, TRAIN, batch) for k in range(count))
+        return {bucket(max(len(rows[i]) for i in indices), sizes) for indices in drawn}
+
+    sft = used([e.prompt for e in examples], config.sft.prompt_buckets, 1, SFT_STEPS, 16)
+    rl = used([p.tokens for p in prompts["train"]], config.generation.prompt_buckets, 2, ITERATIONS, 36)
+    sizes = {"batch_size": 12, "prompt_buckets": config.generation.prompt_buckets, "pad_id": 0}
+    dev = {batch.tokens.shape[1] for batch in evaluation_batches(prompts["dev"], **sizes)}
+    assert len(sft) == 2, "of three that the config has"
+    assert len(dev) == 2
+    compiled = [r["run/compilations"] for r in steps(finished[0], "sft") + steps(finished[0], "rl")]
+    assert compiled == sorted(compiled)
+    assert compiled[-1] == len(sft) + len(dev) + 3 * len(rl)
+
+
+# Runs that go on
+
+
+def test_a_finished_run_prints_its_table_and_does_nothing(finished, arguments, here):
+    run_dir, output = finished
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    again = here(arguments(run_dir, logging__tensorboard=False))
+    assert again.strip() == output[output.index(again.strip()[:20]) :].strip()
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+# Stages switched on and off, devices, and failures
+
+
+@pytest.mark.long
+def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
+    run_dir = tmp_path / "mesh"
+    complete(arguments(run_dir, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8))
+    for stage, name, count in (
+        ("sft", "sft/loss", SFT_STEPS),
+        ("rl", "rl/total_loss", 3),
+        ("rl", "rl/value_loss", 3),
+    ):
+        one, eight = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4, err_msg=name)
+    first = lambda folder: [
+        (r["step"], r["id"], r["completion"], r["tokens"], r["outcome"])
+        for r in read(folder, "rollouts")
+        if r["step"] <= SFT_STEPS + 3
+    ]
+    assert len(first(run_dir)) == TRAIN
+    assert first(run_dir) == first(finished[0])
+
+
+def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, tmp_path):
+    warmup = finished[0] / "checkpoints" / "warmup"
+    complete(arguments(tmp_path / "alone", sft__schedule_epochs=0, rl__init_from=warmup))
+    strip = lambda record, offset: {**record, "step": record["step"] - offset}
+    for name in RECORDS:
+        alone = [strip(r, 0) for r in repeatable(tmp_path / "alone", name)]
+        after = [strip(r, SFT_STEPS) for r in repeatable(finished[0], name) if r["step"] > SFT_STEPS]
+        in_ppo = lambda r: r.get("stage", "rl") in ("rl", "reft") and r.get("model", "rl") in ("rl", "reft")
+        assert list(filter(in_ppo, alone)) == list(filter(in_ppo, after)), name
+    best = "checkpoints/reft"
+    assert_same_bits(restore(tmp_path / "alone" / best), restore(finished[0] / best))
+    assert set(json.loads((tmp_path / "alone" / "summary.json").read_text())) == {"reft"}
+
+
+def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_path):
+    output = complete(arguments(tmp_path / "sft", rl__epochs=0, sft__stop_epoch=9))
+    summary = json.loads((tmp_path / "sft" / "summary.json").read_text())
+    assert set(summary) == {"warmup", "sft_best"}
+    assert "ReFT" not in output
+    strip = lambda records: [{k: v for k, v in r.items() if not UNREPEATABLE.match(k)} for r in records]
+    assert strip(steps(tmp_path / "sft", "sft")) == strip(steps(finished[0], "sft")[:54])
+    assert_same_bits(*(restore(folder / "checkpoints/warmup") for folder in (tmp_path / "sft", finished[0])))
+
+
+def test_what_is_chosen_on_a_dev_that_is_test_is_called_test_best(arguments, here, tmp_path):
+    """All rows of train are trained on, and the length of an epoch says when it is evaluated and saved."""
+    dev = {"data__dev__kind": "generated", "data__dev__path": "test", "data__dev__limit": 20}
+    short = {"sft__schedule_epochs": 1, "sft__warmup_epoch": 1, "sft__stop_epoch": 1, "rl__epochs": 2}
+    output = here(arguments(tmp_path / "run", **dev, **short, rl__evaluate_every=0, rl__save_every=0))
+    assert f"problems: {TRAIN + DEV} train, {TEST} dev, {TEST} test" in output
+    assert "warning: dev is part of test" in output
+    assert "ReFT test-best" in output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {name: facts.get("test_best", False) for name, facts in summary.items()} == {
+        "warmup": False,
+        "sft_best": True,
+        "reft": True,
+    }
+    assert all(facts["accuracy"] == facts["dev_accuracy"] for name, facts in summary.items() if name != "warmup")
+    sft, epoch = 8, 4  # 120 rows by 16 and by 36
+    read_at = [r["step"] for r in read(tmp_path / "run", "metrics") if "eval/accuracy" in r]
+    assert read_at == [sft, sft + epoch, sft + 2 * epoch]
+
+
+@pytest.mark.long
+def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
+    (tmp_path / "pretrain.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "pretrain": {
+                    **{key: TINY["sft"][key] for key in ("batch_size", "microbatch_size", "optimizer")},
+                    "prompt_buckets": [34],
+                    "response_buckets": [56],
+                    "epochs": 2,
+                    "source": {"kind": "generated", "path": "pretrain", "limit": 200},
+                },
+                "sft": {"schedule_epochs": 1, "warmup_epoch": 1, "stop_epoch": 1},
+            }
+        )
+    )
+    line = [*arguments(tmp_path / "pretrain", rl__epochs=0), "--config", str(tmp_path / "pretrain.yaml")]
+    here(line)
+    first, then = (steps(tmp_path / "pretrain", stage) for stage in ("pretrain", "sft"))
+    assert [r["step"] for r in (*first, *then)] == list(range(1, 26 + 6 + 1))
+    assert then[0]["sft/loss"] < steps(finished[0], "sft")[0]["sft/loss"] - 1
+    tally = json.loads((tmp_path / "pretrain" / "summary.json").read_text())
+    assert tally["warmup"]["examples"] == TRAIN
+
+
+@pytest.mark.long
+def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, here, tmp_path, monkeypatch):
+    (tmp_path / "their_rewards.py").write_text(
+        "def brevity(completion_ids, **columns): return [-len(ids) / 100 for ids in completion_ids]"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides = {"model__lora__rank": 4, "sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 1}
+    functions = '{"their_rewards.brevity": 0.5}'
+    run_dir = tmp_path / "adapted"
+    here(arguments(run_dir, rl__epochs=1, rl__critic="separate", reward__functions=functions, **overrides))
+
+    warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "reft"))
+    adapters = restore(run_dir / "checkpoints" / "reft_lora")["lora"]["blocks"]
+    moved = {}
+    for part, targets in (("attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
+        for target in targets:
+            before, after = (tree["blocks"][part].pop(target)["kernel"] for tree in (warmup, reft))
+            a, b = (adapters[part][f"{target}_lora"][key] for key in ("a", "b"))
+            delta = 16 / 4 * np.stack([x.reshape(-1, 4) @ y.reshape(4, -1) for x, y in zip(a, b)])
+            np.testing.assert_allclose(after, before + delta.reshape(before.shape), rtol=1e-5, atol=1e-6)
+            moved[target] = np.any(after != before)
+    assert all(moved.values()), moved
+    assert_same_bits(warmup, reft)  # all that is left: embedding and norms
+    critic = restore(run_dir / "checkpoints" / "reft_critic")["critic"]
+    assert np.any(critic["embed"] != reft["embed"]), "a critic of its own learns with all its weights"
+
+    for metrics in steps(run_dir, "rl"):
+        assert metrics["reward/function/brevity"] == pytest.approx(-metrics["response/length_mean"] / 100)
+    for record in read(run_dir, "rollouts"):
+        own = {"correct": 1.0, "wrong": 0.1}.get(record["outcome"], 0.0)
+        assert record["functions"] == {"brevity": -record["tokens"] / 100}
+        assert record["reward"] == pytest.approx(own - 0.5 * record["tokens"] / 100)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
+    """PPO's learning rate is absurd: the error names the step, and the checkpoint at the end of SFT."""
+    run_dir = tmp_path / "nan"
+    absurd = {"rl__optimizer__learning_rate": 1e30, "rl__optimizer__max_grad_norm": 1e30}
+    output = complete(arguments(run_dir, **absurd), code=1)
+    error = r"FloatingPointError: \S+ is nan at step (\d+) \(rl[^)]*\); last good checkpoint in \S+: step (\d+);"
+    step, checkpoint = map(int, re.search(error, output).groups())
+    assert checkpoint == SFT_STEPS < step
+    assert read(run_dir, "metrics")[-1]["step"] == step
+    assert not (run_dir / "summary.json").exists()
+
+
+def test_self_checks_stop_a_run(finished, arguments, tmp_path):
+    """No float32 sampler and scorer agree to 1e-12."""
+    start_from = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
+    output = complete(arguments(tmp_path / "checked", **start_from, rl__check_tolerance=1e-12), code=1)
+    assert re.search(r"RuntimeError: self-check: .* more than rl.check_tolerance \(1e-12\)", output)
