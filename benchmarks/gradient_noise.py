@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from reft_jax.algorithms.rollout import Sampling
+from reft_jax.algorithms.rollout import SamplingParams
 from reft_jax.config import config_parser
 from reft_jax.data.batches import Sequences, training_prompts
 from reft_jax.losses import masked_mean
 from reft_jax.models.policy import Params, Policy, score_responses
-from reft_jax.training.model_source import asking, read_source
+from reft_jax.training.model_source import open_model, read_source
 from reft_jax.training.sampler import Sampler
 
 
@@ -40,7 +40,7 @@ def gradients(policy: Policy, params: Params, rows: Sequences) -> jax.Array:
 
 def sums(sampler: Sampler, params: Params, rollouts: int, batch: int, minibatch: int) -> dict[str, np.ndarray]:
     """Over each minibatch, the sums of g, r g, L g and L r g, [K, number of parameters]; and r, L and |g|^2, [N]."""
-    generate = sampler.generate("gradients", batch, Sampling(temperature=1.0))
+    generate = sampler.generate("gradients", batch, SamplingParams(temperature=1.0))
 
     @jax.jit
     def add(params: Params, rows: Sequences, right: jax.Array) -> dict[str, jax.Array]:
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", default="", help="file for the figures; else they are printed")
     given = parser.parse_args(arguments)
     source, _ = read_source(parser, arguments, [given.folder], "train")
-    with asking(source) as (sampler, params):
+    with open_model(source) as (sampler, params):
         found = sums(sampler, params, given.rollouts, given.rollout_batch_size, given.minibatch_size)
     figures = json.dumps(report(found, given.minibatch_size), indent=2)
     if given.json:

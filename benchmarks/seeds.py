@@ -16,7 +16,7 @@ from typing import Any
 
 import jsonargparse
 
-MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "reft": "ReFT"}
+MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "rl_best": "ReFT"}
 
 
 def table(summaries: Mapping[int, Mapping[str, Any]]) -> str:

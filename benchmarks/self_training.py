@@ -42,7 +42,7 @@ def main(run: Path, samples: int = 8, epochs: int = 6) -> None:
     overrides |= {f"sft.{key}": epochs for key in ("schedule_epochs", "warmup_epoch", "stop_epoch")}
     # A sampled program may be longer than every annotated one, by what a completion has room for.
     buckets = config.sft.response_buckets
-    overrides["sft.response_buckets"] = [*buckets, max(buckets) + config.generation.max_response]
+    overrides["sft.response_buckets"] = [*buckets, max(buckets) + config.generation.max_new_tokens]
     arguments = [part for key, value in overrides.items() for part in (f"--{key}", value)]
     command("train", "--config", "configs/quickstart.yaml", *arguments)
 

@@ -45,28 +45,28 @@ class Method:
 ALONE: Mapping[str, Any] = {"rl.algorithm": "self_training", "rl.self_training.gold_weight": 0.0}
 NO_CRITIC: Mapping[str, Any] = {"rl.vf_coef": 0.0}  # the value head begins at 0 and stays there
 NO_BASELINE: Mapping[str, Any] = {**NO_CRITIC, "rl.whiten_advantages": "false"}
-REFT = Method("ReFT (PPO)", "base", "reft")
+REFT = Method("ReFT (PPO)", "base", "rl_best")
 BARE = Method(
     "PPO without baseline, partial reward and KL",
     "bare",
-    "reft",
+    "rl_best",
     {**NO_BASELINE, "reward.wrong": 0.0, "rl.kl_coef": 0.0},
 )
 METHODS = (
     Method("warm-up", "base", "warmup"),
     Method("SFT, best on dev", "base", "sft_best"),
     Method("offline self-training, 8 samples a question", "base-self-training", "sft_best"),
-    Method("online self-training", "online", "reft", {"rl.algorithm": "self_training"}),
-    Method("online self-training, right samples alone", "online-alone", "reft", ALONE),
+    Method("online self-training", "online", "rl_best", {"rl.algorithm": "self_training"}),
+    Method("online self-training, right samples alone", "online-alone", "rl_best", ALONE),
     REFT,
     BARE,
     Method(
         "GRPO, 4 samples a question",
         "grpo",
-        "reft",
+        "rl_best",
         {"rl.algorithm": "grpo", "rl.kl_in": "loss", "rl.kl_estimator": "k3", **GROUPS},
     ),
-    Method("RLOO, 4 samples a question", "rloo", "reft", {"rl.algorithm": "rloo", **GROUPS}),
+    Method("RLOO, 4 samples a question", "rloo", "rl_best", {"rl.algorithm": "rloo", **GROUPS}),
 )
 """Rows of the first table, for all seeds."""
 ORDER = ("SFT, best on dev", "offline self-training, 8 samples a question", "online self-training", REFT.label)
@@ -74,19 +74,19 @@ ORDER = ("SFT, best on dev", "offline self-training, 8 samples a question", "onl
 
 PARTS = (
     REFT,
-    Method("without partial reward", "no-partial", "reft", {"reward.wrong": 0.0}),
-    Method("without KL", "no-kl", "reft", {"rl.kl_coef": 0.0}),
-    Method("a critic of its own", "critic", "reft", {"rl.critic": "separate"}),
-    Method("without critic, advantages whitened", "no-critic", "reft", NO_CRITIC),
-    Method("without baseline: no critic, no whitening", "no-baseline", "reft", NO_BASELINE),
+    Method("without partial reward", "no-partial", "rl_best", {"reward.wrong": 0.0}),
+    Method("without KL", "no-kl", "rl_best", {"rl.kl_coef": 0.0}),
+    Method("a critic of its own", "critic", "rl_best", {"rl.critic": "separate"}),
+    Method("without critic, advantages whitened", "no-critic", "rl_best", NO_CRITIC),
+    Method("without baseline: no critic, no whitening", "no-baseline", "rl_best", NO_BASELINE),
     BARE,
-    Method("twice the learning rate", "fast", "reft", {"rl.optimizer.learning_rate": 1e-3}),
-    Method("half the learning rate", "slow", "reft", {"rl.optimizer.learning_rate": 2.5e-4}),
-    Method("4 samples a question, a fourth of the epochs", "groups", "reft", GROUPS),
+    Method("twice the learning rate", "fast", "rl_best", {"rl.optimizer.learning_rate": 1e-3}),
+    Method("half the learning rate", "slow", "rl_best", {"rl.optimizer.learning_rate": 2.5e-4}),
+    Method("4 samples a question, a fourth of the epochs", "groups", "rl_best", GROUPS),
 )
 """Rows of the second table: ReFT, and what it is with one thing changed."""
 
-SAMPLED = {"sft_best": "SFT, best on dev", "reft": REFT.label}
+SAMPLED = {"sft_best": "SFT, best on dev", "rl_best": REFT.label}
 """Models of the base run that are voted over and reranked."""
 
 
@@ -247,7 +247,7 @@ def draw(folder: Path, path: Path) -> None:
     for method in METHODS:
         if method.model == "sft_best":
             points = curve(folder / method.run, "sft")
-        elif method.model == "reft":
+        elif method.model == "rl_best":
             points = begin + [(warmup + trained, share) for trained, share in curve(folder / method.run, "rl")]
         else:  # the warm-up is a point of the others
             continue
@@ -292,7 +292,7 @@ def main(
                 ranks[model] = jobs.give(rerank, folder, model, samples, seed, after=made)
     first = seeds[0]
     noise = {
-        model: jobs.give(measure_noise, folders[first], model, after=[base[first]]) for model in ("warmup", "reft")
+        model: jobs.give(measure_noise, folders[first], model, after=[base[first]]) for model in ("warmup", "rl_best")
     }
     some = seeds[:2]
     for seed in some:
@@ -395,7 +395,7 @@ def endings(folder: Path, methods: Sequence[Method]) -> list[str]:
         "response/length_mean": "tokens",
     }
     lines = ["| | " + " | ".join(shown.values()) + " |", "|---|" + "---|" * len(shown)]
-    for method in {method.run: method for method in methods if method.model == "reft"}.values():
+    for method in {method.run: method for method in methods if method.model == "rl_best"}.values():
         text = (folder / method.run / "metrics.jsonl").read_text(encoding="utf-8")
         steps = [record for record in map(json.loads, text.splitlines()) if "reward/correct" in record][-LAST:]
         cells = []
@@ -449,7 +449,7 @@ def by_chance(sampled: Path) -> float:
 def noises(figures: Mapping[str, Path]) -> list[str]:
     """The tables of `benchmarks.gradient_noise`."""
     found = {model: json.loads(path.read_text(encoding="utf-8")) for model, path in figures.items()}
-    names = {"warmup": "warm-up", "reft": REFT.label}
+    names = {"warmup": "warm-up", "rl_best": REFT.label}
     heads = [f"{names[model]}: ratio | cosine" for model in found]
     lines = ["| loss averaged over | baseline | " + " | ".join(heads) + " |", "|---|---|" + "---|---|" * len(found)]
     for rows in zip(*(facts["estimators"] for facts in found.values())):

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reft_jax.algorithms.ppo import build_experience, build_update
-from reft_jax.algorithms.rollout import Sampling, build_generate, build_layout, needs_layout
+from reft_jax.algorithms.rollout import SamplingParams, build_generate, build_layout, needs_layout
 from reft_jax.algorithms.train_state import copy_params, init_params, init_state, make_optimizer
 from reft_jax.config import (
     DecoderConfig,
@@ -111,7 +111,7 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
         rollout_batch_size=shape.batch,
         minibatch_size=shape.batch,
         microbatch_size=shape.microbatch,
-        optimizer=OptimizerConfig(learning_rate=1e-6, schedule="constant", ramp_fraction=0.0),
+        optimizer=OptimizerConfig(learning_rate=1e-6, schedule="constant", lr_warmup_fraction=0.0),
     )
     start = time.perf_counter()
     sizes: dict[str, Any] = {"prompt": shape.prompt}
@@ -121,8 +121,8 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
             mesh,
             **sizes,
             batch=shape.batch,
-            max_response=shape.response,
-            sampling=Sampling(),
+            max_new_tokens=shape.response,
+            sampling=SamplingParams(),
             eos=-1,  # never drawn
             pad=0,
             scan_layers=GenerationConfig.scan_layers,

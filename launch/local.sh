@@ -37,8 +37,8 @@ guard() {
 start() { # starts process $1; the other arguments are the run's
     local process=$1
     shift
-    set -- -m reft_jax.train --config "$config" "$@" --distributed.coordinator "127.0.0.1:$port" \
-        --distributed.processes "$processes" --distributed.process "$process"
+    set -- -m reft_jax.train --config "$config" "$@" --distributed.coordinator_address "127.0.0.1:$port" \
+        --distributed.num_processes "$processes" --distributed.process_id "$process"
     if [ "$process" -eq 0 ]; then
         "$python" "$@" </dev/null 3>&- &
     else

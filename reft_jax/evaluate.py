@@ -97,14 +97,14 @@ def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> di
     """The report on a model that is asked now; on the first process only, elsewhere empty."""
     import jax
 
-    from reft_jax.parallel.processes import REFUSED, leave
-    from reft_jax.training.model_source import asking, read_source
+    from reft_jax.parallel.processes import REFUSED, exit_with
+    from reft_jax.training.model_source import open_model, read_source
 
     try:
         source, _ = read_source(parser, arguments, options.paths, options.split)
     except (ValueError, FileNotFoundError) as error:
-        leave(f"error: {error}", REFUSED)
-    with asking(source) as (sampler, params):
+        exit_with(f"error: {error}", REFUSED)
+    with open_model(source) as (sampler, params):
         reading = sampler.evaluate(params, source.split)
         unasked = reading.total - len(reading.completions)
         measures = {"accuracy": Measure(reading.accuracy, reading.interval)}

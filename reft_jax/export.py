@@ -1,9 +1,10 @@
 """`python -m reft_jax.export CHECKPOINT OUT`: a checkpoint of a run as a Hugging Face directory.
 
-CHECKPOINT is one of RUN_DIR/checkpoints (`warmup`, `sft`, `sft_best`, `reft`, or a reward model's `reward_model_best`).
-What else it takes, shape, `config.json` and tokenizer, is in the run's folder, so that the model it started from is not
-needed again. OUT loads by transformers' `AutoModelForCausalLM`, a reward model by `AutoModelForSequenceClassification`,
-and by `AutoTokenizer`; the value head, which transformers does not know, is a file of its own.
+CHECKPOINT is one of RUN_DIR/checkpoints (`warmup`, `sft`, `sft_best`, `rl_best`, or a reward model's
+`reward_model_best`). What else it takes, shape, `config.json` and tokenizer, is in the run's folder, so that the model
+it started from is not needed again. OUT loads by transformers' `AutoModelForCausalLM`, a reward model by
+`AutoModelForSequenceClassification`, and by `AutoTokenizer`; the value head, which transformers does not know, is a
+file of its own.
 """
 
 import functools
@@ -80,8 +81,8 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
 def export_adapter(checkpoint: Path, out: Path, base: str = "") -> None:
     """Writes the adapters of a checkpoint in PEFT's format, unmerged.
 
-    Those of `warmup`, `sft` and `sft_best` belong to the model that SFT started from; those of `reft` to the warm-up,
-    into which SFT's are merged: export `warmup` for it and give its path as `base`.
+    Those of `warmup`, `sft` and `sft_best` belong to the model that SFT started from; those of `rl_best` to the
+    warm-up, into which SFT's are merged: export `warmup` for it and give its path as `base`.
 
     Args:
         checkpoint: a folder of RUN_DIR/checkpoints.

@@ -3,7 +3,7 @@
 Layer 1: arrays and scalars in, arrays out; no model, no config, no state, so everything here can be jitted,
 differentiated and sharded by its caller. In the flow of one batch these functions turn what the models say about a
 rollout into an experience (`kl_penalised_rewards`, `gae`, `whiten`), and the experience into the quantities that an
-update minimises (`ppo_policy_loss`, `ppo_value_loss`; `sft_loss` in the warm-up).
+update minimises (`ppo_policy_loss`, `ppo_value_loss`; `masked_nll` in the warm-up).
 
 Conventions (B batch, R response, V vocabulary; log-probs, KL and entropy in nats):
 
@@ -380,7 +380,7 @@ def explained_variance(values: jax.Array, returns: jax.Array, mask: jax.Array) -
     return jnp.where(varies, 1 - residual / jnp.where(varies, total, 1), 0)
 
 
-def sft_loss(log_probs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def masked_nll(log_probs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of the target tokens, as a sum and a count.
 
     The mean is the caller's: sum of sums over sum of counts, over all micro-batches and devices.

@@ -15,18 +15,18 @@ from typing import Any
 
 import jax
 
-from reft_jax.algorithms.rollout import Sampling
+from reft_jax.algorithms.rollout import SamplingParams
 from reft_jax.config import Config, SourceConfig, config_parser, to_dict
 from reft_jax.config.validation import validate
-from reft_jax.data.batches import PromptBatch, sample_batches, sample_rows
+from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
 from reft_jax.data.prompts import few_shot_prefix
 from reft_jax.data.readers import read_problems
 from reft_jax.models.policy import Params
-from reft_jax.parallel.processes import REFUSED, leave, on_first
+from reft_jax.parallel.processes import REFUSED, exit_with, on_process_zero
 from reft_jax.samples.file import SampleFile
 from reft_jax.training.completion import Completion
 from reft_jax.training.evaluation import ask
-from reft_jax.training.model_source import ModelSource, Split, asking, read_source
+from reft_jax.training.model_source import ModelSource, Split, open_model, read_source
 from reft_jax.training.sampler import Sampler
 
 STEP = -2
@@ -57,7 +57,7 @@ def begin(file: SampleFile, sampler: Sampler, work: Work) -> int:
     """
     prompts, problems = sampler.prompts[work.source.split], sampler.problems[work.source.split]
     order = [(problems[prompts[i].problem].id, int(j)) for i, j in zip(*sample_rows(prompts, work.samples))]
-    return on_first(lambda: file.begin(settings(sampler, work), order, sampler.config.evaluation.batch_size))
+    return on_process_zero(lambda: file.begin(settings(sampler, work), order, sampler.config.evaluation.batch_size))
 
 
 def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: Work) -> int:
@@ -86,10 +86,12 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
         return lines
     answers = ask(
         sampler.generate(
-            "sample", size, Sampling(config.evaluation.temperature, config.evaluation.top_k, config.evaluation.top_p)
+            "sample",
+            size,
+            SamplingParams(config.evaluation.temperature, config.evaluation.top_k, config.evaluation.top_p),
         ),
         sampler.sampling_params(params),
-        sample_batches(
+        prompt_batches(
             prompts,
             samples=work.samples,
             batch_size=size,
@@ -149,13 +151,14 @@ def _digest(text: str) -> str:
 
 
 def worked_examples(path: str, config: Config, separator: str) -> str:
-    """What stands before every prompt: the worked examples of a file, `data.train.kind: jsonl` or, as .json, `reft`.
+    """What stands before every prompt: the worked examples of a file, `data.train.kind: jsonl` or, as .json,
+    `reft_json`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: naming the row, or the example, that cannot be one.
     """
-    kind = "reft" if path.endswith(".json") else "jsonl"
+    kind = "reft_json" if path.endswith(".json") else "jsonl"
     examples = read_problems(SourceConfig(kind=kind, path=path))  # type: ignore[arg-type]
     return few_shot_prefix(examples, config.data.templates, config.data.cot, separator)
 
@@ -194,17 +197,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source = drawing(source, given.temperature, given.top_k, given.top_p)
         prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
     except (ValueError, FileNotFoundError) as error:
-        leave(f"error: {error}", REFUSED)
+        exit_with(f"error: {error}", REFUSED)
     work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
     stopped = f"stopped as asked; the same command continues {out}"
     with (
-        asking(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params),
+        open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params),
         SampleFile(out) as file,
     ):
         try:
             done = begin(file, sampler, work)
         except ValueError as error:
-            leave(f"error: {error}", REFUSED)
+            exit_with(f"error: {error}", REFUSED)
         lines = sample(file, done, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")

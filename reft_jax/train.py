@@ -26,12 +26,12 @@ from reft_jax.parallel.processes import (
     StopRequest,
     configure_jax,
     connect,
-    ending_at_once,
-    leave,
-    on_first,
+    exit_with,
+    exit_without_waiting,
+    on_process_zero,
 )
 from reft_jax.records.console import print_closing_table
-from reft_jax.training.directory import own_directory
+from reft_jax.training.directory import lock_run_dir
 from reft_jax.training.reinforcement import reinforce
 from reft_jax.training.startup import open_run, prepare
 from reft_jax.training.state import Run, Stage
@@ -66,7 +66,7 @@ def train(run: Run) -> dict[str, Any]:
     """All stages that are not done yet, then the test set; returns the summary."""
     plan = stages(run)
     order = list(plan)
-    todo = {name: plan[name].stop and order.index(name) >= order.index(run.tally.stage) for name in order}
+    todo = {name: plan[name].stop and order.index(name) >= order.index(run.progress.stage) for name in order}
     first = run.start_params
     if todo["pretrain"]:
         supervised(run, plan["pretrain"], run.config.pretrain, run.examples["pretrain"], first)
@@ -77,25 +77,25 @@ def train(run: Run) -> dict[str, Any]:
     if plan["sft"].stop:
         first = functools.partial(run.saved_params, "warmup")
     elif run.config.rl.init_from:
-        first = functools.partial(run.foreign_params, run.config.rl.init_from)
+        first = functools.partial(run.params_from_checkpoint, run.config.rl.init_from)
     if todo["rl"]:
         reinforce(run, plan["rl"], run.prompts["train"], first)
-    return read_test(run, plan)
+    return evaluate_test(run, plan)
 
 
-def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
+def evaluate_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
     """Reads the test set once, with the models that the run has made and those that it chose on dev.
 
     Where dev is part of test, what was chosen is `test_best`: the highest of many readings of test, and no estimate.
     """
-    spent = run.tally.spent
+    spent = run.progress.spent
     made: dict[str, dict[str, Any]] = {}
     if plan["sft"].stop:
         made["warmup"] = spent("warmup")
         if run.config.sft.stop_epoch > run.config.sft.warmup_epoch:
             made["sft"] = spent("warmup", "sft")
     test_best = is_within(run.problems["dev"], run.problems["test"])
-    for name, ranking in run.tally.best.items():
+    for name, ranking in run.progress.best.items():
         made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in ranking[0].items()}
         made[name] |= {"test_best": True} if test_best else {}
     step = plan["rl"].offset + plan["rl"].stop + 1
@@ -106,7 +106,7 @@ def read_test(run: Run, plan: dict[str, Stage]) -> dict[str, Any]:
         run.writer.write(step, name, reading.metrics("test"))
         counts = {"correct": reading.correct, "total": reading.total}
         summary[name] = {"accuracy": reading.accuracy, "interval": list(reading.interval), **counts, **facts}
-    return summary | ({"collapse": run.tally.collapse} if run.tally.collapse else {})
+    return summary | ({"collapse": run.progress.collapse} if run.progress.collapse else {})
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -120,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if jax.process_index() == 0:
         print_closing_table(summary)
     if reason := summary.get("collapse"):
-        leave(f"reinforcement ended early: {reason}", COLLAPSED, together=True)
+        exit_with(f"reinforcement ended early: {reason}", COLLAPSED, together=True)
 
 
 def complete(config: Config, opened: Opened[R], work: Callable[[R], dict[str, Any]]) -> dict[str, Any]:
@@ -136,13 +136,13 @@ def complete(config: Config, opened: Opened[R], work: Callable[[R], dict[str, An
             return _complete(config, opened, work, stop)
         except Interrupted:
             message = f"stopped as asked; the same command continues in {config.run_dir}"
-            leave(message, STOPPED, together=stop.deferred)
+            exit_with(message, STOPPED, together=stop.deferred)
         except OSError as error:  # a full disk, say
-            leave(f"error: {error}")
+            exit_with(f"error: {error}")
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            leave(
+            exit_with(
                 f"error: the devices have too little memory: {str(error).splitlines()[0]}\n"
                 "Lower the microbatch_size of the stage or evaluation.batch_size, or set model.remat or "
                 "model.logits_chunk; python -m reft_jax.preflight says how full each step makes a device"
@@ -158,15 +158,15 @@ def _complete(
             connect(config.distributed)
             configure_jax(config)
             require_files(config)  # before a folder is made
-            stack.enter_context(own_directory(summary.parent))
+            stack.enter_context(lock_run_dir(summary.parent))
             config, tokenizer = prepare(config)
-            if on_first(summary.exists):
+            if on_process_zero(summary.exists):
                 return json.loads(summary.read_text(encoding="utf-8"))
             run = stack.enter_context(opened(config, tokenizer, stop))
         except (ValueError, FileNotFoundError) as error:
-            leave(f"error: {error}", REFUSED)
+            exit_with(f"error: {error}", REFUSED)
         stop.defer(run.mesh)
-        with ending_at_once():
+        with exit_without_waiting():
             made = work(run)
             run.writer.write_summary(made)
     return made

@@ -61,9 +61,9 @@ TINY = {
         "save_every": 2,
         "optimizer": {"learning_rate": 0.005, "schedule": "constant", **OPTIMIZER},
     },
-    "generation": {"prompt_buckets": [60, 72], "max_response": 20, "scan_layers": True},
+    "generation": {"prompt_buckets": [60, 72], "max_new_tokens": 20, "scan_layers": True},
     "evaluation": {"batch_size": 12},
-    "reward": {"program_timeout": 5.0},
+    "reward": {"program_timeout_s": 5.0},
     "logging": {"rollouts_every": 1, "rollouts_limit": 36},
 }
 TRAIN, DEV, TEST = 96, 24, 20  # problems, after dev is carved out
@@ -78,7 +78,7 @@ def command_line(folder: Path, compilation_cache: str) -> Callable[..., list[str
 
     def make(run_dir: Path, **overrides: Any) -> list[str]:
         line = ["--config", str(folder / "tiny.yaml"), "--run_dir", str(run_dir)]
-        line += ["--logging.compilation_cache", compilation_cache]
+        line += ["--compilation_cache_dir", compilation_cache]
         for key, value in overrides.items():
             line += ["--" + key.replace("__", "."), str(value)]
         return line
@@ -136,7 +136,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Two finished runs wrote the same records, models, last state and summary, but for what depends on the clock."""
     for name in RECORDS:
         assert repeatable(one, name) == repeatable(other, name), name
-    for name in ("warmup", "sft", "sft_best", "reft", f"resume/{SFT_STEPS + ITERATIONS}/state"):
+    for name in ("warmup", "sft", "sft_best", "rl_best", f"resume/{SFT_STEPS + ITERATIONS}/state"):
         assert_same_bits(*(restore(folder / "checkpoints" / name) for folder in (one, other)))
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
     for facts in (*summaries[0].values(), *summaries[1].values()):

@@ -104,17 +104,17 @@ def test_a_checkpoint_reads_as_its_run_read_it(finished, tmp_path, monkeypatch):
     run_dir, _ = finished
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
-    expected = json.loads((run_dir / "summary.json").read_text())["reft"]
-    checkpoint, here = str(run_dir / "checkpoints/reft"), ["--distributed.detect", "false"]
+    expected = json.loads((run_dir / "summary.json").read_text())["rl_best"]
+    checkpoint, here = str(run_dir / "checkpoints/rl_best"), ["--distributed.detect", "false"]
     main([checkpoint, "--json", str(tmp_path / "out.json"), *here])
     made = json.loads((tmp_path / "out.json").read_text())
     assert made["results"] == {"accuracy": {"value": expected["accuracy"], "interval": expected["interval"]}}
     assert (made["questions"], made["split"]) == (expected["total"], "test")
-    assert made["checkpoint"] == str((run_dir / "checkpoints/reft").resolve())
+    assert made["checkpoint"] == str((run_dir / "checkpoints/rl_best").resolve())
 
     out = tmp_path / "greedy.jsonl"
     sample.main([checkpoint, str(out), "--split", "test", "--samples", "1", "--temperature", "0", *here])
-    told = [r for r in read(run_dir, "evaluations") if r["split"] == "test" and r["model"] == "reft"]
+    told = [r for r in read(run_dir, "evaluations") if r["split"] == "test" and r["model"] == "rl_best"]
     greedy = [json.loads(line) for line in out.read_text().splitlines()]
     assert greedy == [
         {**{k: r[k] for k in row if k in r}, "sample": 0, "log_prob": row["log_prob"]} for r, row in zip(told, greedy)

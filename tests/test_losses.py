@@ -48,7 +48,7 @@ MASKED = {
     ),
     "clip_fraction": lambda a, mask: losses.clip_fraction(a["log_probs"], a["old_log_probs"], mask, clip_range=0.2),
     "explained_variance": lambda a, mask: losses.explained_variance(a["values"], a["returns"], mask),
-    "sft_loss": lambda a, mask: losses.sft_loss(a["log_probs"], mask)[0],
+    "sft_loss": lambda a, mask: losses.masked_nll(a["log_probs"], mask)[0],
 }
 
 
@@ -371,7 +371,7 @@ def test_explained_variance():
 
 def test_sft_loss_sums_and_counts():
     log_probs, mask = example()["log_probs"], mask_of(LENGTHS)
-    total, count = losses.sft_loss(log_probs, mask)
+    total, count = losses.masked_nll(log_probs, mask)
     np.testing.assert_allclose(total, -np.sum(log_probs[mask]), rtol=1e-12)
     assert count == 9
 
@@ -449,7 +449,7 @@ def test_micro_batches_add_up_to_the_whole_batch():
         values = a["values"] * weights["scale"] - weights["shift"][None, :]
         policy = losses.ppo_policy_loss(log_probs, a["old_log_probs"], a["advantages"], a["mask"], clip_range=0.2)
         value = losses.ppo_value_loss(values, a["old_values"], a["returns"], a["mask"], clip_range=0.2)
-        nll, _ = losses.sft_loss(log_probs, a["mask"])
+        nll, _ = losses.masked_nll(log_probs, a["mask"])
         return jnp.sum(policy + 5 * value) / sequences + nll / batch["mask"].sum()
 
     whole = total(weights, batch)

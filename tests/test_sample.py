@@ -24,7 +24,7 @@ from scipy import stats
 
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import MeshConfig, load_config
-from reft_jax.data.batches import sample_batches
+from reft_jax.data.batches import prompt_batches
 from reft_jax.data.encoding import Prompt
 from reft_jax.data.readers import read_problems, read_sets, split_dev
 from reft_jax.data.tokenizers import load_tokenizer
@@ -149,7 +149,7 @@ def test_train_is_what_the_run_trained_on_and_dev_what_it_kept(take, tmp_path):
     train, dev = split_dev(read_problems(load_config(generated("train")).data.train), TINY["data"]["dev_fraction"])
     for split, problems in (("train", train), ("dev", dev)):
         out = tmp_path / f"{split}.jsonl"
-        take(out, "--split", split, "--samples", "1", "--generation.max_response", "2")
+        take(out, "--split", split, "--samples", "1", "--generation.max_new_tokens", "2")
         assert {line["id"] for line in lines(out)} == {problem.id for problem in problems}
 
 
@@ -165,7 +165,7 @@ def test_batches_hold_every_row_once_by_length_and_need_few_shapes():
     draw = np.random.default_rng(0)
     prompts = [Prompt(i, np.arange(draw.integers(1, 30), dtype=np.int32)) for i in range(13)]
     sizes = {"samples": 5, "batch_size": 8, "prompt_buckets": (10, 30), "pad_id": 0}
-    batches = list(sample_batches(prompts, **sizes))
+    batches = list(prompt_batches(prompts, **sizes))
     assert len(batches) == -(-13 * 5 // 8)
     rows = [(p, s, n) for b in batches for p, s, n in zip(b.problem, b.sample, b.lengths) if p >= 0]
     assert Counter((p, s) for p, s, _ in rows) == Counter((p, s) for p in range(13) for s in range(5))
@@ -173,7 +173,7 @@ def test_batches_hold_every_row_once_by_length_and_need_few_shapes():
     assert lengths == sorted(lengths, reverse=True)
     assert all(n == len(prompts[p].tokens) for p, _, n in rows)
     assert {batch.tokens.shape for batch in batches} == {(8, 30), (8, 10)}
-    later = list(sample_batches(prompts, **sizes, first=3))
+    later = list(prompt_batches(prompts, **sizes, first=3))
     jax.tree.map(np.testing.assert_array_equal, later, batches[3:])
 
 
@@ -231,7 +231,7 @@ def test_other_settings_and_other_files_are_refused(take, whole, tmp_path):
     for arguments, key in (
         (("--seed", "4"), "seed"),
         (("--top_k", "5"), "evaluation.top_k"),
-        (("--generation.max_response", "9"), "generation.max_response"),
+        (("--generation.max_new_tokens", "9"), "generation.max_new_tokens"),
         (("--data.test.limit", "19"), "lines, problems, data.test.limit"),
     ):
         with pytest.raises(SystemExit, match=rf"other settings \({key}\): name a fresh file"):
@@ -300,8 +300,15 @@ def test_two_processes_write_one_file(run_dir, whole, tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        join = ["--distributed.coordinator", f"127.0.0.1:{port}", "--distributed.processes", "2", "--mesh.fsdp", "2"]
-        both = [start(run_dir, out, *join, "--distributed.process", str(i)) for i in range(2)]
+        join = [
+            "--distributed.coordinator_address",
+            f"127.0.0.1:{port}",
+            "--distributed.num_processes",
+            "2",
+            "--mesh.fsdp",
+            "2",
+        ]
+        both = [start(run_dir, out, *join, "--distributed.process_id", str(i)) for i in range(2)]
         while interrupted and not (out.exists() and out.stat().st_size):
             assert both[0].poll() is None, both[0].communicate()[0]
             time.sleep(0.01)
@@ -334,7 +341,7 @@ def test_tokens_are_drawn_from_the_models_distribution(run_dir, take, tmp_path):
         probs /= probs.sum()
         out, count = tmp_path / f"{top_k}.jsonl", 3000
         draw = ["--temperature", "0.8", "--top_k", str(top_k), "--data.test.limit", "1", "--samples", str(count)]
-        take(out, *draw, "--generation.max_response", "1", "--evaluation.batch_size", "500")
+        take(out, *draw, "--generation.max_new_tokens", "1", "--evaluation.batch_size", "500")
         texts = [tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer))]
         expected: Counter = Counter()
         for text, prob in zip(texts, probs):
@@ -363,7 +370,7 @@ def test_a_model_without_a_run_is_shown_how(run_dir, take, tmp_path):
     config = {key: TINY[key] for key in ("seed", "generation", "evaluation", "reward")}
     config["model"] = {"path": str(tmp_path / "base"), "dtype": "float64", "param_dtype": "float64"}
     config["data"] = {"test": TINY["data"]["test"]}
-    config["generation"] = {"prompt_buckets": [180], "max_response": 40}
+    config["generation"] = {"prompt_buckets": [180], "max_new_tokens": 40}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
     problems = read_problems(load_config(generated("train")).data.train)[:1]
     rows = [{"id": p.id, "question": p.question, "answer": p.answer, "cot": p.cot} for p in problems]
@@ -402,7 +409,7 @@ def test_a_model_without_a_run_is_shown_how(run_dir, take, tmp_path):
 )
 def test_values_and_texts_come_back_as_they_were(tmp_path_factory, answers):
     out = tmp_path_factory.mktemp("values") / "f.jsonl"
-    rest = {"outcome": "wrong", "reward": 0.1, "suspect": None, "tokens": 1, "ended": True, "log_prob": -1.0}
+    rest = {"outcome": "wrong", "reward": 0.1, "suspicious": None, "tokens": 1, "ended": True, "log_prob": -1.0}
     rows = [
         {"id": "a", "sample": i, "question": "q", "gold": "7", "completion": text, "value": value, **rest}
         for i, (value, text) in enumerate(answers)

@@ -18,7 +18,7 @@ from reft_jax.algorithms.train_state import (
 )
 from reft_jax.config import ModelConfig, RewardModelConfig
 from reft_jax.data.samples import LabelledRows
-from reft_jax.losses import sft_loss, token_log_probs
+from reft_jax.losses import masked_nll, token_log_probs
 from reft_jax.models.classifier import Classifier, class_logits
 from reft_jax.models.policy import Params
 from reft_jax.parallel.sharding import abstract_rows, replicated
@@ -45,7 +45,7 @@ def update(
     def loss(params: Params, rows: LabelledRows) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logits = class_logits(classifier, params, rows.tokens, rows.lengths)  # [B, 2]
         real = rows.labels >= 0
-        total, _ = sft_loss(token_log_probs(logits, jnp.maximum(rows.labels, 0)), real)
+        total, _ = masked_nll(token_log_probs(logits, jnp.maximum(rows.labels, 0)), real)
         right = jnp.sum(real & (jnp.argmax(logits, axis=-1) == rows.labels))
         return total / rows_in_batch, (total, right)
 

@@ -169,7 +169,8 @@ def update(
     The clipped surrogate (Schulman et al. 2017), the value loss where there is a critic, and the KL where the config
     makes it part of the loss.
 
-    Each is a mean over every response, then over the minibatch's responses, or over all of its tokens (`average`).
+    Each is a mean over every response, then over the minibatch's responses, or over all of its tokens
+    (`loss_aggregation`).
 
     Args:
         policy, config, temperature: as for `make_experience`.
@@ -181,7 +182,7 @@ def update(
     batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), experience)
     lengths = batch.sequences.response_lengths
     # What a response counts for: the sums below are over responses, of their means.
-    parts = lengths if config.average == "tokens" else lengths > 0
+    parts = lengths if config.loss_aggregation == "token_mean" else lengths > 0
     weights = parts / jnp.maximum(jnp.sum(parts), 1)
 
     def loss(params: Params, piece: tuple[Experience, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:

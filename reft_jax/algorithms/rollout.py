@@ -15,7 +15,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import ModelConfig, Weights
+from reft_jax.config import ModelConfig, SamplingLayout
 from reft_jax.data.batches import Array, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
 from reft_jax.models.decoder import KVCache
@@ -33,7 +33,7 @@ class Rollout:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled."""
 
     temperature: float = 1.0  # divides the logits; 0 takes the most likely token
@@ -41,7 +41,7 @@ class Sampling:
     top_p: float = 1.0  # only the most likely tokens that together reach this probability
 
 
-def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+def filter_logits(logits: jax.Array, sampling: SamplingParams) -> jax.Array:
     """Divides by the temperature and hides the tokens that top-k and top-p exclude, [B, V] -> [B, V]."""
     hidden = jnp.finfo(logits.dtype).min
     if sampling.temperature > 0:
@@ -58,7 +58,7 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
     return logits
 
 
-def draw(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+def draw(logits: jax.Array, keys: jax.Array, sampling: SamplingParams) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row by inverting the distribution function: one uniform number a row, not one a token.
 
     Args:
@@ -110,28 +110,28 @@ def generate(
     seed: jax.Array,
     step: jax.Array,
     *,
-    max_response: int,
-    sampling: Sampling,
+    max_new_tokens: int,
+    sampling: SamplingParams,
     eos: int | tuple[int, ...],
     pad: int,
 ) -> Rollout:
-    """Samples one response a row until its end token or `max_response` tokens.
+    """Samples one response a row until its end token or `max_new_tokens` tokens.
 
     Args:
         policy: the model.
         params: its parameters; the value head is not used.
         prompts: [B, P]; filler rows (problem -1) end at once with an empty response.
         seed, step: [] integers, see `row_keys`.
-        max_response: R.
+        max_new_tokens: R.
         sampling: how tokens are drawn.
         eos: id, or ids, that end a response and count as its last token.
         pad: id written after the end; no meaning is ever read from it.
     """
-    rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), column=policy.column)
+    rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), layout=policy.layout)
     prompts = jax.tree.map(rows, prompts)
     batch, prompt_size = prompts.tokens.shape
     keys = row_keys(seed, step, prompts)
-    cache = KVCache.empty(policy.config, batch, prompt_size + max_response, policy.mesh, policy.column)
+    cache = KVCache.empty(policy.config, batch, prompt_size + max_new_tokens, policy.mesh, policy.layout)
 
     def emit(loop: _Loop, hidden: jax.Array) -> _Loop:
         """Draws the next token from the newest hidden states [B, D]."""
@@ -166,14 +166,14 @@ def generate(
         t=jnp.int32(0),
         cache=cache,
         token=jnp.full(batch, pad, jnp.int32),
-        responses=jnp.full((batch, max_response), pad, jnp.int32),
-        log_probs=jnp.zeros((batch, max_response), jnp.promote_types(hidden.dtype, jnp.float32)),
+        responses=jnp.full((batch, max_new_tokens), pad, jnp.int32),
+        log_probs=jnp.zeros((batch, max_new_tokens), jnp.promote_types(hidden.dtype, jnp.float32)),
         lengths=jnp.zeros(batch, jnp.int32),
         ended=filler,
     )
-    loop = jax.lax.while_loop(lambda loop: (loop.t < max_response) & ~jnp.all(loop.ended), decode, emit(empty, last))
+    loop = jax.lax.while_loop(lambda loop: (loop.t < max_new_tokens) & ~jnp.all(loop.ended), decode, emit(empty, last))
     # Pad, then write the response behind each row's prompt.
-    tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max_response)), constant_values=pad)
+    tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max_new_tokens)), constant_values=pad)
     write = lambda row, response, start: jax.lax.dynamic_update_slice(row, response, (start,))
     tokens = jax.vmap(write)(tokens, loop.responses, prompts.lengths)
     sequences = Sequences(
@@ -182,22 +182,24 @@ def generate(
     return Rollout(sequences=sequences, log_probs=loop.log_probs, ended=loop.ended)
 
 
-def rollout_policy(config: ModelConfig, mesh: Mesh, weights: Weights, *, scan_layers: bool = True) -> Policy:
+def rollout_policy(
+    config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout, *, scan_layers: bool = True
+) -> Policy:
     """The model as it samples.
 
     Raises:
-        ValueError: naming the parameter that cannot be split evenly, where `weights` is `split`.
+        ValueError: naming the parameter that cannot be split evenly, where `weights` is `sharded`.
     """
     policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh)
-    if weights == "copied":
-        return policy.clone(column="copied")
-    policy = policy.clone(column="split")
+    if weight_layout == "replicated":
+        return policy.clone(layout="replicated")
+    policy = policy.clone(layout="sharded")
     try:
         abstract_params(policy, mesh, value_head=False)
     except ValueError:
-        if weights == "split":
+        if weight_layout == "sharded":
             raise
-        return policy.clone(column="copied")
+        return policy.clone(layout="replicated")
     return policy
 
 
@@ -215,21 +217,23 @@ def abstract_rollout_params(policy: Policy) -> Params:
     return jax.tree_util.tree_map_with_path(narrow, abstract)
 
 
-def needs_layout(config: ModelConfig, mesh: Mesh, weights: Weights) -> bool:
+def needs_layout(config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout) -> bool:
     """Whether the weights are sampled with in another layout or type than they are trained in."""
     trained = jax.tree.leaves(abstract_params(Policy(config, mesh), mesh, value_head=False))
-    sampled = jax.tree.leaves(abstract_rollout_params(rollout_policy(config, mesh, weights)))
+    sampled = jax.tree.leaves(abstract_rollout_params(rollout_policy(config, mesh, weight_layout)))
     same = lambda x, y: x.dtype == y.dtype and x.sharding.is_equivalent_to(y.sharding, x.ndim)
     return not all(map(same, trained, sampled))
 
 
-def build_layout(config: ModelConfig, mesh: Mesh, weights: Weights) -> tuple[Callable[..., Params], tuple[Params]]:
+def build_layout(
+    config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout
+) -> tuple[Callable[..., Params], tuple[Params]]:
     """The jitted `params -> params` from the layout of training to that of sampling, and its abstract argument.
 
     Called once for all rollouts of an iteration, and once for an evaluation; where `needs_layout` is false it would
     only copy.
     """
-    abstract = abstract_rollout_params(rollout_policy(config, mesh, weights))
+    abstract = abstract_rollout_params(rollout_policy(config, mesh, weight_layout))
     convert = lambda params: jax.tree.map(lambda x, to: x.astype(to.dtype), params, abstract)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(convert, out_shardings=shardings), (abstract_params(Policy(config, mesh), mesh, value_head=False),)
@@ -241,22 +245,22 @@ def build_generate(
     *,
     batch: int,
     prompt: int,
-    max_response: int,
-    sampling: Sampling,
+    max_new_tokens: int,
+    sampling: SamplingParams,
     eos: int | tuple[int, ...],
     pad: int,
     scan_layers: bool,
-    weights: Weights = "auto",
+    weight_layout: SamplingLayout = "auto",
 ) -> tuple[Callable[..., Rollout], tuple[Any, ...]]:
     """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments.
 
     `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do.
     """
-    policy = rollout_policy(config, mesh, weights, scan_layers=scan_layers)
+    policy = rollout_policy(config, mesh, weight_layout, scan_layers=scan_layers)
 
     def step(params: Params, prompts: PromptBatch, seed: jax.Array, step: jax.Array) -> Rollout:
         return generate(
-            policy, params, prompts, seed, step, max_response=max_response, sampling=sampling, eos=eos, pad=pad
+            policy, params, prompts, seed, step, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, pad=pad
         )
 
     ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)

@@ -24,13 +24,13 @@ from reft_jax.algorithms.train_state import (
 )
 from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Array, Sequences
-from reft_jax.losses import sft_loss
+from reft_jax.losses import masked_nll
 from reft_jax.models.policy import Params, Policy, score_responses
 from reft_jax.parallel.sharding import abstract_rows, replicated
 
 
 @struct.dataclass
-class Lesson:
+class SelfTrainingBatch:
     """One iteration's completions beside the annotation of each one's question; constant during the update."""
 
     sampled: Sequences
@@ -39,7 +39,7 @@ class Lesson:
 
 
 def update(
-    policy: Policy, config: RlConfig, total_steps: int, state: TrainState, lesson: Lesson, rows: jax.Array
+    policy: Policy, config: RlConfig, total_steps: int, state: TrainState, lesson: SelfTrainingBatch, rows: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step over a minibatch on `(1 - gold_weight) * nll(right completions) + gold_weight * nll(gold)`.
 
@@ -59,12 +59,12 @@ def update(
     sampled_tokens = count_tokens(jnp.where(batch.correct, batch.sampled.response_lengths, 0))
     gold_tokens = count_tokens(batch.gold.response_lengths) if batch.gold else 0
 
-    def loss(params: Params, part: Lesson) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(params: Params, part: SelfTrainingBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
         shown = part.sampled.response_mask & part.correct[:, None]
-        own = sft_loss(score_responses(policy, params, part.sampled).log_probs, shown)[0] / sampled_tokens
+        own = masked_nll(score_responses(policy, params, part.sampled).log_probs, shown)[0] / sampled_tokens
         total, sums = (1 - gold_weight) * own, {"rl/sampled_loss": own}
         if part.gold:
-            gold, _ = sft_loss(score_responses(policy, params, part.gold).log_probs, part.gold.response_mask)
+            gold, _ = masked_nll(score_responses(policy, params, part.gold).log_probs, part.gold.response_mask)
             total, sums["rl/gold_loss"] = total + gold_weight * gold / gold_tokens, gold / gold_tokens
         return total, {**sums, "rl/total_loss": total}
 
@@ -93,14 +93,14 @@ def build_update(
     optimizer = make_optimizer(config.optimizer, total_steps)
     state = abstract_state(abstract_params(policy, mesh, value_head=False), optimizer, mesh)
     completions = config.rollout_batch_size * config.samples_per_question
-    lesson = Lesson(
+    lesson = SelfTrainingBatch(
         sampled=abstract_sequences(mesh, completions, prompt, response),
         correct=abstract_rows(jax.ShapeDtypeStruct((completions,), jnp.bool_), mesh),
         gold=abstract_sequences(mesh, completions, *gold) if gold else None,
     )
     rows = jax.ShapeDtypeStruct((config.minibatch_size,), jnp.int32, sharding=replicated(mesh))
 
-    def step(state: TrainState, lesson: Lesson, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, lesson: SelfTrainingBatch, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         return update(policy, config, total_steps, state, lesson, rows)
 
     out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))

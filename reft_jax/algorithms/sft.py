@@ -19,7 +19,7 @@ from reft_jax.algorithms.train_state import (
 )
 from reft_jax.config import ModelConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
-from reft_jax.losses import sft_loss
+from reft_jax.losses import masked_nll
 from reft_jax.models.policy import Params, Policy, score_responses
 from reft_jax.parallel.sharding import replicated
 
@@ -29,8 +29,8 @@ def update(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step on the negative log-likelihood of the batch's target tokens.
 
-    The mean is over all target tokens of the batch (`average="tokens"`), or over micro-batches of their token means,
-    which is what the reference computes (`"microbatches"`).
+    The mean is over all target tokens of the batch (`loss_aggregation="token_mean"`), or over micro-batches of their
+    token means, which is what the reference computes (`"microbatch_mean"`).
 
     Args:
         policy: the model.
@@ -44,8 +44,8 @@ def update(
 
     def loss(params: Params, rows: Sequences) -> tuple[jax.Array, jax.Array]:
         scores = score_responses(policy, params, rows)
-        total, tokens = sft_loss(scores.log_probs, rows.response_mask)
-        share = tokens_in_batch if config.average == "tokens" else count * jnp.maximum(tokens, 1)
+        total, tokens = masked_nll(scores.log_probs, rows.response_mask)
+        share = tokens_in_batch if config.loss_aggregation == "token_mean" else count * jnp.maximum(tokens, 1)
         return total / share, total
 
     gradients, totals = accumulate(loss, state.params, batch, count, policy.mesh)

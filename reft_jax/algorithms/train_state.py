@@ -29,7 +29,7 @@ class TrainState:
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Learning rate of each step: a linear ramp from 0, then linear to 0 at `total_steps`, or constant."""
-    ramp = int(config.ramp_fraction * total_steps)
+    ramp = int(config.lr_warmup_fraction * total_steps)
     if config.schedule == "constant":
         return optax.warmup_constant_schedule(0.0 if ramp else config.learning_rate, config.learning_rate, ramp)
     decay = optax.linear_schedule(config.learning_rate, 0.0, max(1, total_steps - ramp))
@@ -66,7 +66,7 @@ def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool,
     wanted = {"critic": value_head, "value_head": value_head, "lora": adapters}
     boxed = {name: tree for name, tree in boxed.items() if wanted.get(name, True)}
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, model.column))
+    return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, model.layout))
 
 
 def _parts(variables: Params) -> Params:

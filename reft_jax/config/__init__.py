@@ -15,7 +15,7 @@ from reft_jax.config.load import (
     to_dict,
 )
 from reft_jax.config.settings import (
-    Attention,
+    AttentionKind,
     CheckpointConfig,
     CollapseConfig,
     Config,
@@ -36,16 +36,16 @@ from reft_jax.config.settings import (
     RewardConfig,
     RewardModelConfig,
     RlConfig,
+    SamplingLayout,
     SelfTrainingConfig,
     SftConfig,
     SourceConfig,
     SupervisedConfig,
     TemplateConfig,
-    Weights,
 )
 
 __all__ = [
-    "Attention",
+    "AttentionKind",
     "CheckpointConfig",
     "CollapseConfig",
     "Config",
@@ -66,12 +66,12 @@ __all__ = [
     "RewardConfig",
     "RewardModelConfig",
     "RlConfig",
+    "SamplingLayout",
     "SelfTrainingConfig",
     "SftConfig",
     "SourceConfig",
     "SupervisedConfig",
     "TemplateConfig",
-    "Weights",
     "config_parser",
     "differences",
     "load_config",

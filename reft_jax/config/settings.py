@@ -4,10 +4,10 @@ import dataclasses
 from typing import Literal
 
 Dtype = Literal["float32", "bfloat16", "float64"]
-Attention = Literal["auto", "plain", "recomputed", "cudnn"]
+AttentionKind = Literal["auto", "plain", "recomputed", "cudnn"]
 CotKind = Literal["program", "text"]
 Remat = Literal["none", "dots", "full"]
-Weights = Literal["auto", "split", "copied"]
+SamplingLayout = Literal["auto", "sharded", "replicated"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ModelConfig:
     memory at little cost); or whole blocks (`full`, least memory, a third more compute)."""
     scan_layers: bool = True
     """One compiled block looped over the layers (fast to compile), or all layers unrolled (faster on CPU)."""
-    attention: Attention = "auto"
+    attention: AttentionKind = "auto"
     """Attention over whole rows: `plain` keeps the scores of every layer for the backward pass, `recomputed` makes them
     again, `cudnn` never has them (NVIDIA GPUs from Ampere on, bfloat16, rows of even length). `auto` takes cudnn on a
     GPU where model and rows suit it, else recomputed on accelerators and plain on a CPU."""
@@ -132,7 +132,7 @@ class ModelConfig:
 class SourceConfig:
     """Where problems are read from."""
 
-    kind: Literal["none", "reft", "gsm8k", "mathqa", "jsonl", "hub", "generated"] = "none"
+    kind: Literal["none", "reft_json", "gsm8k", "mathqa", "jsonl", "hub", "generated"] = "none"
     """Layout: the reference's JSON list, GSM8K's JSONL, MathQA's JSON list, any JSONL, a hub data set, or the embedded
     problems. All files may be Parquet instead."""
     path: str = ""
@@ -161,7 +161,7 @@ class SourceConfig:
     def is_file(self) -> bool:
         """Whether `path` is a file on this machine, rather than a hub id or a generated split."""
         named = self.path.endswith((".json", ".jsonl", ".parquet"))
-        return self.kind in ("reft", "gsm8k", "jsonl") or (self.kind == "mathqa" and named)
+        return self.kind in ("reft_json", "gsm8k", "jsonl") or (self.kind == "mathqa" and named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ class OptimizerConfig:
     """Peak learning rate."""
     schedule: Literal["linear", "constant"] = "linear"
     """After the ramp: linearly to 0 at the schedule's end, or constant."""
-    ramp_fraction: float = 0.1
+    lr_warmup_fraction: float = 0.1
     """Share of the schedule's steps over which the learning rate rises from 0."""
     beta1: float = 0.9
     """AdamW first-moment decay."""
@@ -232,7 +232,7 @@ class SupervisedConfig:
     """Padded prompt lengths in tokens; a batch takes the smallest that fits."""
     response_buckets: tuple[int, ...] = (1024,)
     """Padded target lengths in tokens, end token included; a batch takes the smallest that fits."""
-    average: Literal["tokens", "microbatches"] = "tokens"
+    loss_aggregation: Literal["token_mean", "microbatch_mean"] = "token_mean"
     """Loss: mean over the batch's target tokens, or (the reference) mean of the micro-batches' token means."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of this stage."""
@@ -308,7 +308,7 @@ class RlConfig:
     """Completions per forward and backward pass; gradients are accumulated over the minibatch."""
     update_epochs: int = 2
     """Passes over an iteration's completions."""
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", ramp_fraction=0.0)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", lr_warmup_fraction=0.0)
     """Optimizer of this stage; its schedule counts optimizer steps."""
     kl_coef: float = 0.01
     """Weight of the KL to the reference."""
@@ -317,7 +317,7 @@ class RlConfig:
     loss, weighted by the ratio of new to old policy, which makes its gradient that of the KL."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Estimator of that KL from a sampled token: log(p/q), or q/p - 1 - log(q/p), which is never negative."""
-    average: Literal["responses", "tokens"] = "responses"
+    loss_aggregation: Literal["sequence_mean", "token_mean"] = "sequence_mean"
     """Loss: mean over each response, then over the minibatch's responses, or mean over all tokens of the minibatch."""
     critic: Literal["shared", "separate"] = "shared"
     """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
@@ -378,23 +378,24 @@ class GenerationConfig:
 
     prompt_buckets: tuple[int, ...] = (300,)
     """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
-    max_response: int = 400
+    max_new_tokens: int = 400
     """Longest response in tokens, end token included."""
     temperature: float = 1.0
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
-    weights: Weights = "auto"
-    """Layout of the weights while sampling, in the compute type: heads, MLP and vocabulary `split` over fsdp and tensor
-    together (least memory, and fastest for large models), or `copied` to every fsdp index, which then samples rows of
-    its own (fastest for small models). `auto` splits where everything divides evenly and copies otherwise."""
+    weight_layout: SamplingLayout = "auto"
+    """Layout of the weights while sampling, in the compute type: heads, MLP and vocabulary `sharded` over fsdp and
+    tensor together (least memory, and fastest for large models), or `replicated` to every fsdp index, which then
+    samples rows of its own (fastest for small models). `auto` splits where everything divides evenly and copies
+    otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
     """How completions are judged."""
 
-    rules: Literal["sane", "reference"] = "sane"
+    rules: Literal["lenient", "reference"] = "lenient"
     """Reading of answers: what a person would read, or the reference implementation to the letter."""
     correct: float = 1.0
     """Reward of a right answer."""
@@ -408,11 +409,11 @@ class RewardConfig:
     """The same as a share of the gold answer; the larger of the two holds."""
     exact_integers: bool = True
     """Gold answers that are whole numbers are compared by `tolerance` alone, however large they are."""
-    program_timeout: float = 10.0
+    program_timeout_s: float = 10.0
     """CPU seconds that one program may use."""
-    program_memory: int = 1024
+    program_memory_mb: int = 1024
     """Megabytes of address space that one program may use beyond its worker's."""
-    batch_timeout: float = 300.0
+    batch_deadline_s: float = 300.0
     """Seconds by the clock for all programs of a batch; keep it below any time limit of your collectives."""
     workers: int = 2
     """Processes that run programs at the same time."""
@@ -428,7 +429,7 @@ class EvaluationConfig:
 
     batch_size: int = 32
     """Problems per batch; batches hold problems of similar length."""
-    limit: int = 0
+    dev_limit: int = 0
     """Use only this many dev problems; 0 uses all. Test is always read whole."""
     temperature: float = 0.0
     """Divides the logits; 0 is greedy, which is what the paper reports."""
@@ -456,15 +457,15 @@ class MeshConfig:
 class DistributedConfig:
     """The processes of a run on several hosts; all run the same command, and see the same `run_dir`."""
 
-    coordinator: str = ""
+    coordinator_address: str = ""
     """`host:port` of process 0, on a port that is free there; empty asks the cluster (see `detect`)."""
-    processes: int = 0
-    """Number of processes, where `coordinator` is given."""
-    process: int = 0
-    """Index of this one, from 0, where `coordinator` is given."""
+    num_processes: int = 0
+    """Number of processes, where `coordinator_address` is given."""
+    process_id: int = 0
+    """Index of this one, from 0, where `coordinator_address` is given."""
     detect: bool = True
     """Whether to look for SLURM, Open MPI, Kubernetes and Cloud TPU, as `jax.distributed.initialize` does."""
-    timeout: int = 100
+    heartbeat_timeout_seconds: int = 100
     """Seconds without a sign of life after which a process is taken for dead and the others stop with an error."""
 
 
@@ -488,8 +489,6 @@ class LoggingConfig:
     """Iterations between rollouts that are written with their verdicts; 0 writes none."""
     rollouts_limit: int = 32
     """Completions written of such a rollout."""
-    compilation_cache: str = ""
-    """Folder that compiled programs are kept in between runs; empty keeps none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -528,6 +527,8 @@ class Config:
     """Keys, such as `rl.kl_coef`, that may differ from those this run began with; it goes on with the new values."""
     logging: LoggingConfig = LoggingConfig()
     """Records."""
+    compilation_cache_dir: str = ""
+    """Folder that compiled steps are kept in between runs; empty keeps none."""
 
     @property
     def only_reward_model(self) -> bool:

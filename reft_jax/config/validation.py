@@ -17,8 +17,8 @@ from reft_jax.config.settings import (
 
 POSITIVE = {
     *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
-    *("update_epochs", "max_response", "workers", "max_grad_norm", "tolerance"),
-    *("program_timeout", "program_memory", "batch_timeout", "num_heads", "num_kv_heads", "num_layers"),
+    *("update_epochs", "max_new_tokens", "workers", "max_grad_norm", "tolerance"),
+    *("program_timeout_s", "program_memory_mb", "batch_deadline_s", "num_heads", "num_kv_heads", "num_layers"),
     *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
     *("rope_theta", "alpha", "timeout", "keep_last", "keep_best", "window"),
 }
@@ -28,7 +28,7 @@ NOT_NEGATIVE = {
     *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed", "gold_limit", "max_kl"),
     *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
 }
-SHARES = {"ramp_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
+SHARES = {"lr_warmup_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
 OPEN_SHARES = {"dev_fraction"}
 
 
@@ -110,13 +110,16 @@ def _combination_errors(config: Config) -> Iterator[str]:
     """Yields a message for each combination of settings that cannot work together, whatever is done with the model."""
     model = config.model
     distributed = config.distributed
-    if distributed.coordinator and distributed.process >= distributed.processes:
+    if distributed.coordinator_address and distributed.process_id >= distributed.num_processes:
         yield (
-            f"distributed.process ({distributed.process}) must be less than distributed.processes "
-            f"({distributed.processes})"
+            f"distributed.process_id ({distributed.process_id}) must be less than distributed.num_processes "
+            f"({distributed.num_processes})"
         )
-    if not distributed.coordinator and (distributed.processes or distributed.process):
-        yield "distributed.coordinator is empty: give it with distributed.processes, or leave all three to the cluster"
+    if not distributed.coordinator_address and (distributed.num_processes or distributed.process_id):
+        yield (
+            "distributed.coordinator_address is empty: give it with distributed.num_processes, or leave all three to "
+            "the cluster"
+        )
     if config.seed >= 2**31:
         yield f"seed is {config.seed}: it must be less than 2147483648"
     if config.data.cot == "text" and not config.data.templates.answer_trigger:
@@ -197,13 +200,13 @@ def check_lengths(config: Config) -> None:
     """
     lengths = {}
     if not config.only_reward_model:
-        lengths["generation"] = max(config.generation.prompt_buckets) + config.generation.max_response
+        lengths["generation"] = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
     stages = (("pretrain", config.pretrain.epochs, config.pretrain), ("sft", config.sft.schedule_epochs, config.sft))
     lengths |= {name: max(s.prompt_buckets) + max(s.response_buckets) for name, on, s in stages if on}
     positions = f"{config.model.decoder.max_positions} positions (model.decoder.max_positions)"
     for name, length in lengths.items():
         if length > config.model.decoder.max_positions:
-            response = "max_response" if name == "generation" else "response_buckets"
+            response = "max_new_tokens" if name == "generation" else "response_buckets"
             raise ValueError(
                 f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has {positions}"
             )

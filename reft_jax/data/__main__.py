@@ -78,8 +78,8 @@ def audit(
     sets = {split: problems for split, problems in sets.items() if problems}
     trained = trained_splits(config)
     held = {split: contents(problems, stated_after) for split, problems in sets.items()}
-    limits = reward.workers, reward.program_timeout, reward.program_memory
-    with ProgramRunner(*limits, deadline=reward.batch_timeout, sandbox=reward.sandbox) as runner:
+    limits = reward.workers, reward.program_timeout_s, reward.program_memory_mb
+    with ProgramRunner(*limits, deadline=reward.batch_deadline_s, sandbox=reward.sandbox) as runner:
         found = look_at_texts(sets, set(trained), data.cot, data.templates, reward, runner, stated_after)
     if tokenizer is not None:
         tokenised = {split: tokenise(problems, config, tokenizer) for split, problems in sets.items()}

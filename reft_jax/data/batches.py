@@ -204,16 +204,16 @@ def evaluation_batches(
     prompts: Sequence[Prompt], *, batch_size: int, prompt_buckets: Sequence[int], pad_id: int
 ) -> Iterator[PromptBatch]:
     """All prompts once, longest first, so that a batch pads little; `problem` tells which row is which."""
-    return sample_batches(prompts, samples=1, batch_size=batch_size, prompt_buckets=prompt_buckets, pad_id=pad_id)
+    return prompt_batches(prompts, samples=1, batch_size=batch_size, prompt_buckets=prompt_buckets, pad_id=pad_id)
 
 
 def sample_rows(prompts: Sequence[Prompt], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `sample_batches` in order, whatever their batches: [n] prompts and [n] which of their samples."""
+    """The rows of `prompt_batches` in order, whatever their batches: [n] prompts and [n] which of their samples."""
     order = np.argsort([-len(prompt.tokens) for prompt in prompts], kind="stable")
     return np.repeat(order, samples), np.tile(np.arange(samples, dtype=np.int32), len(order))
 
 
-def sample_batches(
+def prompt_batches(
     prompts: Sequence[Prompt],
     *,
     samples: int,

@@ -8,10 +8,10 @@ from reft_jax.data.encoding import Example, OverlongCount, Prompt, encode_exampl
 from reft_jax.data.readers import is_within, read_sets, shared_questions
 from reft_jax.problem import Problem
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
+def read_problem_sets(config: Config, say: Log) -> dict[str, list[Problem]]:
     """Problems by split; questions that stand in two splits are reported, not removed."""
     sets = read_sets(config)
     train, dev, test, pretrain = (sets[split] for split in ("train", "dev", "test", "pretrain"))
@@ -31,7 +31,7 @@ def read_problem_sets(config: Config, say: Say) -> dict[str, list[Problem]]:
 
 
 def encode_for_sampling(
-    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Say, prefix: str = ""
+    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Log, prefix: str = ""
 ) -> list[Prompt]:
     """Prompts of a split, each behind `prefix`, forced header included."""
     data, longest = config.data, max(config.generation.prompt_buckets)
@@ -43,7 +43,7 @@ def encode_for_sampling(
 
 
 def encode_for_training(
-    problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Say
+    problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Log
 ) -> list[Example]:
     """Rows of a supervised stage; none where nothing learns them."""
     if not (config.pretrain.epochs if stage == "pretrain" else config.learns_annotations):
@@ -62,6 +62,6 @@ def encode_for_training(
     return examples
 
 
-def _report(count: OverlongCount, name: str, say: Say) -> None:
+def _report(count: OverlongCount, name: str, say: Log) -> None:
     if count != OverlongCount():
         say(f"{name}: {count.prompts} prompts and {count.targets} targets are too long; {count.dropped} rows dropped")

@@ -31,8 +31,8 @@ _QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 def read_problems(source: SourceConfig) -> list[Problem]:
     """Reads and checks all problems of a source, in their published order.
 
-    - `reft`: the reference's JSON list of `item_id, question, answer_value[, answer_cot]`. The data set is the first
-      id before its first `_`; it decides how answers are compared.
+    - `reft_json`: the reference's JSON list of `item_id, question, answer_value[, answer_cot]`. The data set is the
+      first id before its first `_`; it decides how answers are compared.
     - `gsm8k`: JSONL of `question, answer`, the answer being the reasoning, then `#### N`. `<<...>>` notes and the
       commas of N are removed, and line n (from 0) becomes `gsm8k_n`: what the reference's own files hold.
     - `mathqa`: MathQA's JSON list of `Problem, Rationale, options, correct, ...`, or a hub data set with these columns
@@ -84,7 +84,7 @@ def read_sets(config: Config) -> dict[str, list[Problem]]:
     if data.dev.kind == "none":
         train, dev = split_dev(train, data.dev_fraction)
     pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
-    return {"train": train, "dev": dev[: config.evaluation.limit or None], "test": test, "pretrain": pretrain}
+    return {"train": train, "dev": dev[: config.evaluation.dev_limit or None], "test": test, "pretrain": pretrain}
 
 
 def question_key(question: str) -> str:
@@ -131,7 +131,7 @@ def _generated(source: SourceConfig) -> list[Problem]:
 
 def _with_published_fields(source: SourceConfig) -> SourceConfig:
     """`source` with the field names that its layout fixes."""
-    if source.kind == "reft":
+    if source.kind == "reft_json":
         return dataclasses.replace(
             source,
             id_field="item_id",
@@ -154,7 +154,7 @@ def _answer_kind(source: SourceConfig, first: Row) -> AnswerKind:
         return source.answer_kind
     if source.kind == "mathqa":
         return "choice"
-    name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft" else ""
+    name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft_json" else ""
     if name in _ANSWER_KINDS:
         return _ANSWER_KINDS[name]
     answer = _text(first, source.answer_field, numbers=True).strip(" \n'\"")
@@ -186,7 +186,7 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem
 
 def _id(source: SourceConfig, row: Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
-    if source.kind == "reft" or row.fields.get(source.id_field) is not None:
+    if source.kind == "reft_json" or row.fields.get(source.id_field) is not None:
         return _text(row, source.id_field, numbers=True)
     return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 

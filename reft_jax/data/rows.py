@@ -32,7 +32,7 @@ def read_rows(source: SourceConfig) -> Iterator[Row]:
         raise FileNotFoundError(f"no file `{source.path}`: a source of kind `{source.kind}` is a file on this machine")
     if source.path.endswith(".parquet"):
         return _parquet_rows(source.path)
-    return _json_rows(source.path) if source.kind in ("reft", "mathqa") else _jsonl_rows(source.path)
+    return _json_rows(source.path) if source.kind in ("reft_json", "mathqa") else _jsonl_rows(source.path)
 
 
 def _json_rows(path: str) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.policy import Params, call
-from reft_jax.parallel.sharding import Column
+from reft_jax.parallel.sharding import WeightLayout
 
 CLASSES = 2  # wrong, right
 
@@ -29,12 +29,12 @@ class Classifier(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None = None
-    column: Column = "training"
+    layout: WeightLayout = "training"
 
     def setup(self):
         decoder = dataclasses.replace(self.config.decoder, tie_embeddings=True, lm_head_bias=False)
         body = dataclasses.replace(self.config, decoder=decoder, lora=LoraConfig())
-        self.decoder = Decoder(body, self.mesh, self.column)
+        self.decoder = Decoder(body, self.mesh, self.layout)
         init = nn.initializers.normal(decoder.initializer_range)
         self.class_head = nn.Dense(
             CLASSES,

@@ -18,10 +18,9 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from reft_jax.config import Attention as AttentionKind
-from reft_jax.config import DecoderConfig, ModelConfig
+from reft_jax.config import AttentionKind, DecoderConfig, ModelConfig
 from reft_jax.models.lora import SUFFIX, Adapter
-from reft_jax.parallel.sharding import Column, constrain, partition_spec
+from reft_jax.parallel.sharding import WeightLayout, constrain, partition_spec
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -40,12 +39,12 @@ class KVCache:
 
     @classmethod
     def empty(
-        cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, column: Column = "training"
+        cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, layout: WeightLayout = "training"
     ) -> "KVCache":
         """An empty cache in the compute type, batch and heads split over the mesh."""
         d = config.decoder
         zeros = jnp.zeros((d.num_layers, batch, slots, d.num_kv_heads, d.head_dim), config.dtype)
-        zeros = constrain(zeros, mesh, "layers", "batch", None, "activation_kv_heads", None, column=column)
+        zeros = constrain(zeros, mesh, "layers", "batch", None, "activation_kv_heads", None, layout=layout)
         return cls(k=zeros, v=zeros)
 
 
@@ -149,7 +148,7 @@ def _norm(config: ModelConfig, axis: str, name: str | None) -> nn.Module:
 
 
 def _update(
-    cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array, mesh: Mesh | None, column: Column
+    cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array, mesh: Mesh | None, layout: WeightLayout
 ) -> jax.Array:
     """Writes new [B, T, K, h] into the slots `positions` of one layer of cache [L, B, S, K, h], in place."""
     if new.shape[1] > 1:  # a prefill: rows start at slot 0, and one block is written instead of B * T rows
@@ -159,7 +158,7 @@ def _update(
         return cache.at[layer, jnp.arange(token.shape[0]), slots].set(token)
 
     if mesh is not None:  # each device its own rows; left to itself the compiler would gather the tokens of all
-        spec = functools.partial(partition_spec, column=column)
+        spec = functools.partial(partition_spec, layout=layout)
         row = spec(("batch", "activation_kv_heads", None))
         whole = spec(("layers", "batch", None, "activation_kv_heads", None))
         specs = (whole, row, PartitionSpec(), spec(("batch",)))
@@ -172,7 +171,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
-    column: Column
+    layout: WeightLayout
 
     @nn.compact
     def __call__(self, x, cache, layer, positions, rotary):
@@ -185,9 +184,9 @@ class Attention(nn.Module):
             q, k = _norm(self.config, "head_dim", "q_norm")(q), _norm(self.config, "head_dim", "k_norm")(k)
         if rotary is not None:
             q, k = rotate(q, rotary, d), rotate(k, rotary, d)
-        q = constrain(q, self.mesh, "batch", "length", "activation_heads", None, column=self.column)
+        q = constrain(q, self.mesh, "batch", "length", "activation_heads", None, layout=self.layout)
         if cache is not None:
-            update = lambda old, new: _update(old, new, layer, positions, self.mesh, self.column)
+            update = lambda old, new: _update(old, new, layer, positions, self.mesh, self.layout)
             cache = KVCache(k=update(cache.k, k), v=update(cache.v, v))
             if x.shape[1] == 1:  # a prefill sees only its own tokens
                 k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (cache.k, cache.v))
@@ -212,7 +211,7 @@ class Mlp(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
-    column: Column
+    layout: WeightLayout
 
     @nn.compact
     def __call__(self, x):
@@ -222,7 +221,7 @@ class Mlp(nn.Module):
         y = ACTIVATIONS[d.activation](up(name="gate" if d.gated_mlp else "up")(x))
         if d.gated_mlp:
             y = y * up(name="up")(x)
-        y = constrain(y, self.mesh, "batch", "length", "activation_mlp", column=self.column)
+        y = constrain(y, self.mesh, "batch", "length", "activation_mlp", layout=self.layout)
         return project(
             (d.embed_dim,), ("mlp", "embed"), std=d.initializer_range / math.sqrt(2 * d.num_layers), name="down"
         )(y)
@@ -233,21 +232,21 @@ class Block(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
-    column: Column
+    layout: WeightLayout
 
     @nn.compact
     def __call__(self, carry, layer, positions, rotary):
         x, cache = carry
         y = _norm(self.config, "norm", "attn_norm")(x)
-        attention, cache = Attention(self.config, self.mesh, self.column, name="attn")(
+        attention, cache = Attention(self.config, self.mesh, self.layout, name="attn")(
             y, cache, layer, positions, rotary
         )
         if not self.config.decoder.parallel_block:
             x = x + attention
             attention = 0
             y = _norm(self.config, "norm", "mlp_norm")(x)
-        x = x + attention + Mlp(self.config, self.mesh, self.column, name="mlp")(y)
-        return (constrain(x, self.mesh, "batch", "length", "activation_embed", column=self.column), cache), None
+        x = x + attention + Mlp(self.config, self.mesh, self.layout, name="mlp")(y)
+        return (constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout), cache), None
 
 
 class Decoder(nn.Module):
@@ -255,7 +254,7 @@ class Decoder(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None = None
-    column: Column = "training"
+    layout: WeightLayout = "training"
 
     def setup(self):
         d = self.config.decoder
@@ -285,7 +284,7 @@ class Decoder(nn.Module):
             length=d.num_layers,
             unroll=1 if self.config.scan_layers else d.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.config, self.mesh, self.column)
+        )(self.config, self.mesh, self.layout)
         self.final_norm = _norm(self.config, "norm", None)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, cache: KVCache | None = None):
@@ -314,7 +313,7 @@ class Decoder(nn.Module):
             rotary = (jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype))
         else:
             x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
-        x = constrain(x, self.mesh, "batch", "length", "activation_embed", column=self.column)
+        x = constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout)
         (x, cache), _ = self.blocks((x, cache), jnp.arange(d.num_layers), positions, rotary)
         return self.final_norm(x), cache
 
@@ -327,8 +326,8 @@ class Decoder(nn.Module):
         if d.lm_head_bias:
             logits = logits + jnp.expand_dims(self.lm_head_bias.astype(wide), tuple(range(logits.ndim - 1)))
         if logits.shape[-1] > d.vocab_size:
-            column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-            logits = jnp.where(column < d.vocab_size, logits, jnp.finfo(wide).min)
+            layout = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+            logits = jnp.where(layout < d.vocab_size, logits, jnp.finfo(wide).min)
         return constrain(
-            logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab", column=self.column
+            logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab", layout=self.layout
         )

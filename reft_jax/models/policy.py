@@ -19,7 +19,7 @@ from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import entropy, token_log_probs
 from reft_jax.models.decoder import Decoder, KVCache
-from reft_jax.parallel.sharding import Column
+from reft_jax.parallel.sharding import WeightLayout
 
 Params = Any  # a dict of arrays
 
@@ -30,10 +30,10 @@ class Policy(nn.Module):
     config: ModelConfig
     mesh: Mesh | None = None
     separate_critic: bool = False
-    column: Column = "training"
+    layout: WeightLayout = "training"
 
     def setup(self):
-        self.decoder = Decoder(self.config, self.mesh, self.column)
+        self.decoder = Decoder(self.config, self.mesh, self.layout)
         if self.separate_critic:
             self.critic = Decoder(dataclasses.replace(self.config, lora=LoraConfig()), self.mesh)
         wide = jnp.promote_types(self.config.param_dtype, jnp.float32)

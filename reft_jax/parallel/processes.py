@@ -1,7 +1,8 @@
 """The processes of a run: how they find each other, share what one of them knows, and end together.
 
 Every process runs the same program on its own devices and has to take the same decisions at the same place: `gather`
-and `on_first` are where they speak, and all must call them alike. One process alone pays nothing for any of this.
+and `on_process_zero` are where they speak, and all must call them alike. One process alone pays nothing for any of
+this.
 """
 
 import contextlib
@@ -45,8 +46,8 @@ def configure_jax(config: Config) -> None:
     """Settings of JAX that must be made before any device is asked for."""
     if config.mesh.fake_cpu_devices:
         fake_cpu_devices(config.mesh.fake_cpu_devices)
-    if config.logging.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", config.logging.compilation_cache)
+    if config.compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", config.compilation_cache_dir)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "float64" in (config.model.dtype, config.model.param_dtype):
         jax.config.update("jax_enable_x64", True)
@@ -56,23 +57,23 @@ def connect(config: DistributedConfig) -> None:
     """Joins the processes of the run, before anything has asked for a device.
 
     Without a coordinator JAX looks for SLURM, Open MPI, Kubernetes and Cloud TPU; where there is none of them, this
-    process is the whole run. A process that has not been heard of for `config.timeout` seconds is dead, and the others
-    end with an error.
+    process is the whole run. A process that has not been heard of for `config.heartbeat_timeout_seconds` seconds is
+    dead, and the others end with an error.
     """
-    if jax.distributed.is_initialized() or not (config.coordinator or config.detect):
+    if jax.distributed.is_initialized() or not (config.coordinator_address or config.detect):
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `StopRequest` handles
     try:
         jax.distributed.initialize(
-            config.coordinator or None,
-            config.processes or None,
-            config.process if config.coordinator else None,
-            cluster_detection_method="deactivate" if config.coordinator else None,
-            heartbeat_timeout_seconds=config.timeout,
-            shutdown_timeout_seconds=config.timeout,
+            config.coordinator_address or None,
+            config.num_processes or None,
+            config.process_id if config.coordinator_address else None,
+            cluster_detection_method="deactivate" if config.coordinator_address else None,
+            heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+            shutdown_timeout_seconds=config.heartbeat_timeout_seconds,
         )
     except ValueError as error:
-        if config.coordinator or "coordinator_address" not in str(error):
+        if config.coordinator_address or "coordinator_address" not in str(error):
             raise
     except RuntimeError as error:  # JAX has been at work in this process
         raise ValueError(f"{error} Where this process is the whole run, set distributed.detect to false.") from error
@@ -93,7 +94,7 @@ def gather(item: T) -> list[T]:
     return [item for _, item in sorted((pickle.loads(row.tobytes()) for row in messages), key=lambda pair: pair[0])]
 
 
-def on_first(work: Callable[[], T]) -> T:
+def on_process_zero(work: Callable[[], T]) -> T:
     """What `work` returns on process 0, on every process; an exception that it raises there is raised on all."""
     outcome: tuple[T | None, Exception | None] = (None, None)
     if jax.process_index() == 0:
@@ -124,11 +125,11 @@ def require_equal(values: Mapping[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
+def exit_without_waiting() -> Iterator[None]:
     """Inside, an error ends this process on the spot where it is one of several.
 
     An orderly end would wait for the others, which wait for this one. Its connections are closed by the kernel, which
-    is how they learn of it; those that are not waiting for it notice after `distributed.timeout`.
+    is how they learn of it; those that are not waiting for it notice after `distributed.heartbeat_timeout_seconds`.
     """
     try:
         yield
@@ -138,10 +139,10 @@ def ending_at_once() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         traceback.print_exc()
-        leave(f"error: process {jax.process_index()} of {jax.process_count()}: {error}")
+        exit_with(f"error: process {jax.process_index()} of {jax.process_count()}: {error}")
 
 
-def leave(message: str, code: int = 1, *, together: bool = False) -> NoReturn:
+def exit_with(message: str, code: int = 1, *, together: bool = False) -> NoReturn:
     """Ends this process with a message: in order where it is alone or all leave `together`, else waiting for nobody."""
     print(message, file=sys.stderr, flush=True)
     if jax.distributed.is_initialized() and not together:

@@ -19,7 +19,7 @@ from reft_jax.config import MeshConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-Column = Literal["training", "split", "copied"]
+WeightLayout = Literal["training", "sharded", "replicated"]
 MeshAxes = str | tuple[str, ...] | None
 
 
@@ -27,13 +27,13 @@ class Rule(NamedTuple):
     """The mesh axes that a dimension is split over, in each of the layouts that a model is computed in.
 
     A decode step in the layout of training would gather every weight for every token. Sampling has two of its own, in
-    which no device needs a weight that it does not hold: weights `split` over fsdp and tensor together, each row on all
-    of these devices; or `copied` to every fsdp index, which has rows of its own.
+    which no device needs a weight that it does not hold: weights `sharded` over fsdp and tensor together, each row on
+    all of these devices; or `replicated` to every fsdp index, which has rows of its own.
     """
 
     training: MeshAxes
-    split: MeshAxes
-    copied: MeshAxes
+    sharded: MeshAxes
+    replicated: MeshAxes
 
 
 _ALL = ("fsdp", "tensor")
@@ -108,32 +108,32 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def partition_spec(axes: Axes, column: Column = "training") -> PartitionSpec:
+def partition_spec(axes: Axes, layout: WeightLayout = "training") -> PartitionSpec:
     """Mesh axes of an array whose dimensions have the logical names `axes` (None: not split).
 
     Raises:
         KeyError: for a name that `RULES` does not have.
     """
-    return PartitionSpec(*(None if name is None else getattr(RULES[name], column) for name in axes))
+    return PartitionSpec(*(None if name is None else getattr(RULES[name], layout) for name in axes))
 
 
-def named_sharding(mesh: Mesh, *axes: str | None, column: Column = "training") -> NamedSharding:
+def named_sharding(mesh: Mesh, *axes: str | None, layout: WeightLayout = "training") -> NamedSharding:
     """The sharding on `mesh` of an array whose dimensions have the logical names `axes`."""
-    return NamedSharding(mesh, partition_spec(axes, column))
+    return NamedSharding(mesh, partition_spec(axes, layout))
 
 
-def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None, column: Column = "training") -> jax.Array:
+def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None, layout: WeightLayout = "training") -> jax.Array:
     """Fixes the layout of an activation inside a jitted function; without a mesh it is left to the caller."""
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, named_sharding(mesh, *axes, column=column))
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, named_sharding(mesh, *axes, layout=layout))
 
 
-def shard_count(mesh: Mesh, axis: str, column: Column = "training") -> int:
+def shard_count(mesh: Mesh, axis: str, layout: WeightLayout = "training") -> int:
     """Number of pieces that a dimension called `axis` is cut into."""
-    names = getattr(RULES[axis], column) or ()
+    names = getattr(RULES[axis], layout) or ()
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
-def param_shardings(boxed: Any, mesh: Mesh, column: Column = "training") -> Any:
+def param_shardings(boxed: Any, mesh: Mesh, layout: WeightLayout = "training") -> Any:
     """Shardings of a tree of (abstract) parameters that carry their logical axis names.
 
     Raises:
@@ -142,15 +142,15 @@ def param_shardings(boxed: Any, mesh: Mesh, column: Column = "training") -> Any:
 
     def sharding(path: tuple[Any, ...], leaf: nn.LogicallyPartitioned) -> NamedSharding:
         for size, name in zip(leaf.value.shape, leaf.names):
-            if name is not None and size % (count := shard_count(mesh, name, column)):
+            if name is not None and size % (count := shard_count(mesh, name, layout)):
                 where = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise ValueError(
                     f"parameter {where}: its {name} dimension of {size} does not divide by the "
                     f"{count} shards of mesh {dict(mesh.shape)}; change `mesh`"
                     + (" or set model.decoder.vocab_multiple" if name == "table_rows" else "")
-                    + (" or set generation.weights to `copied`" if column == "split" else "")
+                    + (" or set generation.weight_layout to `replicated`" if layout == "sharded" else "")
                 )
-        return named_sharding(mesh, *leaf.names, column=column)
+        return named_sharding(mesh, *leaf.names, layout=layout)
 
     is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)
     return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=is_box)

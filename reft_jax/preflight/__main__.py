@@ -25,7 +25,7 @@ from reft_jax.config import Config, load_config
 from reft_jax.preflight.devices import FORMS, Target, missing_wheels, parse_target
 from reft_jax.preflight.report import assess, show
 
-SHAPES = Path(__file__).parents[1] / "configs" / "models"
+SHAPES = Path(__file__).parents[2] / "configs" / "models"
 """Holds `<organisation>/<name>/config.json` of models by their hub id."""
 
 

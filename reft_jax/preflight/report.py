@@ -147,10 +147,10 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     if "evaluation" in steps and (rows := config.evaluation.batch_size) > shards:
         half = max(shards, rows // 2 // shards * shards)
         yield f"evaluation.batch_size: {rows} -> {half}, down to {shards}: a smaller KV cache"
-    if steps & {"rollout", "evaluation", "layout"} and config.generation.weights == "copied":
-        yield "generation.weights: auto: each device holds only its share of the weights while sampling"
+    if steps & {"rollout", "evaluation", "layout"} and config.generation.weight_layout == "replicated":
+        yield "generation.weight_layout: auto: each device holds only its share of the weights while sampling"
     if "rollout" in steps:
-        yield "generation.max_response or rl.rollout_batch_size: smaller, for the KV cache grows with both"
+        yield "generation.max_new_tokens or rl.rollout_batch_size: smaller, for the KV cache grows with both"
     if plan["mesh"]["data"] > 1:
         yield "mesh: {data: 1, fsdp: -1}: weights and Adam's moments are split over all devices, not copied to each"
     if not model.lora.rank and steps - set(STAGES["reward_model"]):

@@ -20,7 +20,7 @@ import jax
 from jax.sharding import Mesh
 
 from reft_jax.algorithms import classification, ppo, self_training, sft
-from reft_jax.algorithms.rollout import Sampling, build_generate, build_layout, needs_layout, rollout_policy
+from reft_jax.algorithms.rollout import SamplingParams, build_generate, build_layout, needs_layout, rollout_policy
 from reft_jax.algorithms.train_state import TrainState, abstract_params
 from reft_jax.config import Config, LoraConfig, ModelConfig, SupervisedConfig
 from reft_jax.config.validation import check_batches, check_lengths
@@ -40,16 +40,16 @@ def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
     """The programs of a run by name, each in its largest bucket: what makes (jitted, abstract arguments)."""
     model, rl, generation, evaluation = config.model, config.rl, config.generation, config.evaluation
     longest = {"prompt": max(generation.prompt_buckets)}
-    scored: dict[str, Any] = {**longest, "response": generation.max_response, "temperature": generation.temperature}
-    layout = (model, mesh, generation.weights)
+    scored: dict[str, Any] = {**longest, "response": generation.max_new_tokens, "temperature": generation.temperature}
+    layout = (model, mesh, generation.weight_layout)
 
     def supervised(model: ModelConfig, stage: SupervisedConfig) -> Build:
         sizes = {"prompt": max(stage.prompt_buckets), "response": max(stage.response_buckets)}
         return lambda: sft.build_step(model, stage, mesh, total_steps=SCHEDULE, **sizes)
 
-    def generate(batch: int, sampling: Sampling) -> Build:
-        lengths: dict[str, Any] = {**longest, "max_response": generation.max_response}
-        how: dict[str, Any] = {"scan_layers": generation.scan_layers, "weights": generation.weights}
+    def generate(batch: int, sampling: SamplingParams) -> Build:
+        lengths: dict[str, Any] = {**longest, "max_new_tokens": generation.max_new_tokens}
+        how: dict[str, Any] = {"scan_layers": generation.scan_layers, "weight_layout": generation.weight_layout}
         ids: dict[str, Any] = {"eos": EOS, "pad": PAD}
         return lambda: build_generate(model, mesh, batch=batch, sampling=sampling, **lengths, **how, **ids)
 
@@ -61,17 +61,19 @@ def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
     if (config.sft.schedule_epochs or rl.epochs) and needs_layout(*layout):
         found["layout"] = lambda: build_layout(*layout)
     if rl.epochs:
-        found["rollout"] = generate(rl.rollout_batch_size * rl.samples_per_question, Sampling(generation.temperature))
+        found["rollout"] = generate(
+            rl.rollout_batch_size * rl.samples_per_question, SamplingParams(generation.temperature)
+        )
         if rl.algorithm == "self_training":
             gold = (max(config.sft.prompt_buckets), max(config.sft.response_buckets))
-            lesson: dict[str, Any] = {**longest, "response": generation.max_response}
+            lesson: dict[str, Any] = {**longest, "response": generation.max_new_tokens}
             lesson["gold"] = gold if rl.self_training.gold_weight else None
             found["update"] = lambda: self_training.build_update(model, rl, mesh, total_steps=SCHEDULE, **lesson)
         else:
             found["experience"] = lambda: ppo.build_experience(model, rl, mesh, **scored)
             found["update"] = lambda: ppo.build_update(model, rl, mesh, total_steps=SCHEDULE, **scored)
     if config.sft.schedule_epochs or rl.epochs:
-        sampling = Sampling(evaluation.temperature, evaluation.top_k, evaluation.top_p)
+        sampling = SamplingParams(evaluation.temperature, evaluation.top_k, evaluation.top_p)
         found["evaluation"] = generate(evaluation.batch_size, sampling)
     if config.reward_model.samples:  # in a run of its own
         judge, length = config.reward_model, max(config.reward_model.row_buckets)
@@ -97,7 +99,7 @@ def bucket(config: Config, step: str) -> tuple[int, int, int, int]:
     rows = {"evaluation": config.evaluation.batch_size, "update": rl.minibatch_size}
     count = len(generation.prompt_buckets)
     sampled = rl.rollout_batch_size * rl.samples_per_question
-    return rows.get(step, sampled), max(generation.prompt_buckets), generation.max_response, count
+    return rows.get(step, sampled), max(generation.prompt_buckets), generation.max_new_tokens, count
 
 
 def fill_in(config: Config) -> Config:
@@ -135,11 +137,11 @@ def argument_parts(step: str, args: tuple[Any, ...]) -> dict[str, int]:
 
 def cache_bytes(config: Config, mesh: Mesh, rows: int) -> int:
     """Bytes of the KV cache of a generation on one device."""
-    policy = rollout_policy(config.model, mesh, config.generation.weights)
-    slots = max(config.generation.prompt_buckets) + config.generation.max_response
+    policy = rollout_policy(config.model, mesh, config.generation.weight_layout)
+    slots = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
     cache = jax.eval_shape(lambda: KVCache.empty(config.model, rows, slots))
     axes = ("layers", "batch", None, "activation_kv_heads", None)
-    piece = named_sharding(mesh, *axes, column=policy.column).shard_shape(cache.k.shape)
+    piece = named_sharding(mesh, *axes, layout=policy.layout).shard_shape(cache.k.shape)
     return 2 * math.prod(piece) * cache.k.dtype.itemsize
 
 

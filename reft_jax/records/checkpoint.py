@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from reft_jax.parallel.processes import on_first
+from reft_jax.parallel.processes import on_process_zero
 
 _SIZES = "sizes.json"
 _CHOSEN = re.compile(r"(?P<chosen>\w+_step_\d+)(_value_head|_critic|_lora|_class_head)?")
@@ -46,7 +46,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._saving = 0
         self._chosen: set[str] | None = None
-        unfinished = on_first(lambda: sorted(path.name for path in (self._directory / "resume").glob("*tmp*")))
+        unfinished = on_process_zero(lambda: sorted(path.name for path in (self._directory / "resume").glob("*tmp*")))
         for name in unfinished:
             say(f"checkpoint {name} was never finished: it is left out")
         asynchronous = ocp.AsyncOptions(post_finalization_callback=self._write_sizes)
@@ -56,7 +56,7 @@ class Checkpoints:
         self._resume = ocp.CheckpointManager(self._directory / "resume", options=options)
         self._params = ocp.StandardCheckpointer()
         for step in sorted(self._resume.all_steps(), reverse=True):
-            if on_first(lambda: self._whole(step)):  # noqa: B023 - called at once
+            if on_process_zero(lambda: self._whole(step)):  # noqa: B023 - called at once
                 break
             say(f"checkpoint {step} was cut short: it is left out")
             self._resume.delete(step)
@@ -134,7 +134,7 @@ class Checkpoints:
                     fresh.symlink_to(target + ending)
                     fresh.replace(self._directory / (name + ending))
 
-        on_first(link)
+        on_process_zero(link)
 
     def _remove_all_but(self, names: set[str]) -> None:
         def remove() -> None:
@@ -143,7 +143,7 @@ class Checkpoints:
                 if found and found["chosen"] not in names:
                     shutil.rmtree(path)
 
-        on_first(remove)
+        on_process_zero(remove)
 
     def _write_sizes(self) -> None:
         """Called by Orbax when all files of a resume point are written, and its folder still has another name."""
@@ -190,7 +190,7 @@ def run_of(checkpoint: Path, *, reward_model: bool = False) -> Path:
     run_dir = checkpoint.absolute().parent.parent
     for path in (checkpoint, run_dir / "config.yaml"):
         if not path.exists():
-            example = "reward_model_best" if reward_model else "reft"
+            example = "reward_model_best" if reward_model else "rl_best"
             raise FileNotFoundError(
                 f"no {path}: give a folder of RUN_DIR/checkpoints, such as RUN_DIR/checkpoints/{example}"
             )

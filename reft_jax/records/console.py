@@ -36,11 +36,11 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 }
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
-_MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "reft": "ReFT"}
-_TEST_BEST = {"sft_best": "SFT test-best", "reft": "ReFT test-best"}
+_MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "rl_best": "ReFT"}
+_TEST_BEST = {"sft_best": "SFT test-best", "rl_best": "ReFT test-best"}
 
 
-class Progress:
+class ProgressDisplay:
     """The progress of a run: a live line per stage on a terminal, else a plain line every few seconds.
 
     A context manager: a terminal is given back as it was, whatever happens inside.
@@ -129,9 +129,9 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     """The accuracies of a finished run, one row for each model that it made.
 
     Args:
-        summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `reft`, those present, `accuracy` (share of
-            test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; and `test_best`
-            where the model was chosen on test. Other keys are left out.
+        summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `rl_best`, those present, `accuracy` (share
+            of test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; and
+            `test_best` where the model was chosen on test. Other keys are left out.
 
     Raises:
         KeyError: a model lacks one of these.

@@ -35,7 +35,7 @@ def _reading(split: str, name: str) -> dict[str, Metric]:
             f"{split}/outcome_{outcome}": Metric("share", f"{name} completions {meaning}")
             for outcome, meaning in _OUTCOMES.items()
         },
-        f"{split}/suspect": Metric("share", f"{name} completions {_SUSPECT}"),
+        f"{split}/suspicious": Metric("share", f"{name} completions {_SUSPECT}"),
     }
 
 
@@ -51,7 +51,9 @@ METRICS: Mapping[str, Metric] = {
     "rerank/interval_high": Metric("share", "High end of the 95 % Wilson interval of `rerank/accuracy`"),
     "rerank/vote": Metric("share", "Dev questions whose most frequent answer is right"),
     "rerank/upper_bound": Metric("share", "Dev questions with a right completion, which no choice can surpass"),
-    "rerank/classified": Metric("share", "Unique completions of dev questions that are told right from wrong"),
+    "rerank/classification_accuracy": Metric(
+        "share", "Unique completions of dev questions that are told right from wrong"
+    ),
     "rl/policy_loss": Metric("1", "Clipped surrogate loss of the policy"),
     "rl/value_loss": Metric("reward squared", "Half the clipped squared error of the values, before `vf_coef`"),
     "rl/kl_loss": Metric("nats per token", "KL to the reference as a part of the loss, before `kl_coef`"),
@@ -78,7 +80,7 @@ METRICS: Mapping[str, Metric] = {
     "reward/mean": Metric("reward", "Mean reward of the sampled completions, without the KL penalty"),
     "reward/correct": Metric("share", "Sampled completions whose answer is right"),
     **{f"reward/outcome_{key}": Metric("share", f"Sampled completions {value}") for key, value in _OUTCOMES.items()},
-    "reward/suspect": Metric("share", f"Sampled completions {_SUSPECT}"),
+    "reward/suspicious": Metric("share", f"Sampled completions {_SUSPECT}"),
     "reward/function/*": Metric(
         "reward", "Mean of a reward function of your own, named as its import path ends (all of it where two end alike)"
     ),

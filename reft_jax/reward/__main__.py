@@ -29,12 +29,12 @@ class Audit(NamedTuple):
     """The verdicts on a file's rows, in its order, under each set of rules."""
 
     rows: list[Row]
-    sane: list[Verdict]
+    lenient: list[Verdict]
     reference: list[Verdict]
 
     def disagreements(self) -> list[tuple[Row, Verdict, Verdict]]:
         """Rows that the rules reward differently or for different reasons."""
-        rows = zip(self.rows, self.sane, self.reference)
+        rows = zip(self.rows, self.lenient, self.reference)
         return [(row, a, b) for row, a, b in rows if (a.reward, a.outcome) != (b.reward, b.outcome)]
 
 
@@ -81,8 +81,8 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
         RuntimeError: programs cannot be run here.
     """
     problems, texts = [row.problem for row in rows], [row.completion for row in rows]
-    limits = config.workers, config.program_timeout, config.program_memory
-    with ProgramRunner(*limits, deadline=config.batch_timeout, sandbox=config.sandbox) as runner:
+    limits = config.workers, config.program_timeout_s, config.program_memory_mb
+    with ProgramRunner(*limits, deadline=config.batch_deadline_s, sandbox=config.sandbox) as runner:
         verdicts = [
             score(
                 problems,
@@ -92,7 +92,7 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
                 config=dataclasses.replace(config, rules=rules),
                 runner=runner,
             )
-            for rules in ("sane", "reference")
+            for rules in ("lenient", "reference")
         ]
     return Audit(list(rows), *verdicts)
 
@@ -103,25 +103,27 @@ def show(result: Audit, limit: int) -> None:
     import rich.table
 
     terminal = rich.console.Console(highlight=False)
-    table = rich.table.Table("", "sane", "reference", title="Completions by outcome", title_justify="left")
-    counts = outcome_counts(result.sane), outcome_counts(result.reference)
+    table = rich.table.Table("", "lenient", "reference", title="Completions by outcome", title_justify="left")
+    counts = outcome_counts(result.lenient), outcome_counts(result.reference)
     for outcome in counts[0]:
         if counts[0][outcome] or counts[1][outcome]:
             table.add_row(outcome, *(f"{count[outcome]:,}" for count in counts))
-    both, n = (result.sane, result.reference), len(result.rows)
+    both, n = (result.lenient, result.reference), len(result.rows)
     table.add_section()
     table.add_row("share right", *(f"{count['correct'] / n:.2%}" for count in counts))
     table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in verdicts) / n:.4f}" for verdicts in both))
-    if any(verdict.suspect is not None for verdict in result.sane):
-        table.add_row("suspect", *(f"{sum(verdict.suspect is True for verdict in verdicts):,}" for verdicts in both))
+    if any(verdict.suspicious is not None for verdict in result.lenient):
+        table.add_row(
+            "suspicious", *(f"{sum(verdict.suspicious is True for verdict in verdicts):,}" for verdicts in both)
+        )
     terminal.print(table)
 
     rows = result.disagreements()
     terminal.print(f"The rules disagree in {len(rows):,} of {n:,} rows" + (":" if rows else "."))
-    for row, sane, reference in rows[: limit or None]:
+    for row, lenient, reference in rows[: limit or None]:
         terminal.print(
             f"line {row.line}, {row.problem.id}: gold {row.problem.answer}, "
-            f"sane {sane.outcome} {sane.value!r}, reference {reference.outcome} {reference.value!r}",
+            f"lenient {lenient.outcome} {lenient.value!r}, reference {reference.outcome} {reference.value!r}",
             markup=False,
         )
         terminal.print("    " + _end(row.completion, terminal.width - 8), markup=False, style="dim")

@@ -1,8 +1,8 @@
 """Reading answers and comparing them with the gold: the middle of the reward, pure functions of strings and numbers.
 
-There are two sets of rules. `sane` reads what a person would read. `reference` is the public ReFT code to the letter,
-oddities included, for comparisons with the paper: `1,234` is no answer, `nan` is one, and a multiple-choice problem
-always has one, a crashed program's being "none".
+There are two sets of rules. `lenient` reads what a person would read. `reference` is the public ReFT code to the
+letter, oddities included, for comparisons with the paper: `1,234` is no answer, `nan` is one, and a multiple-choice
+problem always has one, a crashed program's being "none".
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Literal
 
 from reft_jax.problem import AnswerKind
 
-Rules = Literal["sane", "reference"]
+Rules = Literal["lenient", "reference"]
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
@@ -67,13 +67,13 @@ def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
 def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules: Rules) -> str | int | float | None:
     """The answer that a chain of thought in prose ends with: what follows its last `answer_trigger`.
 
-    Without the trigger, `reference` reads the whole text and `sane` finds no answer: nothing was concluded.
+    Without the trigger, `reference` reads the whole text and `lenient` finds no answer: nothing was concluded.
 
     Args:
         completion: the chain of thought.
         kind: `number` or `choice`.
-        answer_trigger: the template's string before the answer; `sane` ignores the blanks around it.
-        rules: `sane` or `reference`.
+        answer_trigger: the template's string before the answer; `lenient` ignores the blanks around it.
+        rules: `lenient` or `reference`.
 
     Returns:
         A number, a lower-case letter (in `reference` any text), or None where there is no answer.

@@ -1,6 +1,6 @@
 """Programs that are nothing but arithmetic, computed here: what most of P-CoT is, without a fork for each.
 
-`programs.ProgramRunner` asks `evaluate` first and sends its workers only what comes back as None. This runs in the
+`pool.ProgramRunner` asks `evaluate` first and sends its workers only what comes back as None. This runs in the
 process that trains, so a program is bounded before Python's parser sees it, nothing in it is executed, and whatever is
 not plainly harmless and plainly computed as the workers' children compute it is left to them.
 """
@@ -63,7 +63,7 @@ def evaluate(program: str, rules: Rules) -> tuple[Literal["ok", "error"], str | 
 
     Args:
         program: Python source, trusted in nothing.
-        rules: as in `programs.ProgramRunner.run`.
+        rules: as in `pool.ProgramRunner.run`.
 
     Returns:
         Outcome, value and detail, as in `programs.ProgramResult`; None where a worker must run the program.

@@ -35,7 +35,7 @@ class Verdict:
     reward: float
     outcome: Outcome
     value: str | int | float | None
-    suspect: bool | None = None
+    suspicious: bool | None = None
 
 
 def score(
@@ -79,7 +79,7 @@ def score(
         failures = ["no_answer"] * len(values)
     verdicts = [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
     suspicions = [_suspect(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, verdicts)]
-    return [dataclasses.replace(verdict, suspect=suspect) for verdict, suspect in zip(verdicts, suspicions)]
+    return [dataclasses.replace(verdict, suspicious=suspicious) for verdict, suspicious in zip(verdicts, suspicions)]
 
 
 def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:

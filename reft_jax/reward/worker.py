@@ -1,4 +1,4 @@
-"""The command behind `programs.ProgramRunner`: reads programs, runs each in a child of its own, writes what came out.
+"""The command behind `pool.ProgramRunner`: reads programs, runs each in a child of its own, writes what came out.
 
     python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy contained|unsafe
 

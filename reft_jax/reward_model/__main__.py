@@ -30,7 +30,15 @@ from reft_jax.parallel.processes import configure_jax, connect
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.checkpoint import part_name, restore_params, run_of
 from reft_jax.records.records import json_value
-from reft_jax.reward_model.reranking import Scores, by_question, key, read_choices, read_classes, score, scoring
+from reft_jax.reward_model.reranking import (
+    Scores,
+    by_question,
+    evaluate_choices,
+    evaluate_classification,
+    key,
+    score,
+    scoring,
+)
 from reft_jax.reward_model.training import BEST, alone, encode, open_reward_run, train
 from reft_jax.samples.file import Sample, left_out
 from reft_jax.train import complete
@@ -48,8 +56,8 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
 
     Returns:
         The figures: `questions`, of which `left_out` were too long to be asked and count as wrong, `samples`,
-        `classification` of `read_classes`, and under `first` for each k (`all` where none was given) those of
-        `read_choices`; and a record with the score of each unique completion.
+        `classification` of `evaluate_classification`, and under `first` for each k (`all` where none was given) those
+        of `evaluate_choices`; and a record with the score of each unique completion.
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or no such file.
@@ -72,8 +80,8 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
         "questions": len(questions) + unasked,
         "left_out": unasked,
         "samples": len(samples.drawn),
-        "classification": read_classes(samples.unique, scores),
-        "first": {str(k or "all"): read_choices(questions, scores, k, unasked) for k in (ks or (None,))},
+        "classification": evaluate_classification(samples.unique, scores),
+        "first": {str(k or "all"): evaluate_choices(questions, scores, k, unasked) for k in (ks or (None,))},
     }
     return figures, [record(sample, scores) for sample in samples.unique if key(sample) in scores]
 

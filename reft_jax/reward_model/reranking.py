@@ -94,7 +94,7 @@ def by_question(samples: Sequence[Sample]) -> list[list[Sample]]:
     return list(found.values())
 
 
-def read_choices(
+def evaluate_choices(
     questions: Sequence[Sequence[Sample]], scores: Scores, k: int | None = None, unasked: int = 0
 ) -> dict[str, Any]:
     """Shares of the questions that are answered right by their first `k` samples, or by all.
@@ -125,7 +125,7 @@ def read_choices(
     }
 
 
-def read_classes(samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
+def evaluate_classification(samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
     """How well unique `samples` are told right from wrong, those above 0.5 being taken for right.
 
     There is no interval: completions of one question are not independent.

@@ -24,7 +24,7 @@ from reft_jax.config import Config, DistributedConfig, SourceConfig
 from reft_jax.config.validation import check_batches
 from reft_jax.data.batches import step_indices, steps_per_epoch
 from reft_jax.data.encoding import OverlongCount
-from reft_jax.data.problem_sets import Say
+from reft_jax.data.problem_sets import Log
 from reft_jax.data.readers import is_within, read_problems
 from reft_jax.data.samples import (
     LabelledRows,
@@ -40,8 +40,8 @@ from reft_jax.models.classifier import Classifier
 from reft_jax.models.policy import Params
 from reft_jax.parallel.processes import StopRequest, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
-from reft_jax.records.console import Progress
-from reft_jax.reward_model.reranking import by_question, read_choices, read_classes, score, scoring
+from reft_jax.records.console import ProgressDisplay
+from reft_jax.reward_model.reranking import by_question, evaluate_choices, evaluate_classification, score, scoring
 from reft_jax.samples.file import Sample
 from reft_jax.training.directory import open_records
 from reft_jax.training.state import Run, Stage
@@ -91,7 +91,7 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     with contextlib.ExitStack() as stack:
-        console = stack.enter_context(Progress(show=jax.process_index() == 0))
+        console = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         given, test = (read_problems(s) if s.kind != "none" else [] for s in (data.dev, data.test))
         drawn = split_samples(read_files(settings.samples), data.dev_fraction, given)
         train, dev = (
@@ -124,7 +124,7 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
         yield run
 
 
-def encode(drawn: Sequence[Sample], config: Config, tokenizer: Any, name: str, say: Say) -> SampleSet:
+def encode(drawn: Sequence[Sample], config: Config, tokenizer: Any, name: str, say: Log) -> SampleSet:
     """Samples with their rows, counted.
 
     Raises:
@@ -170,7 +170,7 @@ def train(run: RewardRun) -> dict[str, Any]:
 
     def pause(step: int, state: TrainState) -> None:
         if step % epoch == 0 or step % read_every == 0:
-            read_dev(run, state.params, step)
+            evaluate_dev(run, state.params, step)
         if step % epoch == 0 or step % save_every == 0:
             run.save(step, state)
 
@@ -184,7 +184,7 @@ def train(run: RewardRun) -> dict[str, Any]:
         pause=pause,
     )
     run.save_params(NAME, state.params)
-    ranking = run.tally.best[BEST][0]
+    ranking = run.progress.best[BEST][0]
     dev = {"accuracy": "dev_accuracy", "classified": "dev_classified"}
     test_best = is_within(run.problems["dev"], run.problems["test"])
     facts: dict[str, Any] = {dev.get(name, name): value for name, value in ranking.items()}
@@ -194,24 +194,24 @@ def train(run: RewardRun) -> dict[str, Any]:
 def start_params(run: Run, classifier: Classifier, abstract: Params) -> Params:
     """The decoder to start from, without the output projection, and a fresh head."""
     settings = run.config.reward_model
-    given = run.foreign_params(settings.init_from) if settings.init_from else run.start_params()
+    given = run.params_from_checkpoint(settings.init_from) if settings.init_from else run.start_params()
     decoder = {name: tree for name, tree in given["decoder"].items() if name in abstract["decoder"]}
     head = {"class_head": abstract["class_head"]}
     return {"decoder": decoder, **init_parts(classifier, run.mesh, jax.random.key(run.config.seed), head)}
 
 
-def read_dev(run: RewardRun, params: Params, step: int) -> None:
+def evaluate_dev(run: RewardRun, params: Params, step: int) -> None:
     """Reranks dev, records it, and keeps `params` if they are among the best so far, by reranking, then by classes.
 
     Raises:
-        Interrupted: the run was asked to stop; nothing is recorded then, and the tally says `unread`.
+        Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
     """
     started, settings = time.monotonic(), run.config.reward_model
-    run.tally.unread = True
+    run.progress.unread = True
     programs = run.add_programs("scoring", scoring(run.config, run.mesh), len(settings.row_buckets))
     scores = score(programs, params, run.dev, config=run.config, mesh=run.mesh, pad=run.ids.pad, check=run.stop.check)
-    run.tally.unread = False
-    choices = read_choices(by_question(run.dev.drawn), scores)
+    run.progress.unread = False
+    choices = evaluate_choices(by_question(run.dev.drawn), scores)
     low, high = choices["rerank"]["interval"]
     metrics = {
         "rerank/accuracy": choices["rerank"]["accuracy"],
@@ -219,10 +219,10 @@ def read_dev(run: RewardRun, params: Params, step: int) -> None:
         "rerank/interval_high": high,
         "rerank/vote": choices["vote"]["accuracy"],
         "rerank/upper_bound": choices["upper_bound"]["accuracy"],
-        "rerank/classified": read_classes(run.dev.unique, scores)["accuracy"],
+        "rerank/classification_accuracy": evaluate_classification(run.dev.unique, scores)["accuracy"],
         "time/evaluation_s": time.monotonic() - started,
     }
     run.writer.write(step, NAME, metrics)
-    run.console.advance(run.tally.stage_step, metrics)
+    run.console.advance(run.progress.stage_step, metrics)
     reading = {name: metrics[f"rerank/{name}"] for name in ("accuracy", "classified")}
     run.keep_best(params, step, reading, best=BEST, parts=(NAME,))

@@ -19,7 +19,7 @@ from reft_jax.problem import AnswerKind
 from reft_jax.records.records import json_value
 
 FIELDS = (
-    *("id", "sample", "question", "gold", "completion", "outcome", "reward", "value", "suspect", "tokens", "ended"),
+    *("id", "sample", "question", "gold", "completion", "outcome", "reward", "value", "suspicious", "tokens", "ended"),
     "log_prob",
 )
 """The fields of a line, in this order."""

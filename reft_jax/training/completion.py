@@ -54,7 +54,7 @@ class Completion:
             "reward": self.reward,
             "outcome": self.verdict.outcome,
             "value": self.verdict.value,
-            "suspect": self.verdict.suspect,
+            "suspicious": self.verdict.suspicious,
             **({"functions": dict(self.functions)} if self.functions else {}),
             "tokens": self.tokens,
             "ended": self.ended,
@@ -151,7 +151,7 @@ def summarise(completions: Sequence[Completion]) -> dict[str, float]:
     outcomes = [completion.verdict.outcome for completion in completions]
     shares = {f"outcome_{outcome}": outcomes.count(outcome) / n for outcome in sorted(set(outcomes))}
     cut = sum(not completion.ended for completion in completions) / n
-    suspicions = [completion.verdict.suspect for completion in completions]
-    if any(suspect is not None for suspect in suspicions):
-        shares["suspect"] = suspicions.count(True) / n
+    suspicions = [completion.verdict.suspicious for completion in completions]
+    if any(suspicious is not None for suspicious in suspicions):
+        shares["suspicious"] = suspicions.count(True) / n
     return {**shares, "truncated": cut, "length_mean": sum(completion.tokens for completion in completions) / n}

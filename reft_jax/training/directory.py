@@ -16,19 +16,19 @@ import yaml
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, to_dict
 from reft_jax.models.hf import load as hf
-from reft_jax.parallel.processes import on_first
+from reft_jax.parallel.processes import on_process_zero
 from reft_jax.records.checkpoint import Checkpoints
-from reft_jax.records.console import Progress
+from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.provenance import run_info
 from reft_jax.records.records import MetricsWriter
-from reft_jax.training.state import Tally
+from reft_jax.training.state import RunProgress
 
-FREE_KEYS = ("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weights")
+FREE_KEYS = ("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weight_layout")
 """Settings that may change between the parts of one run: they do not change what it computes, but for rounding."""
 
 
 @contextlib.contextmanager
-def own_directory(directory: Path) -> Iterator[None]:
+def lock_run_dir(directory: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out of it; the lock ends with the process, however that ends.
 
     Raises:
@@ -45,7 +45,7 @@ def own_directory(directory: Path) -> Iterator[None]:
             raise OSError(f"run_dir {directory} is in use by another run: wait for it, or name another") from None
 
     try:
-        on_first(lock)
+        on_process_zero(lock)
         yield
     finally:
         for file in held:
@@ -89,12 +89,12 @@ class Records:
 
     checkpoints: Checkpoints
     writer: MetricsWriter
-    tally: Tally
+    progress: RunProgress
     resumed_step: int | None
 
 
 @contextlib.contextmanager
-def open_records(config: Config, console: Progress, *, state: TrainState, models: int) -> Iterator[Records]:
+def open_records(config: Config, console: ProgressDisplay, *, state: TrainState, models: int) -> Iterator[Records]:
     """Takes up the last resume point of the run's folder, and cuts its records back to it.
 
     Args:
@@ -110,17 +110,17 @@ def open_records(config: Config, console: Progress, *, state: TrainState, models
     directory, keep = Path(config.run_dir), config.checkpoint.keep_last
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
-        step, tally = None, Tally()
+        step, progress = None, RunProgress()
         if (latest := checkpoints.latest()) is not None:
-            step, tally = latest[0], Tally(**latest[1])
-            console.message(f"continuing after step {step}: {tally.stage}, {tally.stage_step} steps done")
+            step, progress = latest[0], RunProgress(**latest[1])
+            console.message(f"continuing after step {step}: {progress.stage}, {progress.stage_step} steps done")
         else:
-            on_first(lambda: check_space(directory, state, points=keep + 1, models=models))
+            on_process_zero(lambda: check_space(directory, state, points=keep + 1, models=models))
         board, first = config.logging.tensorboard, jax.process_index() == 0
         writer = stack.enter_context(
-            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not tally.unread)
+            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not progress.unread)
         )
-        yield Records(checkpoints, writer, tally, step)
+        yield Records(checkpoints, writer, progress, step)
 
 
 def check_space(directory: Path, state: TrainState, *, points: int, models: int) -> None:

@@ -1,6 +1,6 @@
 """Which model a command asks, and with which settings: a checkpoint of a run, or the model of a config without a run.
 
-The commands `sample` and `evaluate` begin here: `read_source` reads the command line, `asking` opens the model and
+The commands `sample` and `evaluate` begin here: `read_source` reads the command line, `open_model` opens the model and
 ends the process, where it has to, with the exit codes of `processes`.
 """
 
@@ -34,8 +34,8 @@ from reft_jax.parallel.processes import (
     StopRequest,
     configure_jax,
     connect,
-    ending_at_once,
-    leave,
+    exit_with,
+    exit_without_waiting,
 )
 from reft_jax.records.checkpoint import run_of
 from reft_jax.training.sampler import Sampler
@@ -85,10 +85,10 @@ class ModelSource:
         if not self.checkpoint:
             return sampler.start_params()
         try:
-            return sampler.foreign_params(str(self.checkpoint))
+            return sampler.params_from_checkpoint(str(self.checkpoint))
         except (ValueError, KeyError) as error:
             raise ValueError(
-                f"{self.checkpoint} holds no decoder of the run's shape: give one such as RUN_DIR/checkpoints/reft"
+                f"{self.checkpoint} holds no decoder of the run's shape: give one such as RUN_DIR/checkpoints/rl_best"
             ) from error
 
 
@@ -148,7 +148,7 @@ def without_training(config: Config, split: Split) -> Config:
 
 
 @contextlib.contextmanager
-def asking(
+def open_model(
     source: ModelSource, *, prefix: str = "", end_before: str = "", stopped: str = "stopped as asked"
 ) -> Iterator[tuple[Sampler, Params]]:
     """The model at work: its sampler and its parameters {"decoder"}.
@@ -166,14 +166,14 @@ def asking(
                     sampler = stack.enter_context(_open(source, stop, prefix, end_before))
                     params = source.params(sampler)
                 except (ValueError, FileNotFoundError) as error:
-                    leave(f"error: {error}", REFUSED)
+                    exit_with(f"error: {error}", REFUSED)
                 stop.defer(sampler.mesh)
-                with ending_at_once():
+                with exit_without_waiting():
                     yield sampler, params
         except Interrupted:
-            leave(stopped, STOPPED, together=stop.deferred)
+            exit_with(stopped, STOPPED, together=stop.deferred)
         except OSError as error:  # a full disk, say
-            leave(f"error: {error}")
+            exit_with(f"error: {error}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from reft_jax.algorithms import ppo, self_checks, self_training
-from reft_jax.algorithms.rollout import Rollout, Sampling
+from reft_jax.algorithms.rollout import Rollout, SamplingParams
 from reft_jax.algorithms.train_state import (
     TrainState,
     abstract_params,
@@ -26,11 +26,11 @@ from reft_jax.parallel.compilation import Programs
 from reft_jax.parallel.processes import Interrupted
 from reft_jax.parallel.sharding import batch_shardings, to_global
 from reft_jax.training.completion import Completion, summarise
-from reft_jax.training.state import Run, Stage, Tally
+from reft_jax.training.state import Run, RunProgress, Stage
 
 
 def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable[[], Params]) -> None:
-    """Samples, judges and learns until the stage's end, or until `rl.collapse` ends it; the tally then says why.
+    """Samples, judges and learns until the stage's end, or until `rl.collapse` ends it; the progress then says why.
 
     Raises:
         Interrupted: the run was asked to stop, and has saved where it was.
@@ -38,11 +38,11 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
     config = run.config.rl
     state, reference = begin(run, stage, start)
     steps = programs(run, stage)
-    run.console.stage(stage.name, stage.stop, run.tally.stage_step)
+    run.console.stage(stage.name, stage.stop, run.progress.stage_step)
     try:
-        if run.tally.unread:
+        if run.progress.unread:
             end_iteration(run, stage, state)
-        for iteration in range(run.tally.stage_step, stage.stop):
+        for iteration in range(run.progress.stage_step, stage.stop):
             run.stop.check()
             clock = PhaseClock()
             batch = training_prompts(
@@ -73,13 +73,13 @@ def reinforce(run: Run, stage: Stage, prompts: Sequence[Prompt], start: Callable
                 state, metrics = improve(run, steps, state, reference, rollout, completions, clock)
 
             record_iteration(run, stage, iteration + 1, completions, metrics, clock)
-            run.tally.collapse = watch(config.collapse, run.tally, completions, metrics)
-            if run.tally.collapse:
-                run.console.message(f"reinforcement ends after iteration {iteration + 1}: {run.tally.collapse}")
+            run.progress.collapse = detect_collapse(config.collapse, run.progress, completions, metrics)
+            if run.progress.collapse:
+                run.console.message(f"reinforcement ends after iteration {iteration + 1}: {run.progress.collapse}")
                 return
             end_iteration(run, stage, state)
     except Interrupted:
-        run.save(stage.offset + run.tally.stage_step, state)
+        run.save(stage.offset + run.progress.stage_step, state)
         raise
 
 
@@ -117,8 +117,8 @@ def programs(run: Run, stage: Stage) -> Steps:
     """The compiled steps of the stage, as the algorithm needs them."""
     config, generation, sft, model = run.config.rl, run.config.generation, run.config.sft, run.config.model
     rows = config.rollout_batch_size * config.samples_per_question
-    generate = run.generate("rollout", rows, Sampling(generation.temperature))
-    buckets, response = len(generation.prompt_buckets), generation.max_response
+    generate = run.generate("rollout", rows, SamplingParams(generation.temperature))
+    buckets, response = len(generation.prompt_buckets), generation.max_new_tokens
     if config.algorithm == "self_training":
         build = lambda prompt, *gold: self_training.build_update(
             model, config, run.mesh, total_steps=stage.schedule, prompt=prompt, response=response, gold=gold or None
@@ -142,7 +142,7 @@ def improve(
     clock: "PhaseClock",
 ) -> tuple[TrainState, dict[str, Any]]:
     """An iteration's learning by PPO, GRPO or RLOO: score the completions, then update by minibatches."""
-    config, first = run.config.rl, run.tally.stage_step == 0
+    config, first = run.config.rl, run.progress.stage_step == 0
     bucket = (rollout.sequences.tokens.shape[1] - rollout.sequences.responses.shape[1],)
     rewards = np.zeros(len(rollout.ended), rollout.log_probs.dtype)
     rewards[: len(completions)] = [completion.reward for completion in completions]
@@ -189,7 +189,7 @@ def imitate(
         response = gold.responses.shape[1]
         bucket = (*bucket, gold.tokens.shape[1] - response, response)
     own = to_global((correct, gold), batch_shardings((correct, gold), run.mesh))
-    lesson = self_training.Lesson(sampled=rollout.sequences, correct=own[0], gold=own[1])
+    lesson = self_training.SelfTrainingBatch(sampled=rollout.sequences, correct=own[0], gold=own[1])
     state, updates = update_all(run, steps.update[bucket], state, lesson)
     clock.lap("update")
     return state, mean_of(updates)
@@ -200,15 +200,17 @@ def update_all(run: Run, update: Any, state: TrainState, data: Any) -> tuple[Tra
     config, updates = run.config.rl, []
     rows = config.rollout_batch_size * config.samples_per_question
     for k in range(config.update_epochs):
-        order = epoch_order(run.seed("minibatches"), run.tally.stage_step * config.update_epochs + k, rows)
+        order = epoch_order(run.seed("minibatches"), run.progress.stage_step * config.update_epochs + k, rows)
         for minibatch in order.reshape(-1, config.minibatch_size).astype(np.int32):
             state, metrics = update(state, data, minibatch)
             updates.append(metrics)
     return state, jax.device_get(updates)
 
 
-def watch(config: CollapseConfig, tally: Tally, completions: Sequence[Completion], metrics: dict[str, Any]) -> str:
-    """Why the run should end now, or nothing; the tally remembers the rewards that it takes to know.
+def detect_collapse(
+    config: CollapseConfig, progress: RunProgress, completions: Sequence[Completion], metrics: dict[str, Any]
+) -> str:
+    """Why the run should end now, or nothing; the progress remembers the rewards that it takes to know.
 
     Args:
         config: the bounds.
@@ -217,14 +219,14 @@ def watch(config: CollapseConfig, tally: Tally, completions: Sequence[Completion
         metrics: of the iteration; self-training has no KL.
     """
     reward = float(np.mean([completion.reward for completion in completions]))
-    tally.recent = [*tally.recent, reward][-config.window :]
-    if len(tally.recent) == config.window:
-        average = float(np.mean(tally.recent))
-        tally.highest = max(tally.highest, average)
-        if tally.highest > 0 and average < config.reward_share * tally.highest:
+    progress.recent = [*progress.recent, reward][-config.window :]
+    if len(progress.recent) == config.window:
+        average = float(np.mean(progress.recent))
+        progress.highest = max(progress.highest, average)
+        if progress.highest > 0 and average < config.reward_share * progress.highest:
             return (
                 f"the reward of the last {config.window} iterations is {average:.3f} on average, less than "
-                f"{config.reward_share:g} of the {tally.highest:.3f} that it was (rl.collapse.reward_share)"
+                f"{config.reward_share:g} of the {progress.highest:.3f} that it was (rl.collapse.reward_share)"
             )
     kl = float(metrics.get("rl/sequence_kl", 0.0))
     if config.max_kl and not kl <= config.max_kl:
@@ -268,12 +270,14 @@ def record_iteration(
     """Records an iteration."""
     config, step = run.config.rl, stage.offset + done
     seconds = sum(clock.seconds.values())
-    run.tally.spend(stage.name, len(completions) * config.update_epochs, seconds)
-    run.tally.stage_step = done
+    run.progress.spend(stage.name, len(completions) * config.update_epochs, seconds)
+    run.progress.stage_step = done
     shares = summarise(completions)
     tokens = sum(completion.tokens for completion in completions)
     metrics = {name: float(value) for name, value in arrays.items()}
-    metrics |= {f"reward/{name}": share for name, share in shares.items() if name.startswith(("outcome_", "suspect"))}
+    metrics |= {
+        f"reward/{name}": share for name, share in shares.items() if name.startswith(("outcome_", "suspicious"))
+    }
     metrics |= function_means(completions)
     metrics |= {
         "reward/mean": float(np.mean([completion.reward for completion in completions])),
@@ -285,7 +289,7 @@ def record_iteration(
         **{f"time/{phase}_s": value for phase, value in clock.seconds.items()},
         "time/step_s": seconds,
         "run/epoch": done / stage.epoch,
-        "run/examples": run.tally.examples[stage.name],
+        "run/examples": run.progress.examples[stage.name],
         "run/compilations": run.compilations(),
         "run/workers_replaced": run.runner.replaced if run.runner else 0,
     }
@@ -297,10 +301,10 @@ def record_iteration(
 
 
 def end_iteration(run: Run, stage: Stage, state: TrainState) -> None:
-    """Evaluates and saves after the tally's iteration, as the config says."""
-    config, done = run.config.rl, run.tally.stage_step
+    """Evaluates and saves after the progress's iteration, as the config says."""
+    config, done = run.config.rl, run.progress.stage_step
     step, last = stage.offset + done, done == stage.stop
     if last or done % (config.evaluate_every or stage.epoch) == 0:
-        run.evaluate_dev(state.params, step, best="reft", parts=("warmup", "rl"))
+        run.evaluate_dev(state.params, step, best="rl_best", parts=("warmup", "rl"))
     if last or done % (config.save_every or stage.epoch) == 0:
         run.save(step, state)

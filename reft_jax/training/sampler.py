@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.rollout import Rollout, Sampling, build_generate, build_layout, needs_layout
+from reft_jax.algorithms.rollout import Rollout, SamplingParams, build_generate, build_layout, needs_layout
 from reft_jax.algorithms.train_state import abstract_params, init_params, init_parts
 from reft_jax.config import Config
 from reft_jax.data.encoding import Prompt
@@ -29,7 +29,7 @@ from reft_jax.parallel.processes import StopRequest, gather
 from reft_jax.parallel.sharding import own_rows, rows_to_host
 from reft_jax.problem import Problem
 from reft_jax.records.checkpoint import restore_params
-from reft_jax.records.console import Progress
+from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.training.completion import Completion, Score, judge
@@ -51,7 +51,7 @@ class Sampler:
     prompts: Mapping[str, list[Prompt]]
     score: Score
     runner: ProgramRunner | None
-    console: Progress
+    console: ProgressDisplay
     stop: StopRequest
     end_before: str = ""
     programs: dict[str, Programs] = dataclasses.field(default_factory=dict)
@@ -83,7 +83,7 @@ class Sampler:
         settings, lora = load_adapters(hf.resolve(model.lora.path), model, hf.model_type(directory))
         return merge({"decoder": decoder, "lora": lora}, settings)
 
-    def foreign_params(self, directory: str) -> Params:
+    def params_from_checkpoint(self, directory: str) -> Params:
         """Parameters {"decoder"} from another run's checkpoint."""
         abstract = abstract_params(self.policy, self.mesh, value_head=False, adapters=False)
         return restore_params(Path(directory), abstract)
@@ -117,7 +117,7 @@ class Sampler:
         shared = gather(list(zip(own.tolist(), completions)))
         return [completion for _, completion in sorted(itertools.chain(*shared), key=lambda pair: pair[0])]
 
-    def generate(self, name: str, batch: int, sampling: Sampling) -> Programs:
+    def generate(self, name: str, batch: int, sampling: SamplingParams) -> Programs:
         """Sampling programs by prompt bucket, kept under `name`."""
         generation = self.config.generation
 
@@ -127,12 +127,12 @@ class Sampler:
                 self.mesh,
                 batch=batch,
                 prompt=prompt,
-                max_response=generation.max_response,
+                max_new_tokens=generation.max_new_tokens,
                 sampling=sampling,
                 eos=self.ids.ends,
                 pad=self.ids.pad,
                 scan_layers=generation.scan_layers,
-                weights=generation.weights,
+                weight_layout=generation.weight_layout,
             )
 
         return self.add_programs(name, build, len(generation.prompt_buckets))
@@ -142,7 +142,7 @@ class Sampler:
         adapted = {name: params[name] for name in ("decoder", "lora") if name in params}
         if self.config.model.lora.rank and "lora" not in adapted:
             adapted["lora"] = jax.tree.map(jnp.zeros_like, self.fresh("lora")["lora"])
-        layout = (self.config.model, self.mesh, self.config.generation.weights)
+        layout = (self.config.model, self.mesh, self.config.generation.weight_layout)
         if not needs_layout(*layout):
             return adapted
         return self.add_programs("layout", functools.partial(build_layout, *layout), 1)[()](adapted)
@@ -150,7 +150,7 @@ class Sampler:
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """Accuracy of `params` ({"decoder"}; a value head is ignored) on a split."""
         settings = self.config.evaluation
-        sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+        sampling = SamplingParams(settings.temperature, settings.top_k, settings.top_p)
         return evaluate(
             self.generate("evaluate", settings.batch_size, sampling),
             self.sampling_params(params),

@@ -21,9 +21,9 @@ from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.processes import StopRequest, on_first, require_equal
+from reft_jax.parallel.processes import StopRequest, on_process_zero, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
-from reft_jax.records.console import Progress
+from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.score import score
@@ -43,7 +43,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
     config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
     check_lengths(config)
-    on_first(lambda: claim_directory(config, tokenizer))
+    on_process_zero(lambda: claim_directory(config, tokenizer))
     return config, tokenizer
 
 
@@ -76,7 +76,7 @@ def open_sampler(
     check_batches(config, shard_count(mesh, "batch"))
     reward, data, runner = config.reward, config.data, None
     with contextlib.ExitStack() as stack:
-        console = stack.enter_context(Progress(show=jax.process_index() == 0))
+        console = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         if data.cot == "program":
             runner = stack.enter_context(make_runner(reward))
             console.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
@@ -140,8 +140,8 @@ def make_runner(reward: RewardConfig) -> ProgramRunner:
     """The pool that runs programs, as configured; nothing is started yet."""
     return ProgramRunner(
         reward.workers,
-        reward.program_timeout,
-        reward.program_memory,
-        deadline=reward.batch_timeout,
+        reward.program_timeout_s,
+        reward.program_memory_mb,
+        deadline=reward.batch_deadline_s,
         sandbox=reward.sandbox,
     )

@@ -34,7 +34,7 @@ class Stage:
 
 
 @dataclasses.dataclass
-class Tally:
+class RunProgress:
     """How far a run has come and what it spent; saved with every resume point.
 
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
@@ -78,7 +78,7 @@ class Run(Sampler):
     functions: tuple[RewardFunction, ...]
     writer: MetricsWriter
     checkpoints: Checkpoints
-    tally: Tally
+    progress: RunProgress
     resumed_step: int | None
 
     def seed(self, purpose: str) -> int:
@@ -104,20 +104,20 @@ class Run(Sampler):
             params: {"decoder"}, with or without a value head.
             step: the run's step.
             best: name of their kind.
-            parts: of the tally, what the model has cost.
+            parts: of the progress, what the model has cost.
 
         Raises:
-            Interrupted: the run was asked to stop; nothing is recorded then, and the tally says `unread`.
+            Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
         """
         started = time.monotonic()
-        self.tally.unread = True
+        self.progress.unread = True
         reading = self.evaluate(params, "dev")
-        self.tally.unread = False
-        stage = self.tally.stage
+        self.progress.unread = False
+        stage = self.progress.stage
         self.writer.append("evaluations", reading.records(step, split="dev", model=stage))
         metrics = reading.metrics("eval") | {"time/evaluation_s": time.monotonic() - started}
         self.writer.write(step, stage, metrics)
-        self.console.advance(self.tally.stage_step, metrics)
+        self.console.advance(self.progress.stage_step, metrics)
         self.keep_best(params, step, {"accuracy": reading.accuracy}, best=best, parts=parts)
 
     def keep_best(
@@ -130,20 +130,20 @@ class Run(Sampler):
             step: the run's step.
             reading: what is compared, one after the other.
             best: name of their kind.
-            parts: of the tally, what the model has cost.
+            parts: of the progress, what the model has cost.
         """
-        ranking = self.tally.best.setdefault(best, [])
+        ranking = self.progress.best.setdefault(best, [])
         better = [tuple(other[name] for name in reading) >= tuple(reading.values()) for other in ranking]
         place = sum(better)  # of two alike the earlier one is kept
         if place < self.config.checkpoint.keep_best:
-            ranking.insert(place, {**reading, "step": step, **self.tally.spent(*parts)})
+            ranking.insert(place, {**reading, "step": step, **self.progress.spent(*parts)})
             del ranking[self.config.checkpoint.keep_best :]
             self.save_params(chosen_name(best, step), params)
             self.link_best()
 
     def link_best(self) -> None:
-        """Lets the names of the best models stand for those that the tally says."""
-        for name, ranking in self.tally.best.items():
+        """Lets the names of the best models stand for those that the progress says."""
+        for name, ranking in self.progress.best.items():
             self.checkpoints.link_best(name, int(ranking[0]["step"]), PARTS)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -152,28 +152,28 @@ class Run(Sampler):
         Raises:
             FloatingPointError: a loss or the gradient is not finite; names the step and the last good checkpoint.
         """
-        stage = self.tally.stage
+        stage = self.progress.stage
         self.writer.write(step, stage, metrics)
-        self.console.advance(self.tally.stage_step, metrics)
+        self.console.advance(self.progress.stage_step, metrics)
         for name, value in metrics.items():
             if ("loss" in name or name == "optimizer/gradient_norm") and not math.isfinite(value):
                 latest = self.checkpoints.latest()
                 where = "none was written yet" if latest is None else f"step {latest[0]}"
                 raise FloatingPointError(
-                    f"{name} is {value} at step {step} ({stage} {self.tally.stage_step}); last good checkpoint in "
+                    f"{name} is {value} at step {step} ({stage} {self.progress.stage_step}); last good checkpoint in "
                     f"{self.config.run_dir}: {where}; a lower {stage}.optimizer.learning_rate may help"
                 )
 
     def save(self, step: int, state: Any) -> None:
         """A resume point at the run's `step`: records first, so that none before it can be missing."""
         self.writer.flush()
-        best = self.tally.best.items()
+        best = self.progress.best.items()
         chosen = {chosen_name(name, int(entry["step"])) for name, ranking in best for entry in ranking}
-        self.checkpoints.save(step, state, dataclasses.asdict(self.tally), chosen)
+        self.checkpoints.save(step, state, dataclasses.asdict(self.progress), chosen)
 
     def resume(self, stage: str, abstract_state: Any) -> Any | None:
-        """The state to continue `stage` from; None where the stage begins, and the tally enters it."""
-        if self.resumed_step is not None and self.tally.stage == stage:
+        """The state to continue `stage` from; None where the stage begins, and the progress enters it."""
+        if self.resumed_step is not None and self.progress.stage == stage:
             return self.checkpoints.restore(self.resumed_step, abstract_state)
-        self.tally.stage, self.tally.stage_step = stage, 0
+        self.progress.stage, self.progress.stage_step = stage, 0
         return None

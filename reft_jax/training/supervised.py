@@ -98,13 +98,13 @@ def optimise(
     Raises:
         Interrupted: the run was asked to stop, and has saved where it was.
     """
-    run.console.stage(stage.name, stage.stop, run.tally.stage_step)
+    run.console.stage(stage.name, stage.stop, run.progress.stage_step)
     recorder = StepRecorder(run, stage)
     try:
-        if run.tally.unread:
-            pause(run.tally.stage_step, state)
+        if run.progress.unread:
+            pause(run.progress.stage_step, state)
         asked = run.stop.ask()
-        for step in range(run.tally.stage_step, stage.stop):
+        for step in range(run.progress.stage_step, stage.stop):
             batch = draw(step)
             state, metrics = program(batch)(state, to_global(batch, batch_shardings(batch, run.mesh)))
             recorder.push(step + 1, metrics, batch)
@@ -117,7 +117,7 @@ def optimise(
                 raise Interrupted
     except Interrupted:
         recorder.flush()
-        run.save(stage.offset + run.tally.stage_step, state)
+        run.save(stage.offset + run.progress.stage_step, state)
         raise
     return state
 
@@ -164,13 +164,15 @@ class StepRecorder:
         seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
         in_warmup = stage.name == "sft" and step <= run.config.sft.warmup_epoch * stage.epoch
         part = "warmup" if in_warmup else stage.name
-        run.tally.spend(part, batch.row_count, seconds)
-        run.tally.stage_step = step
+        run.progress.spend(part, batch.row_count, seconds)
+        run.progress.stage_step = step
         metrics |= {
             "throughput/train_tokens_per_s": batch.token_count / seconds,
             "time/step_s": seconds,
             "run/epoch": step / stage.epoch,
-            "run/examples": run.tally.spent(*(("warmup", "sft") if stage.name == "sft" else (stage.name,)))["examples"],
+            "run/examples": run.progress.spent(*(("warmup", "sft") if stage.name == "sft" else (stage.name,)))[
+                "examples"
+            ],
             "run/compilations": run.compilations(),
         }
         run.record(stage.offset + step, metrics)

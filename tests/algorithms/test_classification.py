@@ -29,7 +29,7 @@ B, LENGTH, VOCAB = 8, 9, 21
 LENGTHS = np.array([9, 1, 5, 8, 2, 7, 3, 1], np.int32)
 LABELS = np.array([1, 0, 0, 1, 1, 0, 0, -1], np.int32)
 CONFIG = RewardModelConfig(batch_size=B, microbatch_size=B, row_buckets=(LENGTH,), optimizer=OPTIMIZER)
-GOLDEN = Path(__file__).parent / "models" / "golden"
+GOLDEN = Path(__file__).parents[1] / "models" / "golden"
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from reft_jax.algorithms import ppo, sft
-from reft_jax.algorithms.rollout import Sampling, build_generate, generate
+from reft_jax.algorithms.rollout import SamplingParams, build_generate, generate
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
@@ -117,7 +117,7 @@ def test_a_step_is_given_twelve_bytes_a_parameter_over_the_devices():
 def sampler(weights: Any, *shape: int) -> Any:
     """The compiled generation, `weights` in one of the layouts for sampling, or in `training`'s."""
     model, where = ModelConfig(decoder=DECODER), mesh(*shape)
-    ids = {"sampling": Sampling(), "eos": 1, "pad": 0, "max_response": SAMPLED}
+    ids = {"sampling": SamplingParams(), "eos": 1, "pad": 0, "max_new_tokens": SAMPLED}
     how = {"scan_layers": True, "weights": "auto" if weights == "training" else weights}
     step, args = build_generate(model, where, batch=ROWS, prompt=PROMPT, **ids, **how)
     if weights == "training":
@@ -138,7 +138,7 @@ LIMIT = 4 * min(KERNELS.values()) // 4  # bytes; the smallest kernel, split over
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (2, 2, 2)], ids=str)
-@pytest.mark.parametrize("weights", ["split", "copied"])
+@pytest.mark.parametrize("weights", ["sharded", "replicated"])
 def test_a_token_gathers_no_weights(weights, shape):
     assert turn(weights, *shape).get("all-gather", hlo.Traffic()).bytes < LIMIT
 
@@ -149,21 +149,21 @@ def test_in_the_layout_of_training_a_token_would_gather_all_weights():
 
 
 def test_copied_weights_need_no_other_device_but_to_stop_together():
-    assert turn("copied", 1, 8, 1) == {"all-reduce": hlo.Traffic(1, 1)}
+    assert turn("replicated", 1, 8, 1) == {"all-reduce": hlo.Traffic(1, 1)}
 
 
 def test_split_weights_add_up_each_half_of_a_block():
     """Sums [ROWS, D] over devices: the rows of the table, attention and MLP of each layer. And whether to stop."""
-    assert turn("split", 1, 8, 1)["all-reduce"] == hlo.Traffic(2 * L + 2, (2 * L + 1) * 4 * ROWS * D + 1)
+    assert turn("sharded", 1, 8, 1)["all-reduce"] == hlo.Traffic(2 * L + 2, (2 * L + 1) * 4 * ROWS * D + 1)
 
 
 @pytest.mark.parametrize(
     ("weights", "shape", "rows", "heads"),
     [
-        ("split", (1, 8, 1), ROWS, K // 8),
-        ("split", (2, 2, 2), ROWS // 2, K // 4),
-        ("copied", (1, 8, 1), ROWS // 8, K),
-        ("copied", (1, 4, 2), ROWS // 4, K // 2),
+        ("sharded", (1, 8, 1), ROWS, K // 8),
+        ("sharded", (2, 2, 2), ROWS // 2, K // 4),
+        ("replicated", (1, 8, 1), ROWS // 8, K),
+        ("replicated", (1, 4, 2), ROWS // 4, K // 2),
     ],
     ids=str,
 )

@@ -23,7 +23,7 @@ MODEL = ModelConfig(
     dtype="float64",
     param_dtype="float64",
 )
-OPTIMIZER = OptimizerConfig(learning_rate=0.1, schedule="constant", ramp_fraction=0.0, max_grad_norm=1e9, eps=1.0)
+OPTIMIZER = OptimizerConfig(learning_rate=0.1, schedule="constant", lr_warmup_fraction=0.0, max_grad_norm=1e9, eps=1.0)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from reft_jax.algorithms import ppo, sft
-from reft_jax.algorithms.rollout import Rollout, Sampling, build_generate, build_layout
+from reft_jax.algorithms.rollout import Rollout, SamplingParams, build_generate, build_layout
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import PromptBatch, Sequences
@@ -69,7 +69,13 @@ class Case:
     def optimizer(self) -> OptimizerConfig:
         """Its epsilon is large, else Adam makes whole steps of the rounding of gradients that are 0."""
         return OptimizerConfig(
-            learning_rate=2**-6, ramp_fraction=0.0, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1, max_grad_norm=0.3
+            learning_rate=2**-6,
+            lr_warmup_fraction=0.0,
+            beta1=0.8,
+            beta2=0.9,
+            eps=1e-3,
+            weight_decay=0.1,
+            max_grad_norm=0.3,
         )
 
     @property
@@ -251,14 +257,14 @@ def test_adapters_and_a_critic_of_its_own_are_those_of_one_device(change):
 # Sampling
 
 
-GREEDY, SAMPLED = Sampling(temperature=0), Sampling(temperature=TEMPERATURE)
+GREEDY, SAMPLED = SamplingParams(temperature=0), SamplingParams(temperature=TEMPERATURE)
 
 
 @functools.cache
-def sampled(shape: tuple[int, int, int], weights: Any, sampling: Sampling, eos: int) -> Rollout:
+def sampled(shape: tuple[int, int, int], weights: Any, sampling: SamplingParams, eos: int) -> Rollout:
     """Responses to the prompts of `make_rows`, by a model that is trained on the same mesh."""
     rows, where, model = make_rows(), mesh(shape), Case(dtype="float32").model
-    lengths = {"prompt": PROMPT, "max_response": 2 * RESPONSE}
+    lengths = {"prompt": PROMPT, "max_new_tokens": 2 * RESPONSE}
     how = {"sampling": sampling, "eos": eos, "pad": PAD, "scan_layers": True, "weights": weights}
     generate, args = build_generate(model, where, batch=B, **lengths, **how)
     problem = np.where(rows.response_lengths > 0, np.arange(B) // 2, -1).astype(np.int32)
@@ -269,17 +275,17 @@ def sampled(shape: tuple[int, int, int], weights: Any, sampling: Sampling, eos: 
 
 
 @functools.cache
-def end_token(sampling: Sampling) -> int:
+def end_token(sampling: SamplingParams) -> int:
     """A token that ends some responses in the middle and is missing in others."""
-    responses = sampled(ONE, "copied", sampling, -1).sequences.responses[make_rows().response_lengths > 0]
+    responses = sampled(ONE, "replicated", sampling, -1).sequences.responses[make_rows().response_lengths > 0]
     first = lambda token: np.where(np.any(responses == token, axis=1), np.argmax(responses == token, axis=1), 99)
     return max(range(VOCAB), key=lambda token: len(set(first(token))) * np.any(first(token) == 99))
 
 
 def layouts() -> list[Any]:
     """Without fsdp, weights that are split and weights that are copied lie alike."""
-    pairs = [(shape, weights) for shape in SHAPES for weights in ("split", "copied")]
-    pairs = [pair for pair in pairs if pair[0][1] > 1 or pair[1] == "split"]
+    pairs = [(shape, weights) for shape in SHAPES for weights in ("sharded", "replicated")]
+    pairs = [pair for pair in pairs if pair[0][1] > 1 or pair[1] == "sharded"]
     return [
         pytest.param(
             *(shape, weights, how),
@@ -294,7 +300,7 @@ def layouts() -> list[Any]:
 @pytest.mark.parametrize(("shape", "weights", "sampling"), layouts())
 def test_responses_and_their_log_probs_are_those_of_one_device(shape, weights, sampling):
     eos = end_token(sampling)
-    one, eight = sampled(ONE, "copied", sampling, eos), sampled(shape, weights, sampling, eos)
+    one, eight = sampled(ONE, "replicated", sampling, eos), sampled(shape, weights, sampling, eos)
     lengths = one.sequences.response_lengths
     assert len(set(lengths)) > 3
     assert not np.all(one.ended)

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from reft_jax.algorithms.rollout import (
-    Sampling,
+    SamplingParams,
     build_generate,
     build_layout,
     draw,
@@ -42,7 +42,7 @@ DECODER = DecoderConfig(
 MODEL = ModelConfig(decoder=DECODER)
 PROMPT, RESPONSE, PAD = 6, 9, 3  # PAD is a token like any other: nothing may be read from it
 SEED, STEP = 11, 4
-GREEDY, SAMPLED, COOL = Sampling(temperature=0), Sampling(), Sampling(temperature=0.7)
+GREEDY, SAMPLED, COOL = SamplingParams(temperature=0), SamplingParams(), SamplingParams(temperature=0.7)
 
 
 @functools.cache
@@ -78,24 +78,32 @@ def take(prompts: PromptBatch, rows, width: int = PROMPT) -> PromptBatch:
 
 
 @functools.cache
-def program(batch: int, prompt: int, sampling: Sampling, eos: int, scan_layers: bool = False, shape=(1, 1, "auto")):
+def program(
+    batch: int, prompt: int, sampling: SamplingParams, eos: int, scan_layers: bool = False, shape=(1, 1, "auto")
+):
     step, args = build_generate(
         MODEL,
         mesh(*shape[:2]),
         batch=batch,
         prompt=prompt,
-        max_response=RESPONSE,
+        max_new_tokens=RESPONSE,
         sampling=sampling,
         eos=eos,
         pad=PAD,
         scan_layers=scan_layers,
-        weights=shape[2],
+        weight_layout=shape[2],
     )
     return step.lower(*args).compile()
 
 
 def sample(
-    prompts: PromptBatch, sampling: Sampling, eos: int, seed=SEED, step=STEP, scan_layers=False, shape=(1, 1, "auto")
+    prompts: PromptBatch,
+    sampling: SamplingParams,
+    eos: int,
+    seed=SEED,
+    step=STEP,
+    scan_layers=False,
+    shape=(1, 1, "auto"),
 ):
     run = program(*prompts.tokens.shape, sampling, eos, scan_layers, shape)
     on_device = to_global(prompts, batch_shardings(prompts, mesh(*shape[:2])))
@@ -110,7 +118,7 @@ def last_logits(weights, tokens, length):
     return policy.apply({"params": weights}, hidden[0, length - 1], method="logits")
 
 
-def slow_row(prompts: PromptBatch, row: int, sampling: Sampling, eos: int) -> tuple[list[int], list[float]]:
+def slow_row(prompts: PromptBatch, row: int, sampling: SamplingParams, eos: int) -> tuple[list[int], list[float]]:
     """One response and its log-probs in float64, one whole forward a token, one uniform number a token."""
     if prompts.problem[row] < 0:
         return [], []
@@ -134,13 +142,13 @@ def slow_row(prompts: PromptBatch, row: int, sampling: Sampling, eos: int) -> tu
 
 
 @functools.cache
-def slow(sampling: Sampling, eos: int):
+def slow(sampling: SamplingParams, eos: int):
     prompts = make_prompts()
     return [slow_row(prompts, row, sampling, eos) for row in range(8)]
 
 
 @functools.cache
-def middle_token(sampling: Sampling) -> int:
+def middle_token(sampling: SamplingParams) -> int:
     """A token that ends some rows in the middle and leaves others to be cut, chosen from endless responses."""
     rows = [response for response, _ in slow(sampling, -1)][:7]
     counts = {token: sum(token in row[2:-1] and token not in row[:2] for row in rows) for token in range(19)}
@@ -202,8 +210,8 @@ def test_a_row_does_not_depend_on_its_batch_place_or_padding(sampling):
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
     "kwargs",
-    [{"scan_layers": True}, *({"shape": shape} for shape in ((2, 1, "split"), (4, 2, "copied"), (4, 2, "auto")))],
-    ids=["scanned", "split", "copied", "auto"],
+    [{"scan_layers": True}, *({"shape": shape} for shape in ((2, 1, "sharded"), (4, 2, "replicated"), (4, 2, "auto")))],
+    ids=["scanned", "sharded", "replicated", "auto"],
 )
 def test_layers_scanned_or_split_over_devices_draw_the_same(sampling, kwargs):
     prompts, eos = make_prompts(), middle_token(sampling)
@@ -226,7 +234,7 @@ def test_weights_in_the_compute_type_draw_the_same_bits():
         "['decoder']['lm_head_bias']"
     }
     draws = functools.partial(
-        generate, max_response=RESPONSE, sampling=SAMPLED, eos=5, pad=PAD, step=jnp.int32(0), seed=jnp.int32(1)
+        generate, max_new_tokens=RESPONSE, sampling=SAMPLED, eos=5, pad=PAD, step=jnp.int32(0), seed=jnp.int32(1)
     )
     run = jax.jit(lambda params, prompts: draws(Policy(model, where), params, prompts))
     one, other = run(trained, make_prompts()), run(sampled, make_prompts())
@@ -235,16 +243,16 @@ def test_weights_in_the_compute_type_draw_the_same_bits():
 
 def test_where_nothing_would_change_no_second_copy_is_made():
     assert not needs_layout(MODEL, mesh(), "auto")
-    assert not needs_layout(MODEL, mesh(1, 2), "split"), "one tensor axis: training's layout already is sampling's"
-    assert needs_layout(MODEL, mesh(2, 1), "copied")
+    assert not needs_layout(MODEL, mesh(1, 2), "sharded"), "one tensor axis: training's layout already is sampling's"
+    assert needs_layout(MODEL, mesh(2, 1), "replicated")
     assert needs_layout(dataclasses.replace(MODEL, dtype="bfloat16"), mesh(), "auto")
 
 
 def test_heads_that_do_not_split_are_refused_by_name_or_copied():
-    with pytest.raises(ValueError, match=r"blocks/attn/k/kernel: its kv_heads dimension of 2.*8 shards.*`copied`"):
-        build_layout(MODEL, mesh(4, 2), "split")
-    assert rollout_policy(MODEL, mesh(4, 2), "auto").column == "copied"
-    assert rollout_policy(MODEL, mesh(2, 1), "auto").column == "split"
+    with pytest.raises(ValueError, match=r"blocks/attn/k/kernel: its kv_heads dimension of 2.*8 shards.*`replicated`"):
+        build_layout(MODEL, mesh(4, 2), "sharded")
+    assert rollout_policy(MODEL, mesh(4, 2), "auto").layout == "replicated"
+    assert rollout_policy(MODEL, mesh(2, 1), "auto").layout == "sharded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +262,7 @@ class CountingPolicy:
     policy: Policy
     steps: list[int]
     config = property(lambda self: self.policy.config)
-    column = property(lambda self: self.policy.column)
+    layout = property(lambda self: self.policy.layout)
     mesh = None
 
     def apply(self, variables, *args, method):
@@ -268,7 +276,7 @@ def test_stops_when_the_last_row_has_ended():
     lengths = [len(response) for response, _ in slow(GREEDY, eos)]
     ending = [row for row in range(8) if lengths[row] < RESPONSE]
     counting = CountingPolicy(Policy(MODEL), [])
-    call = functools.partial(generate, counting, max_response=RESPONSE, sampling=GREEDY, eos=eos, pad=PAD)
+    call = functools.partial(generate, counting, max_new_tokens=RESPONSE, sampling=GREEDY, eos=eos, pad=PAD)
     jax.block_until_ready(jax.jit(call)(params(), take(prompts, ending), SEED, STEP))
     jax.effects_barrier()
     longest = max(lengths[row] for row in ending)
@@ -297,7 +305,7 @@ def test_one_compilation_serves_all_calls():
     prompts = make_prompts()
 
     def call(*args):
-        return generate(Policy(MODEL), *args, max_response=2, sampling=SAMPLED, eos=0, pad=PAD)
+        return generate(Policy(MODEL), *args, max_new_tokens=2, sampling=SAMPLED, eos=0, pad=PAD)
 
     counted = jax.jit(chex.assert_max_traces(call, n=1))
     for k in range(3):
@@ -361,7 +369,7 @@ def test_draw_never_takes_a_token_without_probability(monkeypatch, size):
     assert set(np.unique(tokens)) == set(np.flatnonzero(logits > -1e30)), "every other token is drawn somewhere"
 
 
-def kept(logits: np.ndarray, sampling: Sampling) -> tuple[set[int], np.ndarray]:
+def kept(logits: np.ndarray, sampling: SamplingParams) -> tuple[set[int], np.ndarray]:
     """Tokens that may be drawn and their probabilities, in float64, by walking down from the most likely one."""
     p = np.exp(logits.astype(np.float64) / sampling.temperature)
     order = np.argsort(-p)[: sampling.top_k or None]
@@ -380,7 +388,7 @@ def kept(logits: np.ndarray, sampling: Sampling) -> tuple[set[int], np.ndarray]:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.9), (0, 0.3), (0, 1e-6), (6, 0.7)])
 def test_filtering_keeps_what_numpy_keeps(temperature, top_k, top_p):
-    sampling = Sampling(temperature, top_k, top_p)
+    sampling = SamplingParams(temperature, top_k, top_p)
     logits = np.random.default_rng(8).normal(size=(6, 29)).astype(np.float32) * 2
     filtered = np.asarray(jax.nn.softmax(filter_logits(jnp.asarray(logits), sampling), axis=-1))
     for row, probabilities in zip(logits, filtered):

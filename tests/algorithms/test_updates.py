@@ -49,7 +49,7 @@ TEMPERATURE, STEPS = 0.9, 8
 # Learning rates are exact in float32, in which optax computes schedules; a large epsilon keeps Adam from blowing up
 # rounding errors where a gradient is 0.
 OPTIMIZER = OptimizerConfig(
-    learning_rate=2**-6, ramp_fraction=0.0, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1, max_grad_norm=0.3
+    learning_rate=2**-6, lr_warmup_fraction=0.0, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1, max_grad_norm=0.3
 )
 SFT = SupervisedConfig(batch_size=B, microbatch_size=B, optimizer=OPTIMIZER)
 PPO = RlConfig(
@@ -157,10 +157,10 @@ def assert_trees_close(got: Any, expected: Any, tolerance: float) -> None:
 
 
 @functools.cache
-def sft_steps(microbatch: int, average: str = "tokens", shape=(1, 1), count: int = 2):
+def sft_steps(microbatch: int, aggregation: str = "token_mean", shape=(1, 1), count: int = 2):
     """(state, metrics of each step) after some steps on one batch, on the host."""
     where = mesh(*shape)
-    config = dataclasses.replace(SFT, microbatch_size=microbatch, average=average)
+    config = dataclasses.replace(SFT, microbatch_size=microbatch, loss_aggregation=aggregation)
     step, _ = sft.build_step(MODEL, config, where, total_steps=STEPS, prompt=PROMPT, response=RESPONSE)
     params = {"decoder": host_params()["decoder"]}
     state = init_state(on_mesh(params, where), make_optimizer(OPTIMIZER, STEPS), where)
@@ -172,10 +172,12 @@ def sft_steps(microbatch: int, average: str = "tokens", shape=(1, 1), count: int
     return to_host(state), metrics
 
 
-def naive_sft(average: str, microbatches: int):
+def naive_sft(aggregation: str, microbatches: int):
     """The same two steps with a loss over full logits and Adam in numpy: (Adam, losses, norms)."""
     rows = make_rows()
-    groups = [range(k, B, microbatches) for k in range(microbatches)] if average == "microbatches" else [range(B)]
+    groups = (
+        [range(k, B, microbatches) for k in range(microbatches)] if aggregation == "microbatch_mean" else [range(B)]
+    )
 
     def loss(params):
         table, _ = full_log_softmax(params, rows, 1.0)
@@ -212,7 +214,7 @@ def test_sft_microbatches_add_up_to_the_batch():
 
 
 def test_sft_microbatch_average_is_the_mean_of_their_token_means():
-    state, metrics = sft_steps(4, "microbatches")
+    state, metrics = sft_steps(4, "microbatch_mean")
     adam, losses, _ = naive_sft("microbatches", 2)
     assert_trees_close(state.params, adam.params, 1e-10)
     whole, _ = sft_steps(B)
@@ -364,7 +366,7 @@ def test_experience_does_not_depend_on_microbatches_or_devices(kwargs):
 ROWS = np.array([6, 2, 5, 0, 7, 3, 1, 4], np.int32)  # of a minibatch: any order, filler anywhere
 LOSSES: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "tokens_kl": {"average": "tokens", "kl_in": "loss", "kl_estimator": "k3"},
+    "tokens_kl": {"loss_aggregation": "token_mean", "kl_in": "loss", "kl_estimator": "k3"},
 }
 
 
@@ -390,7 +392,7 @@ def naive_ppo(rows: np.ndarray, case: str):
     """The same two updates, row by row on full logits, and Adam in numpy: (Adam, metrics, share of clipped terms)."""
     (data, _), sequences, settings = experience(**LOSSES[case]), make_rows(), dataclasses.replace(PPO, **LOSSES[case])
     asked = [i for i in rows if LENGTHS[i]]
-    by_tokens = settings.average == "tokens"
+    by_tokens = settings.loss_aggregation == "token_mean"
     count = sum(LENGTHS[i] for i in asked) if by_tokens else len(asked)
 
     def loss(params):
@@ -486,8 +488,8 @@ def test_ppo_donates_its_state_and_not_the_experience():
 
 GROUPED = {
     "grpo": {"kl_in": "loss", "kl_estimator": "k3"},
-    "grpo_unscaled": {"kl_in": "loss", "kl_estimator": "k1", "average": "tokens", "scale_by_group": False},
-    "rloo": {"kl_in": "reward", "kl_estimator": "k1", "average": "tokens"},
+    "grpo_unscaled": {"kl_in": "loss", "kl_estimator": "k1", "loss_aggregation": "token_mean", "scale_by_group": False},
+    "rloo": {"kl_in": "reward", "kl_estimator": "k1", "loss_aggregation": "token_mean"},
     "rloo_k3": {"kl_in": "reward", "kl_estimator": "k3"},
 }
 
@@ -548,8 +550,8 @@ def naive_grouped(case: str):
             terms = -jnp.minimum(ratio * advantages[i], clipped * advantages[i])
             if config.kl_in == "loss":
                 terms = terms + config.kl_coef * ratio * estimate(new, reference[i])
-            sums.append(terms.sum() if config.average == "tokens" else terms.mean())
-        return sum(sums) / (sum(LENGTHS) if config.average == "tokens" else len(asked))
+            sums.append(terms.sum() if config.loss_aggregation == "token_mean" else terms.mean())
+        return sum(sums) / (sum(LENGTHS) if config.loss_aggregation == "token_mean" else len(asked))
 
     adam, losses = Adam(without_critic(host_params(9, 0.05))), []
     for _ in range(2):
@@ -593,17 +595,17 @@ GOLD_PROMPTS = np.array([2, 4, 1, 3, 1, 1, 1, 1], np.int32)
 GOLD_RESPONSES = np.array([3, 5, 4, 0, 2, 1, 0, 0], np.int32)  # the fourth annotation was dropped
 
 
-def make_lesson(correct: np.ndarray = CORRECT, gold: bool = True) -> self_training.Lesson:
+def make_lesson(correct: np.ndarray = CORRECT, gold: bool = True) -> self_training.SelfTrainingBatch:
     rng = np.random.default_rng(3)
     tokens, responses = np.zeros((B, 9), np.int32), np.zeros((B, 5), np.int32)
     for i, (p, r) in enumerate(zip(GOLD_PROMPTS, GOLD_RESPONSES)):
         tokens[i, : p + r] = rng.integers(0, VOCAB, p + r)
         responses[i, :r] = tokens[i, p : p + r]
     rows = Sequences(tokens, GOLD_PROMPTS, responses, GOLD_RESPONSES)
-    return self_training.Lesson(sampled=make_rows(), correct=correct, gold=rows if gold else None)
+    return self_training.SelfTrainingBatch(sampled=make_rows(), correct=correct, gold=rows if gold else None)
 
 
-def taught(lesson: self_training.Lesson, microbatch: int = B, shape=(1, 1), gold_weight: float = 0.25):
+def taught(lesson: self_training.SelfTrainingBatch, microbatch: int = B, shape=(1, 1), gold_weight: float = 0.25):
     """(state, metrics) after one update on all rows."""
     where, weight = mesh(*shape), dataclasses.replace(PPO.self_training, gold_weight=gold_weight)
     config = dataclasses.replace(PPO, algorithm="self_training", self_training=weight, microbatch_size=microbatch)
@@ -613,7 +615,7 @@ def taught(lesson: self_training.Lesson, microbatch: int = B, shape=(1, 1), gold
     return to_host(step(state, to_global(lesson, batch_shardings(lesson, where)), ROWS))
 
 
-def naive_lesson(lesson: self_training.Lesson, gold_weight: float):
+def naive_lesson(lesson: self_training.SelfTrainingBatch, gold_weight: float):
     """One update by token means over rows picked by hand, and Adam in numpy: (Adam, loss)."""
 
     def mean(params, rows, picked):
@@ -699,7 +701,7 @@ def test_other_padding_changes_all_padding_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "ramp_fraction", "expected"),
+    ("schedule", "lr_warmup_fraction", "expected"),
     [
         ("linear", 0.0, {0: 1.0, 1: 0.95, 10: 0.5, 19: 0.05, 20: 0.0, 25: 0.0}),
         ("linear", 0.1, {0: 0.0, 1: 0.5, 2: 1.0, 3: 17 / 18, 11: 0.5, 19: 1 / 18, 20: 0.0}),
@@ -707,8 +709,8 @@ def test_other_padding_changes_all_padding_and_nothing_else():
         ("constant", 0.2, {0: 0.0, 1: 0.25, 3: 0.75, 4: 1.0, 20: 1.0}),
     ],
 )
-def test_learning_rates(schedule, ramp_fraction, expected):
-    config = OptimizerConfig(learning_rate=3e-4, schedule=schedule, ramp_fraction=ramp_fraction)
+def test_learning_rates(schedule, lr_warmup_fraction, expected):
+    config = OptimizerConfig(learning_rate=3e-4, schedule=schedule, lr_warmup_fraction=lr_warmup_fraction)
     rates = make_schedule(config, total_steps=20)
     for step, share in expected.items():
         assert float(rates(step)) == pytest.approx(3e-4 * share, rel=1e-6, abs=1e-12), step

@@ -291,9 +291,12 @@ def refused_run(capfd, arguments: list[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.train.kind", "reft", "--data.train.path", "no.json"], "data.train.path: there is no file 'no.json'"),
+        (
+            ["--data.train.kind", "reft_json", "--data.train.path", "no.json"],
+            "data.train.path: there is no file 'no.json'",
+        ),
         (["--data.test.kind", "jsonl", "--data.test.path", "no.jsonl"], "data.test.path: there is no file 'no.jsonl'"),
-        (["--data.dev.kind", "reft", "--data.dev.path", "no.json"], "data.dev.path: there is no file 'no.json'"),
+        (["--data.dev.kind", "reft_json", "--data.dev.path", "no.json"], "data.dev.path: there is no file 'no.json'"),
         (["--data.test.kind", "mathqa", "--data.test.path", "no.json"], "data.test.path: there is no file 'no.json'"),
         (
             ["--sft.schedule_epochs", "0", "--rl.init_from", "no/dir"],
@@ -340,8 +343,8 @@ def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(
     ("settings", "message"),
     [
         (
-            ["--generation.max_response", "1749"],
-            "generation.prompt_buckets and generation.max_response come to 2049 tok",
+            ["--generation.max_new_tokens", "1749"],
+            "generation.prompt_buckets and generation.max_new_tokens come to 2049 tok",
         ),
         (["--sft.response_buckets", "[8, 1025]"], "sft.prompt_buckets and sft.response_buckets come to 2049 tokens"),
         (["--model.decoder.max_positions", "699"], "come to 700 tokens, but the model has 699 positions"),

@@ -100,17 +100,17 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     epochs, warmup_epoch, warmup_step = (40, data.warmup_epoch, data.warmup_step) if large else SMALL[name]
     assert (sft.schedule_epochs, sft.stop_epoch, sft.warmup_epoch) == (epochs, epochs, warmup_epoch)
     assert (sft.batch_size, sft.optimizer.learning_rate) == (48, 1e-5 if large else 2e-5)
-    assert (sft.optimizer.schedule, sft.optimizer.ramp_fraction) == ("linear", 0.1)
+    assert (sft.optimizer.schedule, sft.optimizer.lr_warmup_fraction) == ("linear", 0.1)
     assert max(sft.prompt_buckets) + max(sft.response_buckets) == 1024
     batch = 32 if large else 256
     assert (rl.algorithm, rl.critic, rl.rollout_batch_size, rl.samples_per_question) == ("ppo", "shared", batch, 1)
     assert (rl.epochs, rl.optimizer.learning_rate) == ((300, 3e-7) if large else (700, 3e-6))
-    assert (rl.optimizer.schedule, rl.optimizer.ramp_fraction) == ("constant", 0)
+    assert (rl.optimizer.schedule, rl.optimizer.lr_warmup_fraction) == ("constant", 0)
     assert (rl.minibatch_size, rl.update_epochs, updates(rl)) == (batch, 2, 2)
     assert (rl.kl_coef, rl.vf_coef, rl.kl_in, rl.kl_estimator) == (data.kl_coef, 5, "reward", "k1")
     assert (rl.clip_range, rl.value_clip_range, rl.discount, rl.gae_lambda) == (0.2, 0.2, 1, 0.95)
     assert rl.whiten_advantages
-    assert (max(config.generation.prompt_buckets), config.generation.max_response) == (300, 400)
+    assert (max(config.generation.prompt_buckets), config.generation.max_new_tokens) == (300, 400)
     assert config.generation.temperature == 1
     for optimizer in (sft.optimizer, rl.optimizer):
         assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (0.9, 0.999, 1e-8)
@@ -147,7 +147,7 @@ def test_a_run_fits_its_models_positions_and_eight_devices(run):
 
 
 OVERLAYS: dict[str, dict[str, Any]] = {
-    "paper_protocol": {"data.dev.kind": "reft"},
+    "paper_protocol": {"data.dev.kind": "reft_json"},
     "sft_only": {"rl.epochs": 0},
     "offline_self_training": {
         "sft.schedule_epochs": 20,

@@ -186,9 +186,9 @@ def test_prose_is_read_behind_the_answer_trigger() -> None:
     # A line break in the published answer ends the line that is read.
     templates = TemplateConfig(answer_trigger=" => ")
     read = lambda problems, rules: wrong_chains(problems, "text", templates, RewardConfig(rules=rules), None)
-    assert read([good], "sane") == []
+    assert read([good], "lenient") == []
     assert read([good], "reference") == [("good", "gold 1,005, no_answer")]
-    assert read([dataclasses.replace(good, cot=None)], "sane") == []
+    assert read([dataclasses.replace(good, cot=None)], "lenient") == []
 
 
 def test_programs_that_fail_say_why(runner) -> None:
@@ -317,10 +317,10 @@ def test_an_annotation_that_could_not_be_sampled(tokenizer) -> None:
     problem = Problem("p", "1 + 1 ?", "2", cot=program("1 + 1 ?", "return 2"))
     body = len("return 2") + 1 + 1  # the break before it is one token of the target; the end token is another
     for longest in (body - 2, body - 1, body):
-        made = dataclasses.replace(config(), generation=GenerationConfig(max_response=longest))
+        made = dataclasses.replace(config(), generation=GenerationConfig(max_new_tokens=longest))
         sets = {"dev": tokenise([problem], made, tokenizer)}
         what = [finding.what for finding in look_at_tokens(sets, {}, ["dev"], made, tokenizer)]
-        assert (f"annotation longer than generation.max_response, {longest}" in what) == (longest < body - 1)
+        assert (f"annotation longer than generation.max_new_tokens, {longest}" in what) == (longest < body - 1)
 
 
 # The command
@@ -340,7 +340,7 @@ def settings_file(tmp_path):
                 "dev_fraction": 0.2,
             },
             "sft": {"prompt_buckets": [48], "response_buckets": [56]},
-            "generation": {"prompt_buckets": [96], "max_response": 56},
+            "generation": {"prompt_buckets": [96], "max_new_tokens": 56},
         }
         for key, value in changes.items():
             made[key] = made.get(key, {}) | value
@@ -448,7 +448,7 @@ def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, 
     ("arguments", "message"),
     [
         ([], "name a file of problems first, or the config of a run"),
-        (["f.jsonl"], "--kind says how f.jsonl is read: one of reft, gsm8k, mathqa"),
+        (["f.jsonl"], "--kind says how f.jsonl is read: one of reft_json, gsm8k, mathqa"),
         (["f.jsonl", "--kind", "csv"], "invalid choice: 'csv'"),
         (["f.jsonl", "--kind", "jsonl", "--rl.kl_coef", "-1"], "rl.kl_coef is -1"),
         (["nowhere.jsonl", "--kind", "jsonl"], "no file `nowhere.jsonl`"),
@@ -480,7 +480,7 @@ def test_what_is_published_of_the_real_files_is_found() -> None:
     from reft_jax.config import SourceConfig
     from reft_jax.data.readers import read_problems
 
-    read = lambda name: read_problems(SourceConfig(kind="reft", path=f"{REAL}/{name}"))
+    read = lambda name: read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/{name}"))
     sets = {"file": read("svamp_python_sdp.json"), "test": read("svamp_test_set.json")}
     report = audit(sets, config(cot="program"), with_tokens=False, stated_after=())
     assert {finding["what"]: len(finding["rows"]) for finding in report["findings"]} == {

@@ -359,7 +359,7 @@ def test_token_boundaries_of_smollm2() -> None:
     tokenizer = load_tokenizer(REAL_MODEL, "main")
     chosen = special_ids(tokenizer)
     assert chosen.pad == chosen.eos
-    problems = read_problems(SourceConfig(kind="reft", path=f"{REAL_DATA}/svamp_python_sdp.json", limit=200))
+    problems = read_problems(SourceConfig(kind="reft_json", path=f"{REAL_DATA}/svamp_python_sdp.json", limit=200))
     problem = next(p for p in problems if p.cot and f'"""{p.question}"""\n' in p.cot)
 
     def row(templates: TemplateConfig) -> tuple[list[int], list[int]]:

@@ -25,7 +25,7 @@ def write(folder: Path, name: str, text: str) -> str:
 
 
 def reft_file(folder: Path, *rows: object) -> SourceConfig:
-    return SourceConfig(kind="reft", path=write(folder, "set.json", json.dumps(rows)))
+    return SourceConfig(kind="reft_json", path=write(folder, "set.json", json.dumps(rows)))
 
 
 def jsonl_file(folder: Path, *rows: object, **fields) -> SourceConfig:
@@ -156,15 +156,15 @@ def test_a_broken_mathqa_row_is_named(tmp_path: Path, change: dict, message: str
         read_problems(SourceConfig(kind="mathqa", path=path))
 
 
-@pytest.mark.parametrize("kind", ["reft", "gsm8k", "jsonl"])
+@pytest.mark.parametrize("kind", ["reft_json", "gsm8k", "jsonl"])
 def test_parquet_holds_the_same(tmp_path: Path, kind) -> None:
     rows = {
-        "reft": [REFT_ROW, {**REFT_ROW, "item_id": "svamp_8", "answer_cot": None}],
+        "reft_json": [REFT_ROW, {**REFT_ROW, "item_id": "svamp_8", "answer_cot": None}],
         "gsm8k": [{"question": "Sum?", "answer": "It is <<1+1=2>>2.\n#### 1,002"}],
         "jsonl": [{"question": "é?", "answer": 0.1, "cot": "so"}, {"question": "q", "answer": -2.5, "cot": None}],
     }[kind]
-    text = json.dumps(rows) if kind == "reft" else "".join(json.dumps(row) + "\n" for row in rows)
-    path = write(tmp_path, "set.json" if kind == "reft" else "set.jsonl", text)
+    text = json.dumps(rows) if kind == "reft_json" else "".join(json.dumps(row) + "\n" for row in rows)
+    path = write(tmp_path, "set.json" if kind == "reft_json" else "set.jsonl", text)
     source = SourceConfig(kind=kind, path=path)
     parquet = SourceConfig(kind=kind, path=as_parquet(path))
     assert read_problems(parquet) == read_problems(source)
@@ -275,11 +275,11 @@ def test_a_choice_must_be_a_letter(tmp_path: Path, answer: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("reft", '[{"item_id": "a_1"},', r"set: not JSON in UTF-8: .*line 1 column"),
-        ("reft", '{"item_id": "a_1"}', "set: should be a JSON list of objects, is a dict"),
-        ("reft", '["a"]', "set: row 1: should be a JSON object, is a str"),
-        ("reft", " \n", "set: holds no rows"),
-        ("reft", "[]", "set: holds no rows"),
+        ("reft_json", '[{"item_id": "a_1"},', r"set: not JSON in UTF-8: .*line 1 column"),
+        ("reft_json", '{"item_id": "a_1"}', "set: should be a JSON list of objects, is a dict"),
+        ("reft_json", '["a"]', "set: row 1: should be a JSON object, is a str"),
+        ("reft_json", " \n", "set: holds no rows"),
+        ("reft_json", "[]", "set: holds no rows"),
         ("jsonl", "", "set: holds no rows"),
         ("jsonl", '{"question": "q", "answer": 1}\n\n{"question"', "set: line 3: not JSON"),
         ("jsonl", '{"question": "q", "answer": 1}\n[1]\n', "set: line 2: should be a JSON object, is a list"),
@@ -300,7 +300,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
         read_problems(SourceConfig(kind="jsonl", path=str(tmp_path / "latin.jsonl")))
 
 
-@pytest.mark.parametrize("kind", ["reft", "gsm8k", "jsonl", "mathqa"])
+@pytest.mark.parametrize("kind", ["reft_json", "gsm8k", "jsonl", "mathqa"])
 def test_a_missing_file_is_named(tmp_path: Path, kind) -> None:
     for suffix in ("json", "jsonl", "parquet"):
         with pytest.raises(FileNotFoundError, match=rf"nowhere\.{suffix}"):
@@ -375,7 +375,7 @@ def test_questions_are_the_same_by_letters_and_digits() -> None:
     ],
 )
 def test_published_row_counts(name: str, rows: int, kind: str, with_cot: bool) -> None:
-    problems = read_problems(SourceConfig(kind="reft", path=f"{REAL}/{name}"))
+    problems = read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/{name}"))
     assert len(problems) == rows
     assert {problem.answer_kind for problem in problems} == {kind}
     assert all((problem.cot is not None) == with_cot for problem in problems)
@@ -384,7 +384,7 @@ def test_published_row_counts(name: str, rows: int, kind: str, with_cot: bool) -
 @needs_data
 def test_gsm8k_read_from_its_lines_is_the_references_file() -> None:
     ours = read_problems(SourceConfig(kind="gsm8k", path=f"{REAL}/gsm8k_test.jsonl"))
-    theirs = read_problems(SourceConfig(kind="reft", path=f"{REAL}/gsm8k_test_set.json"))
+    theirs = read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/gsm8k_test_set.json"))
     assert [(p.id, p.answer) for p in ours] == [(p.id, p.answer) for p in theirs]
     # They differ in no-break spaces, which the reference made blanks.
     assert [p.question.split() for p in ours] == [p.question.split() for p in theirs]
@@ -397,7 +397,7 @@ def test_gsm8k_read_from_its_lines_is_the_references_file() -> None:
 @needs_data
 def test_mathqa_read_from_its_release_is_the_references_file() -> None:
     """The release's own test.json is not at hand: its row 2 by hand, and the split that is, which has the same form."""
-    theirs = read_problems(SourceConfig(kind="reft", path=f"{REAL}/mathqa_test_set.json"))
+    theirs = read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/mathqa_test_set.json"))
     assert {p.id: p.question for p in theirs}["mathqa_2"] == STATIONS_QUESTION
     ours = read_problems(SourceConfig(kind="mathqa", path=f"{REAL}/mathqa_dev.json"))
     assert len(ours) == 4475
@@ -411,7 +411,7 @@ def test_mathqa_read_from_its_release_is_the_references_file() -> None:
 @needs_data
 def test_published_duplicates_and_overlaps() -> None:
     read = {
-        name: read_problems(SourceConfig(kind="reft", path=f"{REAL}/{name}.json"))
+        name: read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/{name}.json"))
         for name in ("svamp_nl", "svamp_python_sdp", "svamp_test_set", "mathqa_test_set")
     }
     repeats = {name: len(ps) - len({question_key(p.question) for p in ps}) for name, ps in read.items()}

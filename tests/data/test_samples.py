@@ -28,7 +28,7 @@ LINE = {
     "outcome": "correct",
     "reward": 1.0,
     "value": 2.0,
-    "suspect": None,
+    "suspicious": None,
     "tokens": 4,
     "ended": True,
     "log_prob": -1.5,

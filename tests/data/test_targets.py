@@ -61,8 +61,8 @@ def gain(name: str) -> list[Problem]:
 
 
 SETS = {
-    "svamp_python_sdp.json": ("program", 3043, lambda: source("reft", "svamp_python_sdp.json")),
-    "svamp_nl.json": ("text", 3076, lambda: source("reft", "svamp_nl.json")),
+    "svamp_python_sdp.json": ("program", 3043, lambda: source("reft_json", "svamp_python_sdp.json")),
+    "svamp_nl.json": ("text", 3076, lambda: source("reft_json", "svamp_nl.json")),
     "gsm8k_wolfram_ndp.json": ("program", 7121, wolfram),
     "gsm8k_train.jsonl": ("text", 7473, lambda: source("gsm8k", "gsm8k_train.jsonl")),
     "gsm8k_test.jsonl": ("text", 1319, lambda: source("gsm8k", "gsm8k_test.jsonl")),

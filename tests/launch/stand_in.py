@@ -17,7 +17,7 @@ if sys.argv[1] == "-c":  # somebody needs the interpreter itself
     exec(sys.argv[2])
     sys.exit()
 
-told = re.search(r"--distributed\.process[ =](\d+)", " ".join(sys.argv))
+told = re.search(r"--distributed\.process_id[ =](\d+)", " ".join(sys.argv))
 index = int(told[1] if told else os.environ.get("SLURM_PROCID", "0"))
 acts = os.environ.get("ACTS", "exit=0").split()
 act = acts[min(index, len(acts) - 1)]

@@ -46,5 +46,5 @@ def test_every_key_in_these_files_is_one_of_the_config():
     known = set(keys(to_dict(Config())))
     text = "\n".join(path.read_text() for path in LAUNCH.iterdir())
     used = set(re.findall(r"--([a-z_]+(?:\.[a-z0-9_]+)+|run_dir|seed)\b", text))
-    assert {"distributed.coordinator", "run_dir"} <= used
+    assert {"distributed.coordinator_address", "run_dir"} <= used
     assert used <= known

@@ -13,7 +13,7 @@ def test_tells_each_process_its_place(stage):
     result = stage.run("local.sh", 3, stage.config, "--seed", 7)
     assert (result.returncode, result.stdout, result.stderr) == (0, "process 0 speaks\n", "")
     configs = stage.configs()
-    coordinator = configs[0].distributed.coordinator
+    coordinator = configs[0].distributed.coordinator_address
     assert re.fullmatch(r"127\.0\.0\.1:\d+", coordinator)
     assert [config.distributed for config in configs] == [DistributedConfig(coordinator, 3, i) for i in range(3)]
     assert {config.seed for config in configs} == {7}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from reft_jax.config import DistributedConfig, load_config
 from reft_jax.parallel import processes, sharding
-from reft_jax.parallel.processes import STOPPED, gather, on_first
+from reft_jax.parallel.processes import STOPPED, gather, on_process_zero
 from reft_jax.parallel.sharding import own_rows
 from tests.runs import ITERATIONS, RECORDS, SFT_STEPS, assert_same_run, read, repeatable, steps
 
@@ -56,8 +56,8 @@ def members(run_dir: Path) -> dict[int, int]:
             line = (folder / "cmdline").read_bytes().decode().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if str(run_dir) in line and "reft_jax.train" in line and "--distributed.process" in line:
-            found[int(line[line.index("--distributed.process") + 1])] = int(folder.name)
+        if str(run_dir) in line and "reft_jax.train" in line and "--distributed.process_id" in line:
+            found[int(line[line.index("--distributed.process_id") + 1])] = int(folder.name)
     return found
 
 
@@ -79,7 +79,7 @@ def assert_like_one_process(run_dir: Path, one: Path) -> None:
     assert [(r["step"], r["id"]) for r in got] == [(r["step"], r["id"]) for r in expected]
     assert got[:36] == expected[:36], "the first iteration: completions, rewards and all"
     assert len(read(run_dir, "evaluations")) == len(read(one, "evaluations"))
-    assert set(json.loads((run_dir / "summary.json").read_text())) == {"warmup", "sft", "sft_best", "reft"}
+    assert set(json.loads((run_dir / "summary.json").read_text())) == {"warmup", "sft", "sft_best", "rl_best"}
 
 
 def test_two_processes_are_one_run(finished, arguments, tmp_path):
@@ -107,7 +107,7 @@ def test_two_processes_that_are_interrupted_are_one_run(finished, arguments, tmp
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
-    """Within `distributed.timeout` and a little, with an error, and without orphans."""
+    """Within `distributed.heartbeat_timeout_seconds` and a little, with an error, and without orphans."""
     run_dir = tmp_path / "dead"
     process = launch(arguments(run_dir, distributed__timeout=10))
     wait_for_step(process, run_dir, 20)
@@ -153,9 +153,12 @@ def test_bad_settings_are_told_before_anything_is_computed(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--distributed.coordinator", "h:1"], "distributed.process (0) must be less than distributed.processes (0)"),
-        (["--distributed.processes", "2"], "distributed.coordinator is empty"),
-        (["--distributed.timeout", "0"], "distributed.timeout is 0"),
+        (
+            ["--distributed.coordinator_address", "h:1"],
+            "distributed.process_id (0) must be less than distributed.num_processes (0)",
+        ),
+        (["--distributed.num_processes", "2"], "distributed.coordinator_address is empty"),
+        (["--distributed.heartbeat_timeout_seconds", "0"], "distributed.heartbeat_timeout_seconds is 0"),
     ],
 )
 def test_flags_that_name_no_process_are_refused(arguments, tmp_path, flags, message, capsys):
@@ -207,9 +210,9 @@ def test_one_process_speaks_to_itself_for_nothing(monkeypatch):
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", None)
     marker = object()
     assert gather(marker) == [marker]
-    assert on_first(lambda: marker) is marker
+    assert on_process_zero(lambda: marker) is marker
     with pytest.raises(KeyError, match="mine"):
-        on_first(lambda: {}["mine"])
+        on_process_zero(lambda: {}["mine"])
 
 
 def test_processes_that_have_other_data_do_not_start(monkeypatch):
@@ -233,12 +236,12 @@ def test_a_cluster_is_asked_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(processes.jax.config, "update", lambda *_: None)
     processes.connect(DistributedConfig(detect=False))
     assert not asked
-    processes.connect(DistributedConfig(timeout=7))
+    processes.connect(DistributedConfig(heartbeat_timeout_seconds=7))
     assert asked[0][0] == (None, None, None)
     assert asked[0][1]["cluster_detection_method"] is None
     assert asked[0][1]["heartbeat_timeout_seconds"] == 7
     with pytest.raises(ValueError, match="coordinator_address"):
-        processes.connect(DistributedConfig(coordinator="h:1", processes=2, process=1))
+        processes.connect(DistributedConfig(coordinator_address="h:1", num_processes=2, process_id=1))
     assert asked[1][0] == ("h:1", 2, 1)
     assert asked[1][1]["cluster_detection_method"] == "deactivate"
 

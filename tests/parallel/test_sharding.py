@@ -148,8 +148,8 @@ def test_activations_of_the_decoder_are_split_as_the_table_says(monkeypatch):
     """Everything goes in whole, so that nothing but the constraints inside can split it; the compiler is asked."""
     where, seen = mesh(1, 4, 2), {}
 
-    def watched(x, m, *axes, column):
-        x = sharding.constrain(x, m, *axes, column=column)
+    def watched(x, m, *axes, layout):
+        x = sharding.constrain(x, m, *axes, layout=layout)
         jax.debug.inspect_array_sharding(x, callback=lambda s: seen.__setitem__(axes, (s, x.ndim)))
         return x
 
@@ -162,7 +162,7 @@ def test_activations_of_the_decoder_are_split_as_the_table_says(monkeypatch):
     def logits(params, x):
         # A block by itself: Flax's scan refuses functions that watch themselves.
         block = jax.tree.map(lambda stacked: stacked[0], params["decoder"]["blocks"])
-        module, positions = decoder.Block(policy.config, where, policy.column), jnp.arange(5)[None]
+        module, positions = decoder.Block(policy.config, where, policy.layout), jnp.arange(5)[None]
         (hidden, _), _ = module.apply({"params": block}, (x, None), 0, positions, None)
         return policy.apply({"params": params}, hidden, method="logits")
 

@@ -128,7 +128,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
         (["--target", "a100:8"], "there is no target"),
         (["--target", "cpu:8", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 8 device"),
         (["--target", "cpu:8"], "evaluation.batch_size (250) must be a multiple"),
-        (["--target", "cpu:2", "--generation.max_response", "300"], "the model has 256 positions"),
+        (["--target", "cpu:2", "--generation.max_new_tokens", "300"], "the model has 256 positions"),
         (["--target", "cpu:2", "--model.path", "some/model"], "--model_config FILE"),
         (["--target", "cpu:2", "--model_config", "none.json"], "--model_config none.json: there is no such file"),
         (["--target", "cpu:2", "--model.tokenizer", "some/tokenizer"], "set model.decoder.vocab_size"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from reft_jax.records.console import SHOWN, Progress, closing_table, print_closing_table
+from reft_jax.records.console import SHOWN, ProgressDisplay, closing_table, print_closing_table
 from reft_jax.records.metrics import METRICS
 
 
@@ -21,20 +21,20 @@ class Clock:
         return self.now
 
 
-def _plain(run: Callable[[Progress, Clock], None], show: bool = True) -> str:
+def _plain(run: Callable[[ProgressDisplay, Clock], None], show: bool = True) -> str:
     """What `run` prints into a file, narrow so that any breaking of lines would show."""
     file, clock = io.StringIO(), Clock()
     console = Console(file=file, width=40, force_terminal=False)
-    with Progress(console=console, clock=clock, show=show) as progress:
+    with ProgressDisplay(console=console, clock=clock, show=show) as progress:
         run(progress, clock)
     return file.getvalue()
 
 
-def _terminal(run: Callable[[Progress], None], width: int, show: bool = True) -> str:
+def _terminal(run: Callable[[ProgressDisplay], None], width: int, show: bool = True) -> str:
     """What `run` sends to a terminal, control sequences included."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, force_interactive=True, legacy_windows=False)
-    with Progress(console=console, show=show) as progress:
+    with ProgressDisplay(console=console, show=show) as progress:
         run(progress)
     return file.getvalue()
 
@@ -45,7 +45,7 @@ def _last_lines(output: str, count: int) -> list[str]:
 
 
 def test_plain_lines_come_every_few_seconds_and_at_the_end_of_a_stage() -> None:
-    def run(progress: Progress, clock: Clock) -> None:
+    def run(progress: ProgressDisplay, clock: Clock) -> None:
         progress.message("[bold] of 2 devices :smile:, a line that is longer than the console is wide")
         progress.stage("sft", 4)
         for step in range(1, 5):
@@ -70,7 +70,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end_of_a_stage() -> None:
 
 
 def test_time_left_counts_the_steps_of_this_process_only() -> None:
-    def run(progress: Progress, clock: Clock) -> None:
+    def run(progress: ProgressDisplay, clock: Clock) -> None:
         progress.stage("rl", 1000, done=900)
         progress.advance(901, {})
         clock.now += 90
@@ -86,7 +86,7 @@ def test_time_left_counts_the_steps_of_this_process_only() -> None:
 
 
 def test_a_stage_without_fields_or_with_one_step_is_a_line() -> None:
-    def run(progress: Progress, clock: Clock) -> None:
+    def run(progress: ProgressDisplay, clock: Clock) -> None:
         progress.stage("sft", 1)
         progress.advance(1, {})
 
@@ -106,7 +106,7 @@ def test_every_metric_shown_exists() -> None:
 
 
 def test_a_terminal_keeps_one_line_for_each_stage() -> None:
-    def run(progress: Progress) -> None:
+    def run(progress: ProgressDisplay) -> None:
         progress.stage("sft", 2)
         progress.advance(1, {"sft/loss": 1.5})
         progress.advance(2, {"sft/loss": 0.5})
@@ -124,7 +124,7 @@ def test_a_terminal_keeps_one_line_for_each_stage() -> None:
 
 
 def test_a_narrow_terminal_cuts_the_last_metrics_only() -> None:
-    def run(progress: Progress) -> None:
+    def run(progress: ProgressDisplay) -> None:
         progress.stage("rl", 300)
         progress.advance(300, {"reward/mean": 0.5, "eval/accuracy": 0.25, "rl/sequence_kl": 2.0})
 
@@ -137,7 +137,7 @@ def test_a_terminal_is_given_back_when_the_run_fails() -> None:
     console = Console(file=file, force_terminal=True, force_interactive=True, legacy_windows=False)
 
     def fail() -> None:
-        with Progress(console=console) as progress:
+        with ProgressDisplay(console=console) as progress:
             progress.stage("rl", 300)
             raise FloatingPointError
 
@@ -147,7 +147,7 @@ def test_a_terminal_is_given_back_when_the_run_fails() -> None:
 
 
 def test_other_processes_are_silent() -> None:
-    def run(progress: Progress, clock: Clock | None = None) -> None:
+    def run(progress: ProgressDisplay, clock: Clock | None = None) -> None:
         progress.message("hello")
         progress.stage("rl", 1)
         progress.advance(1, {"reward/mean": 0.5})
@@ -158,7 +158,7 @@ def test_other_processes_are_silent() -> None:
 
 def test_closing_table() -> None:
     summary = {
-        "reft": {"accuracy": 1.0, "interval": [0.9801, 1.0], "examples": 123456, "seconds": 3599.6},
+        "rl_best": {"accuracy": 1.0, "interval": [0.9801, 1.0], "examples": 123456, "seconds": 3599.6},
         "warmup": {"accuracy": 0.604, "interval": (0.55, 0.6604), "examples": 800, "seconds": 12.2},
         "sft_best": {"accuracy": 0.0, "interval": [0.0, 0.02], "examples": 4000, "seconds": 60.0, "step": 9},
         "another": {},
@@ -179,7 +179,7 @@ def test_closing_table() -> None:
 
 def test_the_table_says_what_was_chosen_on_test() -> None:
     facts = {"accuracy": 0.5, "interval": [0.4, 0.6], "examples": 1, "seconds": 1.0}
-    summary = {"warmup": facts, "sft_best": {**facts, "test_best": True}, "reft": {**facts, "test_best": True}}
+    summary = {"warmup": facts, "sft_best": {**facts, "test_best": True}, "rl_best": {**facts, "test_best": True}}
     file = io.StringIO()
     print_closing_table(summary, Console(file=file, width=80, force_terminal=False))
     printed = " ".join(file.getvalue().split())
@@ -189,4 +189,4 @@ def test_the_table_says_what_was_chosen_on_test() -> None:
 
 def test_a_model_without_its_accuracy_is_an_error() -> None:
     with pytest.raises(KeyError, match="interval"):
-        closing_table({"reft": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})
+        closing_table({"rl_best": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})

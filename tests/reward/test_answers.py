@@ -12,7 +12,7 @@ from reft_jax.reward.answers import extract_answer, is_correct, normalise_result
 TRIGGER = "\nTherefore, the answer is: "
 
 
-def read(text, rules="sane", kind="number"):
+def read(text, rules="lenient", kind="number"):
     return extract_answer("3 + 4 is 7" + TRIGGER + text, kind, TRIGGER, rules)
 
 
@@ -85,12 +85,12 @@ def test_sane_reads_the_letter_a_person_reads(text, letter):
 
 
 def test_sane_reads_after_the_last_trigger_only():
-    assert extract_answer(f"{TRIGGER}1{TRIGGER}2", "number", TRIGGER, "sane") == 2.0
+    assert extract_answer(f"{TRIGGER}1{TRIGGER}2", "number", TRIGGER, "lenient") == 2.0
     assert (
-        extract_answer("Therefore, the answer is: 2", "number", TRIGGER, "sane") == 2.0
+        extract_answer("Therefore, the answer is: 2", "number", TRIGGER, "lenient") == 2.0
     )  # the blanks around it are no matter
-    assert extract_answer("2", "number", TRIGGER, "sane") is None
-    assert extract_answer(f"{TRIGGER}2{TRIGGER}", "number", TRIGGER, "sane") is None
+    assert extract_answer("2", "number", TRIGGER, "lenient") is None
+    assert extract_answer(f"{TRIGGER}2{TRIGGER}", "number", TRIGGER, "lenient") is None
 
 
 @given(st.integers(-(10**12), 10**12), st.integers(0, 99), st.sampled_from(["", " dollars", "%", "."]))
@@ -134,7 +134,7 @@ def test_reference_takes_any_text_for_a_choice():
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "reference", "sane"),
+    ("value", "kind", "reference", "lenient"),
     [
         (5.0, "number", 5.0, 5.0),
         (math.inf, "number", math.inf, None),
@@ -146,9 +146,9 @@ def test_reference_takes_any_text_for_a_choice():
         (5.0, "choice", "5.0", None),
     ],
 )
-def test_results_of_programs(value, kind, reference, sane):
+def test_results_of_programs(value, kind, reference, lenient):
     assert normalise_result(value, kind, "reference") == reference
-    assert normalise_result(value, kind, "sane") == sane
+    assert normalise_result(value, kind, "lenient") == lenient
 
 
 @pytest.mark.parametrize(
@@ -207,5 +207,5 @@ def test_relative_tolerance_and_exact_integers(value, gold, settings, right):
 def test_whole_numbers_keep_every_digit():
     big = 123456789012345678901
     assert read(f"{big:,} apples") == parse_gold(f"{big:,}", "number") == big
-    assert normalise_result(f"${big}", "number", "sane") == normalise_result(big, "number", "sane") == big
+    assert normalise_result(f"${big}", "number", "lenient") == normalise_result(big, "number", "lenient") == big
     assert is_correct(read(f"{big + 1}"), parse_gold(str(big), "number"), 1e-2) is False

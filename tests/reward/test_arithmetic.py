@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reft_jax.reward import programs as programs_module
+from reft_jax.reward import pool as pool_module
 from reft_jax.reward.arithmetic import evaluate
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
 
-RULES = ["sane", "reference"]
+RULES = ["lenient", "reference"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def run_forked():
 
         def run(texts, rules):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(programs_module, "evaluate", lambda program, rules: None)
+                patch.setattr(pool_module, "evaluate", lambda program, rules: None)
                 return runner.run(texts, rules)
 
         yield run
@@ -51,7 +51,7 @@ def disagreements(texts, rules, run_forked):
     ]
 
 
-@pytest.mark.parametrize(("rules", "step"), [("sane", 1), ("reference", 4)])  # a step of 1 takes seconds more
+@pytest.mark.parametrize(("rules", "step"), [("lenient", 1), ("reference", 4)])  # a step of 1 takes seconds more
 def test_svamp_programs_give_what_the_child_gives(rules, step, run_forked):
     if "REFT_DATA" not in os.environ:
         pytest.skip("REFT_DATA, the folder with svamp_python_sdp.json, is not set")
@@ -221,7 +221,7 @@ ANSWERED = [
 
 @pytest.mark.parametrize(("program", "value"), ANSWERED)
 def test_these_are_answered_here_as_the_child_answers_them(program, value, run_forked):
-    result = evaluate(program, "sane")
+    result = evaluate(program, "lenient")
     assert result is not None
     if isinstance(value, str):
         assert result[1] is None
@@ -297,7 +297,7 @@ def test_these_are_answered_here_as_the_child_answers_them(program, value, run_f
     ],
 )
 def test_what_is_not_plain_arithmetic_is_left_to_the_workers(program):
-    assert [evaluate(program, "sane"), evaluate(program, "reference")] == [None, None]
+    assert [evaluate(program, "lenient"), evaluate(program, "reference")] == [None, None]
 
 
 ADVERSARIAL = {
@@ -349,12 +349,12 @@ def test_hostile_texts_are_done_soon_and_on_a_small_stack(program, run_forked):
     finally:
         threading.stack_size(size)
     start = time.thread_time()
-    results.append(evaluate(program, "sane"))
+    results.append(evaluate(program, "lenient"))
     seconds = time.thread_time() - start
     thread.join()
     assert len(results) == 3
     assert seconds < 1.0
-    assert disagreements([program], "sane", run_forked) == []
+    assert disagreements([program], "lenient", run_forked) == []
 
 
 @given(st.text("1_.0xjeandorfistl if\\'\"b\n", max_size=25))
@@ -362,7 +362,7 @@ def test_hostile_texts_are_done_soon_and_on_a_small_stack(program, run_forked):
 def test_no_text_makes_the_parser_warn(text):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        evaluate(text, "sane")
+        evaluate(text, "lenient")
     assert not caught
 
 
@@ -381,5 +381,5 @@ print([evaluate(program, "reference") for program in {[program for program, _ in
 def test_the_runner_starts_no_worker_for_arithmetic():
     program = ANSWERED[0][0]
     with ProgramRunner(1, 1.0, 256) as runner:
-        assert runner.run([program, "?", program], "sane")[::2] == [ProgramResult("ok", 67.0, "")] * 2
+        assert runner.run([program, "?", program], "lenient")[::2] == [ProgramResult("ok", 67.0, "")] * 2
         assert runner._pools == {"plain": [], "sympy": []}

@@ -40,8 +40,8 @@ def test_both_rules_stand_side_by_side_and_their_disagreements_below(tmp_path, c
         "mean reward 0.7750 0.3000",
     } <= set(lines)
     assert "The rules disagree in 2 of 4 rows:" in lines
-    assert "line 2, b: gold 18.0, sane correct 18.0, reference no_answer None" in lines
-    assert "line 4, d: gold c, sane correct 'c', reference wrong '(c)'" in lines
+    assert "line 2, b: gold 18.0, lenient correct 18.0, reference no_answer None" in lines
+    assert "line 4, d: gold c, lenient correct 'c', reference wrong '(c)'" in lines
 
 
 def test_programs_are_recognised_and_run(tmp_path, capsys):
@@ -52,9 +52,9 @@ def test_programs_are_recognised_and_run(tmp_path, capsys):
     assert "4 completions, read as programs" in lines[0]
     assert {"correct 3 1", "error 1 1", "no_answer 0 2"} <= set(lines)
     assert (
-        "line 2, 2: gold 42, sane correct '42 apples', reference no_answer None" not in lines
+        "line 2, 2: gold 42, lenient correct '42 apples', reference no_answer None" not in lines
     )  # the number, not the text
-    assert "line 2, 2: gold 42, sane correct 42, reference no_answer None" in lines
+    assert "line 2, 2: gold 42, lenient correct 42, reference no_answer None" in lines
     assert "and 1 more; --show 0 shows all" in lines
 
 

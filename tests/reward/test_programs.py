@@ -33,7 +33,7 @@ def forked(number):
     return f"def solution(): return [{number}][0]"
 
 
-def run_one(runner, body, rules="sane"):
+def run_one(runner, body, rules="lenient"):
     """The result of one body of `solution()`, checked to leave the next program alone."""
     result, after = runner.run([solution(body), forked(7)], rules)
     assert after == ProgramResult("ok", 7.0, "")
@@ -91,7 +91,7 @@ def test_sane_runs_programs_whole(runner):
     helper = (
         "import math\n\ndef double(x):\n    return 2 * x\n\ndef solution():\n\n    return double(math.floor(2.5))\n"
     )
-    assert runner.run([helper], "sane") == [ProgramResult("ok", 4.0, "")]
+    assert runner.run([helper], "lenient") == [ProgramResult("ok", 4.0, "")]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_environment_and_the_descriptors_are_empty(monkeypatch):
 def test_a_forged_result_changes_no_other_program(runner, forged):
     body = f"import os\nfor fd in range(3, 20):\n    try: os.write(fd, b'{forged}')\n    except OSError: pass\nreturn 8"
     others = [forked(number) for number in range(20)]
-    results = runner.run([solution(body), *others], "sane")
+    results = runner.run([solution(body), *others], "lenient")
     assert [result.value for result in results[1:]] == list(range(20))
     assert results[0].value in (None, 5.0)
 
@@ -232,11 +232,11 @@ def processes(memory):
 @linux
 def test_workers_end_with_the_process_that_started_them():
     script = (
-        "import os; from reft_jax.reward.programs import ProgramRunner\n"
+        "import os; from reft_jax.reward.pool import ProgramRunner\n"
         "r = ProgramRunner(2, 60.0, 258)\n"
-        f"r.run([{forked(1)!r}, {forked(2)!r}], 'sane')\n"
+        f"r.run([{forked(1)!r}, {forked(2)!r}], 'lenient')\n"
         "import threading; threading.Timer(0.3, os._exit, (9,)).start()\n"
-        "r.run(['import time\\ndef solution(): time.sleep(60)'], 'sane')"
+        "r.run(['import time\\ndef solution(): time.sleep(60)'], 'lenient')"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     deadline = time.monotonic() + 3
@@ -251,12 +251,12 @@ def test_workers_end_with_the_process_that_started_them():
     [("SIGSTOP", "its worker stopped answering"), ("SIGKILL", "its worker ended")],
 )
 def test_a_worker_that_fails_is_replaced_and_counted(monkeypatch, attack, reason):
-    monkeypatch.setattr("reft_jax.reward.programs._GRACE", 1.0)
+    monkeypatch.setattr("reft_jax.reward.pool._GRACE", 1.0)
     body = f"import os, signal, time\nos.kill(os.getppid(), signal.{attack})\ntime.sleep(0.2)\nreturn 5"
     program = solution(body) + "\n#" + "x" * 200_000
     others = [forked(number) + "\n#" + "x" * 100_000 for number in range(9)]  # more than pipes hold
     with ProgramRunner(1, TIMEOUT, 256, sandbox="unsafe") as runner:  # contained, it could not send signals
-        first, *rest = runner.run([program, *others], "sane")
+        first, *rest = runner.run([program, *others], "lenient")
         assert (first.outcome, first.detail) == ("error", reason)
         assert [result.value for result in rest] == list(range(9))
         assert runner.replaced == 1
@@ -264,11 +264,11 @@ def test_a_worker_that_fails_is_replaced_and_counted(monkeypatch, attack, reason
 
 def test_a_worker_that_died_idle_is_replaced_without_blame(runner):
     with ProgramRunner(1, TIMEOUT, 256) as fresh:
-        fresh.run([forked(1)], "sane")
+        fresh.run([forked(1)], "lenient")
         (worker,) = fresh._pools["plain"]
         os.kill(worker._process.pid, 9)
         worker._process.wait()
-        assert fresh.run([forked(2)], "sane") == [ProgramResult("ok", 2.0, "")]
+        assert fresh.run([forked(2)], "lenient") == [ProgramResult("ok", 2.0, "")]
         assert fresh.replaced == 0
 
 
@@ -279,25 +279,25 @@ def test_an_interrupted_run_leaves_no_replies_to_the_next(monkeypatch):
     programs = [forked(number) for number in range(9)]
     with ProgramRunner(1, TIMEOUT, 256) as fresh:
         with monkeypatch.context() as patch:
-            patch.setattr("reft_jax.reward.programs._wait", interrupt)
+            patch.setattr("reft_jax.reward.pool._wait", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                fresh.run(programs, "sane")
-        assert fresh.run([forked(10)], "sane") == [ProgramResult("ok", 10.0, "")]
+                fresh.run(programs, "lenient")
+        assert fresh.run([forked(10)], "lenient") == [ProgramResult("ok", 10.0, "")]
 
 
 def test_results_are_in_order_and_identical_programs_run_once(runner):
     clock = "import time\ndef solution(): return time.monotonic_ns() % 10**12 / 10**3"
     programs = [clock, *(forked(number) for number in range(50)), clock]
-    results = runner.run(programs, "sane")
+    results = runner.run(programs, "lenient")
     assert results[0] == results[-1]
     assert [result.value for result in results[1:-1]] == list(range(50))
-    assert runner.run([], "sane") == []
+    assert runner.run([], "lenient") == []
 
 
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with ProgramRunner(1, TIMEOUT, 256) as fresh, pytest.raises(RuntimeError, match="did not start"):
-        fresh.run([forked(1)], "sane")
+        fresh.run([forked(1)], "lenient")
 
 
 @pytest.mark.parametrize("arguments", [(0, 1.0, 1), (1, 0.0, 1), (1, 1.0, -1)])

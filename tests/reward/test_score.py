@@ -78,13 +78,13 @@ def test_programs_numbers(runner):
 def test_reference_pays_a_crashed_multiple_choice_program(runner):
     completions = [program("return 'B'"), program("return 'c'"), program("return 1 / 0"), program("return 5")]
     assert verdicts(CHOICE, completions, "program", runner, rules="reference") == [
-        Verdict(1.0, "correct", "b", suspect=True),  # a letter that nothing was computed for
-        Verdict(0.1, "wrong", "c", suspect=True),
-        Verdict(0.1, "error", "none", suspect=False),
-        Verdict(0.1, "wrong", "5.0", suspect=True),
+        Verdict(1.0, "correct", "b", suspicious=True),  # a letter that nothing was computed for
+        Verdict(0.1, "wrong", "c", suspicious=True),
+        Verdict(0.1, "error", "none", suspicious=False),
+        Verdict(0.1, "wrong", "5.0", suspicious=True),
     ]
-    sane = verdicts(CHOICE, completions, "program", runner)
-    assert [(v.reward, v.outcome) for v in sane] == [
+    lenient = verdicts(CHOICE, completions, "program", runner)
+    assert [(v.reward, v.outcome) for v in lenient] == [
         (1.0, "correct"),
         (0.1, "wrong"),
         (0.0, "error"),
@@ -94,8 +94,8 @@ def test_reference_pays_a_crashed_multiple_choice_program(runner):
 
 def test_text_under_both_rules():
     texts = [f"so{TRIGGER}1,005 apples.", f"so{TRIGGER}1005.0", f"so{TRIGGER}1004", "1005", f"so{TRIGGER}inf"]
-    sane = verdicts(NUMBER, texts, "text")
-    assert [v.outcome for v in sane] == ["correct", "correct", "wrong", "no_answer", "no_answer"]
+    lenient = verdicts(NUMBER, texts, "text")
+    assert [v.outcome for v in lenient] == ["correct", "correct", "wrong", "no_answer", "no_answer"]
     reference = verdicts(NUMBER, texts, "text", rules="reference")
     assert [v.outcome for v in reference] == ["no_answer", "correct", "wrong", "correct", "wrong"]
     assert verdicts(CHOICE, ["no idea"], "text", rules="reference") == [Verdict(0.1, "wrong", "no idea")]
@@ -105,7 +105,7 @@ def test_text_under_both_rules():
 def test_right_answers_after_wrong_equations_are_suspect():
     texts = [f"{working}{TRIGGER}1005" for working in ("5 * 201 = 1005", "5 * 200 = 1005", "of course")]
     found = verdicts(NUMBER, [*texts, f"5 * 200 = 1005{TRIGGER}1004"], "text")
-    assert [v.suspect for v in found] == [False, True, None, False]
+    assert [v.suspicious for v in found] == [False, True, None, False]
     assert [v.reward for v in found] == [1.0, 1.0, 1.0, 0.1], "a sign, not a verdict"
 
 
@@ -131,7 +131,7 @@ def test_errors_say_what_is_wrong():
         verdicts(Problem("bad_7", "How many?", "many"), [""], "text")
 
 
-@pytest.mark.parametrize("rules", ["sane", "reference"])
+@pytest.mark.parametrize("rules", ["lenient", "reference"])
 def test_all_svamp_programs_give_their_gold_answers(svamp, rules):
     problems = svamp("svamp_python_sdp.json")
     assert len(problems) == 3043
@@ -147,7 +147,7 @@ def test_all_svamp_programs_give_their_gold_answers(svamp, rules):
     assert outcome_counts(found)["correct"] == 3043
 
 
-@pytest.mark.parametrize("rules", ["sane", "reference"])
+@pytest.mark.parametrize("rules", ["lenient", "reference"])
 def test_all_svamp_texts_give_their_gold_answers(svamp, rules):
     problems = svamp("svamp_nl.json")
     assert len(problems) == 3076
@@ -166,10 +166,10 @@ def test_the_answer_between_angle_brackets_is_read_by_sane_only(svamp):
         rules: outcome_counts(
             score(problems, texts, cot="text", answer_trigger=trigger, config=RewardConfig(rules=rules), runner=None)
         )
-        for rules in ("sane", "reference")
+        for rules in ("lenient", "reference")
     }
     assert counts["reference"]["no_answer"] == 3067
-    assert counts["sane"]["correct"] == 3065  # two annotations round: <9> for 8.93 and <69.32%> for 69.4
+    assert counts["lenient"]["correct"] == 3065  # two annotations round: <9> for 8.93 and <69.32%> for 69.4
 
 
 def test_the_room_needs_neither_jax_nor_numpy():
@@ -179,10 +179,10 @@ for name in ["jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch"]
     sys.modules[name] = None
 from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem
-from reft_jax.reward import __main__, answers, equations, functions, letters, programs, sandbox, score, worker
+from reft_jax.reward import __main__, answers, equations, functions, letters, pool, sandbox, score, worker
 texts = ["def solution(): return [5][0]", "def solution(): return sympy.Integer(5)"]
 settings = dict(cot="program", answer_trigger="", config=RewardConfig())
-with programs.ProgramRunner(1, 1.0, 256) as runner:
+with pool.ProgramRunner(1, 1.0, 256) as runner:
     found = score.score([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
 assert [verdict.outcome for verdict in found] == ["correct"] * 2, found
 """

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reft_jax.reward_model.reranking import best, by_question, read_choices, read_classes, vote
+from reft_jax.reward_model.reranking import best, by_question, evaluate_choices, evaluate_classification, vote
 from reft_jax.samples.file import Sample
 from reft_jax.samples.statistics import wilson_interval
 
@@ -69,7 +69,7 @@ def slow_choices(samples, scores, k):
 def test_choices_equal_a_slow_loop(drawn, k, unasked):
     samples, scores = drawn
     groups = by_question(samples)
-    found, total = read_choices(groups, scores, k, unasked), len(groups) + unasked
+    found, total = evaluate_choices(groups, scores, k, unasked), len(groups) + unasked
     expected = [slow_choices(group, scores, k) for group in groups]
     for column, name in enumerate(("rerank", "vote", "upper_bound")):
         correct = sum(row[column] for row in expected)
@@ -86,12 +86,12 @@ def test_choices_equal_a_slow_loop(drawn, k, unasked):
 def test_a_perfect_model_reaches_what_can_be_reached(drawn):
     samples, _ = drawn
     scores = {(s.id, s.completion): float(s.correct) for s in samples}
-    found = read_choices(by_question(samples), scores)
+    found = evaluate_choices(by_question(samples), scores)
     assert found["rerank"] == found["upper_bound"]
-    classes = read_classes(samples, scores)
+    classes = evaluate_classification(samples, scores)
     assert classes["accuracy"] == 1
     worst = {name: 1 - p for name, p in scores.items()}
-    assert read_classes(samples, worst)["accuracy"] == 0
+    assert evaluate_classification(samples, worst)["accuracy"] == 0
 
 
 def test_of_equals_the_first_is_chosen():
@@ -107,11 +107,11 @@ def test_of_equals_the_first_is_chosen():
 def test_classes_by_hand():
     samples = [make("q", number, text, value) for number, (text, value) in enumerate(zip("xyzw", (1, 2, 2, 1)))]
     scores = {("q", text): p for text, p in (("x", 0.9), ("y", 0.6), ("z", 0.2))}  # w was too long
-    found = read_classes(samples, scores)
+    found = evaluate_classification(samples, scores)
     assert found == {"accuracy": 2 / 3, "majority": 2 / 3, "completions": 3, "correct": 1}
 
 
 def test_too_few_samples_are_named():
     samples = [make("q", 0, "x", 1), make("r", 0, "x", 1), make("r", 1, "x", 1)]
     with pytest.raises(ValueError, match=r"1 questions have fewer than 2 samples: `q` \(1\); give a smaller --k"):
-        read_choices(by_question(samples), {("r", "x"): 1.0}, 2)
+        evaluate_choices(by_question(samples), {("r", "x"): 1.0}, 2)

@@ -77,7 +77,7 @@ def arguments(tmp_path_factory, compilation_cache):
 
     def make(run_dir: Path, **overrides) -> list[str]:
         line = ["train", "--config", str(folder / "config.yaml"), "--run_dir", str(run_dir)]
-        line += ["--reward_model.samples", json.dumps([str(samples)]), "--logging.compilation_cache", compilation_cache]
+        line += ["--reward_model.samples", json.dumps([str(samples)]), "--compilation_cache_dir", compilation_cache]
         for key, value in overrides.items():
             line += ["--" + key.replace("__", "."), str(value)]
         return line
@@ -114,7 +114,7 @@ def test_it_learns_to_tell_right_from_wrong(finished):
     epoch = len(steps) // EPOCHS
     assert [record["step"] for record in steps] == list(range(1, EPOCHS * epoch + 1))
     assert [r["step"] for r in dev] == [s for s in range(1, len(steps) + 1) if s % epoch == 0 or s % 7 == 0]
-    assert dev[-1]["rerank/classified"] > 0.95
+    assert dev[-1]["rerank/classification_accuracy"] > 0.95
     assert dev[-1]["rerank/accuracy"] == dev[-1]["rerank/upper_bound"] > dev[-1]["rerank/vote"]
     assert np.mean([record["reward_model/accuracy"] for record in steps[-epoch:]]) > 0.95
     assert steps[-1]["reward_model/loss"] < 0.1 < steps[0]["reward_model/loss"]
@@ -127,9 +127,11 @@ def test_its_run_has_the_files_of_a_run(finished, arguments, capfd):
     assert {"config.yaml", "run.json", "metrics.jsonl", "tokenizer", "checkpoints", "summary.json"} <= names
     (facts,) = json.loads((finished / "summary.json").read_text()).values()
     dev = [record for record in read(finished, "metrics") if "rerank/accuracy" in record]
-    best = max(dev, key=lambda record: (record["rerank/accuracy"], record["rerank/classified"]))  # of equals the first
+    best = max(
+        dev, key=lambda record: (record["rerank/accuracy"], record["rerank/classification_accuracy"])
+    )  # of equals the first
     assert sum(record["rerank/accuracy"] == best["rerank/accuracy"] for record in dev) > 1
-    names = ("step", "rerank/accuracy", "rerank/classified")
+    names = ("step", "rerank/accuracy", "rerank/classification_accuracy")
     assert [facts[name] for name in ("step", "dev_accuracy", "dev_classified")] == [best[name] for name in names]
     checkpoints = finished / "checkpoints"
     for name in ("", "_class_head"):
@@ -165,7 +167,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
     """Asked to stop in a step, in one that is followed by a reading of dev, and while dev is read."""
     run_dir, moments = tmp_path / "stopped", []
 
-    def watch(owner, name, place, step_of):
+    def detect_collapse(owner, name, place, step_of):
         original = getattr(owner, name)
 
         def watched(*args, **kwargs):
@@ -176,8 +178,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(StepRecorder, "push", "step", lambda recorder, step, *_: step)
-    watch(reward_training, "read_dev", "dev", lambda run, params, step: step)
+    detect_collapse(StepRecorder, "push", "step", lambda recorder, step, *_: step)
+    detect_collapse(reward_training, "read_dev", "dev", lambda run, params, step: step)
     for moment, saved in ((("step", 3), 4), (("step", 6), 7), (("dev", 14), 14)):
         moments[:] = [moment]
         assert command(arguments(run_dir)) == STOPPED

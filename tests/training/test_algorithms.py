@@ -10,8 +10,8 @@ from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.problem import Problem
 from reft_jax.reward.score import Verdict
 from reft_jax.training.completion import Completion
-from reft_jax.training.reinforcement import watch
-from reft_jax.training.state import Tally
+from reft_jax.training.reinforcement import detect_collapse
+from reft_jax.training.state import RunProgress
 from tests.runs import complete, read, restore, steps
 
 ALGORITHMS = {
@@ -37,9 +37,9 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
     assert len(steps(tmp_path / "one", "rl")) > 1
     first = [r["id"] for r in read(tmp_path / "one", "rollouts") if r["step"] == 1]
     assert first == [id for id in first[::SAMPLES] for _ in range(SAMPLES)], "samples of a question are neighbours"
-    before, after = restore(warmup)["decoder"], restore(tmp_path / "one/checkpoints/reft")["decoder"]
+    before, after = restore(warmup)["decoder"], restore(tmp_path / "one/checkpoints/rl_best")["decoder"]
     assert np.any(before["embed"] != after["embed"])
-    head = tmp_path / "one/checkpoints/reft_value_head"
+    head = tmp_path / "one/checkpoints/rl_best_value_head"
     assert head.exists() == (algorithm == "ppo")
 
 
@@ -57,7 +57,7 @@ def test_an_algorithm_learns_alike_on_one_device_and_on_eight(algorithm, finishe
 def test_reinforcement_starts_without_a_warm_up(arguments, tmp_path):
     complete(arguments(tmp_path / "cold", sft__schedule_epochs=0, rl__epochs=1, data__train__limit=60))
     summary = json.loads((tmp_path / "cold/summary.json").read_text())
-    assert set(summary) == {"reft"}
+    assert set(summary) == {"rl_best"}
     assert steps(tmp_path / "cold", "rl")[0]["rl/kl_max"] < 1e-3
 
 
@@ -72,7 +72,7 @@ def test_a_run_that_goes_wrong_ends_with_the_best_model_and_says_why(finished, a
     last = steps(run_dir, "rl")[-1]
     assert last["rl/sequence_kl"] > 1e-4
     assert all(r["rl/sequence_kl"] <= 1e-4 for r in steps(run_dir, "rl")[:-1])
-    assert summary["reft"]["step"] < last["step"], "the model is from before"
+    assert summary["rl_best"]["step"] < last["step"], "the model is from before"
     resume = [int(path.name) for path in (run_dir / "checkpoints/resume").iterdir()]
     assert max(resume) < last["step"], "nothing is saved after it went wrong"
     assert complete(line, code=COLLAPSED).strip().endswith(output.strip().splitlines()[-1])
@@ -83,12 +83,18 @@ def test_a_fall_of_the_rewards_is_noticed():
         problem = Problem(id="p", question="q", answer="1")
         return [Completion(problem, "", Verdict(reward, "correct", 1.0), reward, tokens=1, ended=True)] * 2
 
-    config, tally = CollapseConfig(window=3, reward_share=0.5), Tally()
+    config, progress = CollapseConfig(window=3, reward_share=0.5), RunProgress()
     rewards = [0.0, 0.3, 0.6, 0.9, 0.6, 0.3, 0.1, 0.0]  # averages of three from the third on: .3 .6 .7 .6 .33 .13
-    said = [watch(config, tally, verdict(reward), {}) for reward in rewards]
+    said = [detect_collapse(config, progress, verdict(reward), {}) for reward in rewards]
     assert [bool(text) for text in said] == [False] * 6 + [True, True]
     assert "0.333 on average, less than 0.5 of the 0.700" in said[6]
-    losses = Tally()  # a reward function of one's own may charge for what it dislikes: no share of that can be taken
-    assert not any(watch(config, losses, verdict(reward), {}) for reward in (-2.0, -1.0, -0.5, -0.4, -0.3, -0.9, -0.1))
-    assert watch(CollapseConfig(reward_share=0.0), Tally(), verdict(0.0), {"rl/sequence_kl": 1e9}) == ""
-    assert "nan" in watch(CollapseConfig(max_kl=5.0), Tally(), verdict(0.0), {"rl/sequence_kl": float("nan")})
+    losses = (
+        RunProgress()
+    )  # a reward function of one's own may charge for what it dislikes: no share of that can be taken
+    assert not any(
+        detect_collapse(config, losses, verdict(reward), {}) for reward in (-2.0, -1.0, -0.5, -0.4, -0.3, -0.9, -0.1)
+    )
+    assert detect_collapse(CollapseConfig(reward_share=0.0), RunProgress(), verdict(0.0), {"rl/sequence_kl": 1e9}) == ""
+    assert "nan" in detect_collapse(
+        CollapseConfig(max_kl=5.0), RunProgress(), verdict(0.0), {"rl/sequence_kl": float("nan")}
+    )

@@ -145,8 +145,8 @@ def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
 
 
 def test_records_and_shares():
-    make = lambda outcome, tokens, ended, suspect=None: Completion(
-        PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0, suspect), 0.1, tokens, ended
+    make = lambda outcome, tokens, ended, suspicious=None: Completion(
+        PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0, suspicious), 0.1, tokens, ended
     )
     completions = [make("wrong", 4, True), make("error", 9, False), make("wrong", 2, True), make("correct", 5, True)]
     assert summarise(completions) == {
@@ -164,9 +164,9 @@ def test_records_and_shares():
         "reward": 0.1,
         "outcome": "error",
         "value": 3.0,
-        "suspect": None,
+        "suspicious": None,
         "tokens": 9,
         "ended": False,
     }
     suspects = [make("correct", 1, True, True), make("wrong", 1, True, False), make("wrong", 1, True)]
-    assert summarise(suspects)["suspect"] == pytest.approx(1 / 3)
+    assert summarise(suspects)["suspicious"] == pytest.approx(1 / 3)

@@ -68,7 +68,7 @@ def signal_at(monkeypatch):
     """Sends this process a signal in the middle of a run, at the next of some moments; returns how many are left."""
     moments: list[tuple[str, int]] = []
 
-    def watch(place: str, step: int) -> None:
+    def detect_collapse(place: str, step: int) -> None:
         if moments and moments[0] == (place, step):
             del moments[0]
             os.kill(os.getpid(), signal.SIGINT if len(moments) % 2 else signal.SIGTERM)
@@ -82,9 +82,9 @@ def signal_at(monkeypatch):
 
         monkeypatch.setattr(owner, name, wrapped)
 
-    wrap(StepRecorder, "push", lambda recorder, step, *_: watch("sft", step))
-    wrap(reinforcement, "training_prompts", lambda *_, step, **__: watch("rl", step))
-    wrap(Run, "evaluate", lambda run, _, split: watch(split, run.tally.stage_step))
+    wrap(StepRecorder, "push", lambda recorder, step, *_: detect_collapse("sft", step))
+    wrap(reinforcement, "training_prompts", lambda *_, step, **__: detect_collapse("rl", step))
+    wrap(Run, "evaluate", lambda run, _, split: detect_collapse(split, run.progress.stage_step))
     return moments
 
 
@@ -210,7 +210,7 @@ def test_the_best_few_models_are_kept(arguments, here, tmp_path, monkeypatch):
     def dictated(run, params, split):
         reading = evaluate(run, params, split)
         if split == "dev":
-            share = accuracies[run.tally.stage_step // 6]
+            share = accuracies[run.progress.stage_step // 6]
             monkeypatch.setattr(type(reading), "accuracy", property(lambda _: share))
         return reading
 
@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_made_is_named(arguments, here, tmp_path):
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, here, tmp_path, monkeypatch):
-    decoder, head = (restore(finished[0] / "checkpoints" / name) for name in ("reft", "reft_value_head"))
+    decoder, head = (restore(finished[0] / "checkpoints" / name) for name in ("rl_best", "rl_best_value_head"))
     weights = 4 * sum(x.size for x in jax.tree.leaves((decoder, head)))
     state = restore(finished[0] / f"checkpoints/resume/{SFT_STEPS + ITERATIONS}/state")
     needed = 3 * sum(x.nbytes for x in jax.tree.leaves(state)) + 6 * weights

@@ -42,8 +42,8 @@ def test_files_of_a_run(finished):
     expected = {".lock", "config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
     assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
     summary = json.loads((run_dir / "summary.json").read_text())
-    best = {name: f"{name}_step_{int(summary[name]['step'])}" for name in ("sft_best", "reft")}
-    best["reft_value_head"] = f"{best['reft']}_value_head"
+    best = {name: f"{name}_step_{int(summary[name]['step'])}" for name in ("sft_best", "rl_best")}
+    best["rl_best_value_head"] = f"{best['rl_best']}_value_head"
     entries = list((run_dir / "checkpoints").iterdir())
     assert {p.name: str(p.readlink()) for p in entries if p.is_symlink()} == best
     assert {p.name for p in entries if not p.is_symlink()} == {"warmup", "sft", "resume", *best.values()}
@@ -62,7 +62,7 @@ def test_files_of_a_run(finished):
 def test_summary_agrees_with_the_completions_on_test(finished):
     run_dir, output = finished
     summary = json.loads((run_dir / "summary.json").read_text())
-    assert set(summary) == {"warmup", "sft", "sft_best", "reft"}
+    assert set(summary) == {"warmup", "sft", "sft_best", "rl_best"}
     evaluations = [r for r in read(run_dir, "evaluations") if r["split"] == "test"]
     for name, facts in summary.items():
         completions = [r for r in evaluations if r["model"] == name]
@@ -77,8 +77,8 @@ def test_summary_agrees_with_the_completions_on_test(finished):
     assert summary["warmup"]["examples"] == 9 * TRAIN
     assert summary["sft"]["examples"] == 11 * TRAIN
     assert (
-        summary["reft"]["examples"]
-        == 9 * TRAIN + 2 * min(i for i in (3, 6, 9) if summary["reft"]["step"] == SFT_STEPS + i) * TRAIN // 3
+        summary["rl_best"]["examples"]
+        == 9 * TRAIN + 2 * min(i for i in (3, 6, 9) if summary["rl_best"]["step"] == SFT_STEPS + i) * TRAIN // 3
     )
     assert summary["warmup"]["seconds"] <= summary["sft"]["seconds"]
     for heading in ("warm-up", "SFT continued", "SFT best on dev", "ReFT", "95 % interval", "seconds"):
@@ -120,7 +120,7 @@ def test_the_run_learns(finished):
     assert losses[-1] < losses[0] / 2
     assert 0 < rewards[0] < np.mean(rewards[-3:])
     checkpoints = run_dir / "checkpoints"
-    warmup, sft, reft = (restore(checkpoints / name)["decoder"] for name in ("warmup", "sft", "reft"))
+    warmup, sft, reft = (restore(checkpoints / name)["decoder"] for name in ("warmup", "sft", "rl_best"))
     assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(sft)))
     assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(reft)))
 
@@ -206,11 +206,11 @@ def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, argu
     for name in RECORDS:
         alone = [strip(r, 0) for r in repeatable(tmp_path / "alone", name)]
         after = [strip(r, SFT_STEPS) for r in repeatable(finished[0], name) if r["step"] > SFT_STEPS]
-        in_ppo = lambda r: r.get("stage", "rl") in ("rl", "reft") and r.get("model", "rl") in ("rl", "reft")
+        in_ppo = lambda r: r.get("stage", "rl") in ("rl", "rl_best") and r.get("model", "rl") in ("rl", "rl_best")
         assert list(filter(in_ppo, alone)) == list(filter(in_ppo, after)), name
-    best = "checkpoints/reft"
+    best = "checkpoints/rl_best"
     assert_same_bits(restore(tmp_path / "alone" / best), restore(finished[0] / best))
-    assert set(json.loads((tmp_path / "alone" / "summary.json").read_text())) == {"reft"}
+    assert set(json.loads((tmp_path / "alone" / "summary.json").read_text())) == {"rl_best"}
 
 
 def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_path):
@@ -235,7 +235,7 @@ def test_what_is_chosen_on_a_dev_that_is_test_is_called_test_best(arguments, her
     assert {name: facts.get("test_best", False) for name, facts in summary.items()} == {
         "warmup": False,
         "sft_best": True,
-        "reft": True,
+        "rl_best": True,
     }
     assert all(facts["accuracy"] == facts["dev_accuracy"] for name, facts in summary.items() if name != "warmup")
     sft, epoch = 8, 4  # 120 rows by 16 and by 36
@@ -264,8 +264,8 @@ def test_pretraining_comes_first_and_helps(finished, arguments, here, tmp_path):
     first, then = (steps(tmp_path / "pretrain", stage) for stage in ("pretrain", "sft"))
     assert [r["step"] for r in (*first, *then)] == list(range(1, 26 + 6 + 1))
     assert then[0]["sft/loss"] < steps(finished[0], "sft")[0]["sft/loss"] - 1
-    tally = json.loads((tmp_path / "pretrain" / "summary.json").read_text())
-    assert tally["warmup"]["examples"] == TRAIN
+    progress = json.loads((tmp_path / "pretrain" / "summary.json").read_text())
+    assert progress["warmup"]["examples"] == TRAIN
 
 
 @pytest.mark.long
@@ -279,7 +279,7 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
     run_dir = tmp_path / "adapted"
     here(arguments(run_dir, rl__epochs=1, rl__critic="separate", reward__functions=functions, **overrides))
 
-    warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "reft"))
+    warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "rl_best"))
     adapters = restore(run_dir / "checkpoints" / "reft_lora")["lora"]["blocks"]
     moved = {}
     for part, targets in (("attn", "qkvo"), ("mlp", ("gate", "up", "down"))):

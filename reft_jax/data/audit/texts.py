@@ -232,5 +232,5 @@ def look_at_texts(
 
 def _stated(problem: Problem, stated_after: Sequence[str]) -> str | int | float | None:
     """The answer that the prose of a problem states; None where it states none that can be read."""
-    answers = (extract_answer(problem.cot or "", problem.answer_kind, text, "sane") for text in stated_after)
+    answers = (extract_answer(problem.cot or "", problem.answer_kind, text, "lenient") for text in stated_after)
     return next((answer for answer in answers if answer is not None), None)

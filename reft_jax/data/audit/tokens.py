@@ -99,8 +99,8 @@ def look_at_tokens(
             what = f"{_NAMES[name]}: decoded to another text"
             found.append(Finding(split, what, changed(kind, tokenizer), total))
         if split in sampled:
-            rows = longer(texts["target"], _to_sample(texts["target"], config, tokenizer), generation.max_response)
-            what = f"annotation longer than generation.max_response, {generation.max_response}"
+            rows = longer(texts["target"], _to_sample(texts["target"], config, tokenizer), generation.max_new_tokens)
+            what = f"annotation longer than generation.max_new_tokens, {generation.max_new_tokens}"
             found.append(Finding(split, what, rows, len(texts["target"].problems)))
             rows = parted(texts, tokenizer) if config.data.cot == "program" else []
             what = "training row begins with other tokens than its forced header"

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
-from reft_jax.models.hf.tensors import FAMILIES, Stored
+from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
 from reft_jax.models.lora import SUFFIX, Params
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -132,7 +132,9 @@ def _take(
     return np.stack(layers)
 
 
-def _adapted(config: ModelConfig, model_type: str, only: set[str] | None = None) -> Iterator[tuple[str, str, Stored]]:
+def _adapted(
+    config: ModelConfig, model_type: str, only: set[str] | None = None
+) -> Iterator[tuple[str, str, TensorLayout]]:
     """(`attn` or `mlp`, target, where its kernel is stored) of each adapter of a model, those of modules `only`."""
     stored = {entry.param: entry for entry in FAMILIES[model_type].tensors}
     for part, adapters in _shapes(config)["blocks"].items():
@@ -149,7 +151,7 @@ def _adapted(config: ModelConfig, model_type: str, only: set[str] | None = None)
             yield part, target, entry
 
 
-def _module(stored: Stored, layer: int, model_type: str) -> str:
+def _module(stored: TensorLayout, layer: int, model_type: str) -> str:
     return FAMILIES[model_type].prefix + stored.name.format(layer).removesuffix(".weight")
 
 

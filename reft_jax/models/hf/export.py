@@ -21,11 +21,11 @@ from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.configs import ConfigFields
 from reft_jax.models.hf.files import INDEX_FILE, WEIGHTS_FILE
 from reft_jax.models.hf.load import CONFIG_FILE, is_box, param_name
-from reft_jax.models.hf.tensors import FAMILIES, Stored
+from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
 
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
-SCORE = Stored("class_head/kernel", "score.weight", "class, embed")
+SCORE = TensorLayout("class_head/kernel", "score.weight", "class, embed")
 """Where transformers' sequence classifiers keep the class head, in every family."""
 
 
@@ -119,7 +119,7 @@ class _Tensor(NamedTuple):
 
     name: str
     layer: int | None
-    parts: tuple[tuple[Stored, jax.Array, tuple[str, ...]], ...]  # with the names of the parameter's axes
+    parts: tuple[tuple[TensorLayout, jax.Array, tuple[str, ...]], ...]  # with the names of the parameter's axes
     vocab: int
 
     @property
@@ -155,7 +155,7 @@ def _tensors(params: Any, decoder: DecoderConfig, model_type: str) -> Iterator[_
     }
     axes[SCORE.param] = ("embed", "class")
     arrays = {param_name(path): array for path, array in jax.tree.leaves_with_path(params)}
-    by_name: dict[str, list[Stored]] = {}
+    by_name: dict[str, list[TensorLayout]] = {}
     for stored in (*family.tensors, SCORE):
         if stored.param in arrays:
             by_name.setdefault(stored.name, []).append(stored)

@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.files import FileTensor, list_tensors
-from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, Stored
+from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, TensorLayout
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # weights, configs and every form of tokenizer
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -114,7 +114,9 @@ def copy_config_files(source: Path, target: Path) -> None:
             shutil.copy(source / name, target / name)
 
 
-def _read(tensor: FileTensor, stored: Stored, sizes: Mapping[str, int], ranges: Mapping[str, range]) -> np.ndarray:
+def _read(
+    tensor: FileTensor, stored: TensorLayout, sizes: Mapping[str, int], ranges: Mapping[str, range]
+) -> np.ndarray:
     """The piece `ranges` of a parameter, its axes in their order; no more than the box around it is read.
 
     Args:
@@ -136,7 +138,11 @@ def _read(tensor: FileTensor, stored: Stored, sizes: Mapping[str, int], ranges: 
 
 
 def _assemble(
-    tensors: list[FileTensor], stored: Stored, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding, vocab: int
+    tensors: list[FileTensor],
+    stored: TensorLayout,
+    box: nn.LogicallyPartitioned,
+    sharding: jax.sharding.Sharding,
+    vocab: int,
 ) -> jax.Array:
     """A parameter from the tensors of its layers (one tensor, where it has no layers)."""
     shape, axes = box.value.shape, [str(name) for name in box.names]

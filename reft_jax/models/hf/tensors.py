@@ -17,7 +17,7 @@ from reft_jax.models.hf.configs import CODEGEN_GROUPS, ConfigFields
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class TensorLayout:
     """Where a checkpoint keeps a parameter."""
 
     param: str
@@ -71,7 +71,7 @@ class Family:
     """Translates its `config.json`."""
     prefix: str
     """Begins the names of all tensors but the output projection's; files of the bare body lack it."""
-    tensors: tuple[Stored, ...]
+    tensors: tuple[TensorLayout, ...]
     """Every parameter that the family can have."""
     ignored: str
     """Pattern of tensors that are not parameters."""
@@ -79,28 +79,32 @@ class Family:
     """Name of its sequence classifier in transformers, empty where there is none."""
 
 
-def _norm(param: str, name: str) -> tuple[Stored, Stored]:
-    return Stored(f"{param}/scale", f"{name}.weight", "norm"), Stored(f"{param}/bias", f"{name}.bias", "norm")
+def _norm(param: str, name: str) -> tuple[TensorLayout, TensorLayout]:
+    return TensorLayout(f"{param}/scale", f"{name}.weight", "norm"), TensorLayout(
+        f"{param}/bias", f"{name}.bias", "norm"
+    )
 
 
-def _linear(param: str, name: str, weight: str, bias: str, part: int = 0, parts: int = 1) -> tuple[Stored, Stored]:
-    kernel = Stored(f"{param}/kernel", f"{name}.weight", weight, part, parts)
-    return kernel, Stored(f"{param}/bias", f"{name}.bias", bias, part, parts)
+def _linear(
+    param: str, name: str, weight: str, bias: str, part: int = 0, parts: int = 1
+) -> tuple[TensorLayout, TensorLayout]:
+    kernel = TensorLayout(f"{param}/kernel", f"{name}.weight", weight, part, parts)
+    return kernel, TensorLayout(f"{param}/bias", f"{name}.bias", bias, part, parts)
 
 
 TABLE = "table_rows, table_embed"
 
 # torch's Linear keeps [out, in].
 _LLAMA_TENSORS = (
-    Stored("embed", "embed_tokens.weight", TABLE),
-    Stored("lm_head", "lm_head.weight", TABLE),
+    TensorLayout("embed", "embed_tokens.weight", TABLE),
+    TensorLayout("lm_head", "lm_head.weight", TABLE),
     *_norm("final_norm", "norm"),
     *_norm("blocks/attn_norm", "layers.{}.input_layernorm"),
     *_linear("blocks/attn/q", "layers.{}.self_attn.q_proj", "heads head_dim, embed", "heads head_dim"),
     *_linear("blocks/attn/k", "layers.{}.self_attn.k_proj", "kv_heads head_dim, embed", "kv_heads head_dim"),
     *_linear("blocks/attn/v", "layers.{}.self_attn.v_proj", "kv_heads head_dim, embed", "kv_heads head_dim"),
-    Stored("blocks/attn/q_norm/scale", "layers.{}.self_attn.q_norm.weight", "head_dim"),
-    Stored("blocks/attn/k_norm/scale", "layers.{}.self_attn.k_norm.weight", "head_dim"),
+    TensorLayout("blocks/attn/q_norm/scale", "layers.{}.self_attn.q_norm.weight", "head_dim"),
+    TensorLayout("blocks/attn/k_norm/scale", "layers.{}.self_attn.k_norm.weight", "head_dim"),
     *_linear("blocks/attn/o", "layers.{}.self_attn.o_proj", "embed, heads head_dim", "embed"),
     *_norm("blocks/mlp_norm", "layers.{}.post_attention_layernorm"),
     *_linear("blocks/mlp/gate", "layers.{}.mlp.gate_proj", "mlp, embed", "mlp"),
@@ -110,9 +114,9 @@ _LLAMA_TENSORS = (
 
 # GPT-2's Conv1D keeps [in, out], and q, k, v stand side by side in one.
 _GPT2_TENSORS = (
-    Stored("embed", "wte.weight", TABLE),
-    Stored("position_embed", "wpe.weight", "position_rows, embed"),
-    Stored("lm_head", "lm_head.weight", TABLE),
+    TensorLayout("embed", "wte.weight", TABLE),
+    TensorLayout("position_embed", "wpe.weight", "position_rows, embed"),
+    TensorLayout("lm_head", "lm_head.weight", TABLE),
     *_norm("final_norm", "ln_f"),
     *_norm("blocks/attn_norm", "h.{}.ln_1"),
     *_linear("blocks/attn/q", "h.{}.attn.c_attn", "embed, part heads head_dim", "part heads head_dim", 0, 3),
@@ -126,9 +130,9 @@ _GPT2_TENSORS = (
 
 # OPT's body has one module, the decoder, and bare files keep its name.
 _OPT_TENSORS = (
-    Stored("embed", "decoder.embed_tokens.weight", TABLE),
-    Stored("position_embed", "decoder.embed_positions.weight", "position_rows, embed"),
-    Stored("lm_head", "lm_head.weight", TABLE),
+    TensorLayout("embed", "decoder.embed_tokens.weight", TABLE),
+    TensorLayout("position_embed", "decoder.embed_positions.weight", "position_rows, embed"),
+    TensorLayout("lm_head", "lm_head.weight", TABLE),
     *_norm("final_norm", "decoder.final_layer_norm"),
     *_norm("blocks/attn_norm", "decoder.layers.{}.self_attn_layer_norm"),
     *_linear("blocks/attn/q", "decoder.layers.{}.self_attn.q_proj", "heads head_dim, embed", "heads head_dim"),
@@ -141,22 +145,22 @@ _OPT_TENSORS = (
 )
 
 
-def _codegen_qkv(param: str, heads: str, part: int) -> Stored:
+def _codegen_qkv(param: str, heads: str, part: int) -> TensorLayout:
     layout = f"group part {heads} head_dim, embed"
-    return Stored(f"blocks/attn/{param}/kernel", "h.{}.attn.qkv_proj.weight", layout, part, 3, CODEGEN_GROUPS)
+    return TensorLayout(f"blocks/attn/{param}/kernel", "h.{}.attn.qkv_proj.weight", layout, part, 3, CODEGEN_GROUPS)
 
 
 # Each group of CodeGen's fused projection has the queries, then the values, then the keys of its heads.
 _CODEGEN_TENSORS = (
-    Stored("embed", "wte.weight", TABLE),
-    Stored("lm_head", "lm_head.weight", TABLE),
-    Stored("lm_head_bias", "lm_head.bias", "table_rows"),
+    TensorLayout("embed", "wte.weight", TABLE),
+    TensorLayout("lm_head", "lm_head.weight", TABLE),
+    TensorLayout("lm_head_bias", "lm_head.bias", "table_rows"),
     *_norm("final_norm", "ln_f"),
     *_norm("blocks/attn_norm", "h.{}.ln_1"),
     _codegen_qkv("q", "heads", 0),
     _codegen_qkv("v", "kv_heads", 1),
     _codegen_qkv("k", "kv_heads", 2),
-    Stored("blocks/attn/o/kernel", "h.{}.attn.out_proj.weight", "embed, heads head_dim"),
+    TensorLayout("blocks/attn/o/kernel", "h.{}.attn.out_proj.weight", "embed, heads head_dim"),
     *_linear("blocks/mlp/up", "h.{}.mlp.fc_in", "mlp, embed", "mlp"),
     *_linear("blocks/mlp/down", "h.{}.mlp.fc_out", "embed, mlp", "embed"),
 )

@@ -11,9 +11,9 @@ import pytest
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.decoder import Decoder, KVCache
 from reft_jax.models.hf.configs import ConfigFields
-from reft_jax.models.hf.tensors import FAMILIES, Stored
+from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 PARAMETERS = {  # as published; a tied table counts once
     "codegen-350m-mono": 356_712_448,
     "codellama-13b": 13_016_028_160,
@@ -101,7 +101,7 @@ def test_codegen_keeps_queries_values_and_keys_in_four_groups():
 def test_parameters_that_share_a_tensor_fill_it_once(family):
     sizes = {"heads": 8, "kv_heads": 8, "head_dim": 5, "embed": 7, "mlp": 11, "table_rows": 13}
     sizes |= {"table_embed": 3, "position_rows": 2, "norm": 7}
-    tensors: dict[str, list[Stored]] = {}
+    tensors: dict[str, list[TensorLayout]] = {}
     for stored in FAMILIES[family].tensors:
         tensors.setdefault(stored.name, []).append(stored)
     for shared in tensors.values():

@@ -130,14 +130,14 @@ def make_run(tmp_path):
 
     def make(*settings):
         data = ["--data.train.kind", "generated", "--data.train.path", "train", "--sft.schedule_epochs", "0"]
-        data += ["--generation.prompt_buckets", "[64]", "--generation.max_response", "32"]
+        data += ["--generation.prompt_buckets", "[64]", "--generation.max_new_tokens", "32"]
         config, _ = prepare(load_config(["--run_dir", str(tmp_path / "run"), *data, *settings]))
         mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())  # a checkpoint of many devices
         params = init_params(Policy(config.model, mesh), mesh, jax.random.key(0), value_head=True)
         params["value_head"]["kernel"] = params["value_head"]["kernel"] + 0.5
         with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-            checkpoints.save_params("reft", {"decoder": params["decoder"]})
-            checkpoints.save_params(part_name("reft", "value_head"), {"value_head": params["value_head"]})
+            checkpoints.save_params("rl_best", {"decoder": params["decoder"]})
+            checkpoints.save_params(part_name("rl_best", "value_head"), {"value_head": params["value_head"]})
         return tmp_path / "run", config.model, params
 
     return make
@@ -145,7 +145,7 @@ def make_run(tmp_path):
 
 def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
     run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA)
-    main([str(run / "checkpoints" / "reft"), str(tmp_path / "out")])
+    main([str(run / "checkpoints" / "rl_best"), str(tmp_path / "out")])
     printed = capsys.readouterr().out
     for name in (
         "config.json",
@@ -174,8 +174,8 @@ def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
     run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--rl.critic", "separate")
     critic = jax.tree.map(lambda x: x + 1, params["decoder"])
     with Checkpoints(run / "checkpoints") as checkpoints:
-        checkpoints.save_params(part_name("reft", "critic"), {"critic": critic})
-    export(run / "checkpoints" / "reft", tmp_path / "out")
+        checkpoints.save_params(part_name("rl_best", "critic"), {"critic": critic})
+    export(run / "checkpoints" / "rl_best", tmp_path / "out")
     for folder, expected in (("out", params["decoder"]), ("out/critic", critic)):
         jax.tree.map(np.testing.assert_array_equal, expected, load_decoder_params(tmp_path / folder, model))
 
@@ -196,7 +196,7 @@ def test_a_model_that_was_loaded_keeps_its_config(make_run, tmp_path):
     (base / "model.safetensors.index.json").unlink(missing_ok=True)
     run, model, params = make_run("--model.path", str(base), "--model.tokenizer", "embedded")
     shutil.rmtree(base)
-    export(run / "checkpoints" / "reft", tmp_path / "out", dtype="float32")
+    export(run / "checkpoints" / "rl_best", tmp_path / "out", dtype="float32")
     assert fields(tmp_path / "out") == {**grown, "dtype": "float32"}
     assert (tmp_path / "out" / "generation_config.json").read_text() == '{"eos_token_id": [1, 2]}'
     jax.tree.map(np.testing.assert_array_equal, params["decoder"], load_decoder_params(tmp_path / "out", model))
@@ -207,11 +207,11 @@ def test_adapters_are_exported_apart_from_the_model(make_run, tmp_path, capsys):
 
     run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--model.lora.rank", "2")
     with pytest.raises(SystemExit):
-        main([str(run / "checkpoints" / "reft"), str(tmp_path / "out"), "--adapter"])
+        main([str(run / "checkpoints" / "rl_best"), str(tmp_path / "out"), "--adapter"])
     assert "was trained without adapters" in capsys.readouterr().err
     with Checkpoints(run / "checkpoints") as checkpoints:
-        checkpoints.save_params(part_name("reft", "lora"), {"lora": params["lora"]})
-    main([str(run / "checkpoints" / "reft"), str(tmp_path / "out"), "--adapter", "--base", "their/base"])
+        checkpoints.save_params(part_name("rl_best", "lora"), {"lora": params["lora"]})
+    main([str(run / "checkpoints" / "rl_best"), str(tmp_path / "out"), "--adapter", "--base", "their/base"])
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == "their/base"
     settings, lora = load_adapters(tmp_path / "out", model, "llama")
     assert (settings.rank, settings.alpha) == (2, 16.0)
@@ -223,10 +223,10 @@ def test_what_cannot_be_exported_is_named(make_run, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for checkpoint, out, message in (
-        (run / "checkpoints" / "reft", tmp_path / "out", "from scratch with model.decoder.gated_mlp = False"),
+        (run / "checkpoints" / "rl_best", tmp_path / "out", "from scratch with model.decoder.gated_mlp = False"),
         (run / "checkpoints" / "sft", tmp_path / "out", "no " + str(run / "checkpoints" / "sft")),
         (tmp_path / "full", tmp_path / "out", "config.yaml"),
-        (run / "checkpoints" / "reft", tmp_path / "full", "is not empty"),
+        (run / "checkpoints" / "rl_best", tmp_path / "full", "is not empty"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([str(checkpoint), str(out)])
