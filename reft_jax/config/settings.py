@@ -347,6 +347,16 @@ class RlConfig:
     """Largest difference of log-probs (nats) allowed in the checks before the first update; between two programs, such
     as sampler and trainer, on average over tokens. bfloat16 needs about 0.05."""
 
+    @property
+    def completions_per_iteration(self) -> int:
+        """Completions that one iteration samples, judges and learns from."""
+        return self.rollout_batch_size * self.samples_per_question
+
+    @property
+    def separate_critic(self) -> bool:
+        """Whether the critic has a decoder of its own, instead of a head on the policy's body."""
+        return self.critic == "separate"
+
 
 @dataclasses.dataclass(frozen=True)
 class RewardModelConfig:

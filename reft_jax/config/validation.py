@@ -167,7 +167,7 @@ def _training_errors(config: Config) -> Iterator[str]:
             yield f"{key} is 0: it counts epochs, so it must be more than 0"
     if sft.schedule_epochs and rl.init_from:
         yield "rl.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
-    completions = rl.rollout_batch_size * rl.samples_per_question
+    completions = rl.completions_per_iteration
     if completions % rl.minibatch_size or rl.minibatch_size % rl.microbatch_size:
         yield (
             f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
@@ -178,7 +178,7 @@ def _training_errors(config: Config) -> Iterator[str]:
             f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples "
             "of a question, so it must be 2 or more"
         )
-    if rl.algorithm != "ppo" and rl.critic == "separate":
+    if rl.algorithm != "ppo" and rl.separate_critic:
         yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"
 
 
