@@ -8,6 +8,7 @@ tokens. b = 0 is likelihood of right completions. With constant w the mean over 
 with 1 / L a baseline adds -b grad E[1 / L], a pull towards longer responses.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from reft_jax.algorithms.rollout import SamplingParams
 from reft_jax.config import config_parser
 from reft_jax.data.batches import Sequences, training_prompts
 from reft_jax.losses import masked_mean
@@ -40,14 +40,14 @@ def gradients(policy: Policy, params: Params, rows: Sequences) -> jax.Array:
 
 def sums(sampler: Sampler, params: Params, rollouts: int, batch: int, minibatch: int) -> dict[str, np.ndarray]:
     """Over each minibatch, the sums of g, r g, L g and L r g, [K, number of parameters]; and r, L and |g|^2, [N]."""
-    generate = sampler.generate("gradients", batch, SamplingParams(temperature=1.0))
+    weights = sampler.sampling_params(params)
 
     @jax.jit
     def add(params: Params, rows: Sequences, right: jax.Array) -> dict[str, jax.Array]:
-        each, lengths = gradients(sampler.policy, params, rows), rows.response_lengths.astype(right.dtype)
+        each, lengths = gradients(sampler.model.policy, params, rows), rows.response_lengths.astype(right.dtype)
         parts = each.reshape(-1, minibatch, each.shape[1])
-        weights = {"g": jnp.ones_like(right), "rg": right, "Lg": lengths, "Lrg": lengths * right}
-        found = {key: jnp.einsum("kmp,km->kp", parts, w.reshape(-1, minibatch)) for key, w in weights.items()}
+        each_weight = {"g": jnp.ones_like(right), "rg": right, "Lg": lengths, "Lrg": lengths * right}
+        found = {key: jnp.einsum("kmp,km->kp", parts, w.reshape(-1, minibatch)) for key, w in each_weight.items()}
         return {**found, "r": right, "L": lengths, "norm2": jnp.sum(each**2, axis=1)}
 
     found: list[dict[str, np.ndarray]] = []
@@ -59,12 +59,10 @@ def sums(sampler: Sampler, params: Params, rollouts: int, batch: int, minibatch:
             batch_size=batch,
             samples_per_question=1,
             prompt_buckets=sampler.config.generation.prompt_buckets,
-            pad_id=sampler.ids.pad,
+            pad_id=sampler.model.ids.pad,
         )
-        rollout = generate[(prompts.tokens.shape[1],)](
-            sampler.sampling_params(params), prompts, np.int32(sampler.config.seed), np.int32(i)
-        )
-        completions = sampler.judge(rollout, sampler.problems["train"], prompts.problem)
+        rollout = sampler.rollout("evaluation", weights, prompts, i)
+        completions = sampler.judge(rollout, "train", prompts.problem)
         right = np.array([c.verdict.outcome == "correct" for c in completions], np.float32)
         if len(right) == batch:  # the last of an epoch has filler
             found.append(jax.device_get(add(params, rollout.sequences, right)))
@@ -149,6 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", default="", help="file for the figures; else they are printed")
     given = parser.parse_args(arguments)
     source, _ = read_source(parser, arguments, [given.folder], "train")
+    drawn = dataclasses.replace(
+        source.config.evaluation, temperature=1.0, top_k=0, top_p=1.0, batch_size=given.rollout_batch_size
+    )
+    source = dataclasses.replace(source, config=dataclasses.replace(source.config, evaluation=drawn))
     with open_model(source) as (sampler, params):
         found = sums(sampler, params, given.rollouts, given.rollout_batch_size, given.minibatch_size)
     figures = json.dumps(report(found, given.minibatch_size), indent=2)

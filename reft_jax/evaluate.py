@@ -136,7 +136,7 @@ def show(made: dict[str, Any]) -> None:
     terminal.print(table)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as `arguments` (or the command line) say; exits with 2 where file, settings or k do not do."""
     parser = config_parser("python -m reft_jax.evaluate", str(__doc__))
     parser.add_argument("paths", nargs="*", metavar="[CHECKPOINT]", help="folder of RUN_DIR/checkpoints")
@@ -153,14 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             made = from_samples(Path(options.samples), options.k)
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            return 2
     else:
         made = from_model(arguments, parser, options)
     if made:
         show(made)
         if options.json:
             Path(options.json).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ The same command continues a file that was interrupted, on whatever devices.
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import jax
 
-from reft_jax.algorithms.rollout import SamplingParams
 from reft_jax.config import Config, SourceConfig, config_parser, to_dict
 from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
@@ -25,12 +25,8 @@ from reft_jax.models.policy import Params
 from reft_jax.parallel.processes import REFUSED, exit_with, on_process_zero
 from reft_jax.samples.file import SampleFile
 from reft_jax.training.completion import Completion
-from reft_jax.training.evaluation import ask
 from reft_jax.training.model_source import ModelSource, Split, open_model, read_source
-from reft_jax.training.sampler import Sampler
-
-STEP = -2
-"""The step of these random numbers, which are neither an iteration's nor an evaluation's."""
+from reft_jax.training.sampler import SAMPLE, Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,31 +76,20 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
         OSError: they cannot be written.
         Interrupted: as asked, after a batch.
     """
-    config, prompts, problems = sampler.config, sampler.prompts[work.source.split], sampler.problems[work.source.split]
-    lines, size = work.samples * len(prompts), config.evaluation.batch_size
+    config, split = sampler.config, work.source.split
+    lines, size = work.samples * len(sampler.prompts[split]), config.evaluation.batch_size
     if done == lines:
         return lines
-    answers = ask(
-        sampler.generate(
-            "sample",
-            size,
-            SamplingParams(config.evaluation.temperature, config.evaluation.top_k, config.evaluation.top_p),
-        ),
-        sampler.sampling_params(params),
-        prompt_batches(
-            prompts,
-            samples=work.samples,
-            batch_size=size,
-            prompt_buckets=config.generation.prompt_buckets,
-            pad_id=sampler.ids.pad,
-            first=done // size,
-        ),
-        seed=config.seed,
-        step=STEP,
-        mesh=sampler.mesh,
-        judge=lambda rows, rollout: sampler.judge(rollout, problems, rows),
+    batches = prompt_batches(
+        sampler.prompts[split],
+        samples=work.samples,
+        batch_size=size,
+        prompt_buckets=config.generation.prompt_buckets,
+        pad_id=sampler.model.ids.pad,
+        first=done // size,
     )
-    sampler.console.stage("sample", -(-lines // size), done // size)
+    answers = sampler.sample(params, split, batches, SAMPLE)
+    sampler.display.stage("sample", -(-lines // size), done // size)
     right, tokens, count, started = 0, 0, 0, time.monotonic()
     for number, (batch, completions) in enumerate(answers, start=done // size + 1):
         file.append(records(batch, completions))
@@ -112,8 +97,18 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
         right += sum(completion.verdict.outcome == "correct" for completion in completions)
         tokens += sum(completion.tokens for completion in completions)
         pace = tokens / (time.monotonic() - started)
-        sampler.console.advance(number, {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace})
+        sampler.display.advance(number, {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace})
     return lines
+
+
+def write(out: Path, sampler: Sampler, params: Params, work: Work) -> int:
+    """Begins or continues the file, see `begin` and `sample`; one that holds something else is refused."""
+    with SampleFile(out) as file:
+        try:
+            done = begin(file, sampler, work)
+        except ValueError as error:
+            exit_with(f"error: {error}", REFUSED)
+        return sample(file, done, sampler, params, work)
 
 
 def records(batch: PromptBatch, completions: Sequence[Completion]) -> list[dict[str, Any]]:
@@ -175,7 +170,7 @@ def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -
     return dataclasses.replace(source, config=config)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Samples as `arguments` (or the command line) say; exits as a run does, see `processes`."""
     parser = config_parser("python -m reft_jax.sample", str(__doc__))
     parser.add_argument("paths", nargs="+", metavar="[CHECKPOINT] OUT", help="folder of RUN_DIR/checkpoints, and file")
@@ -200,18 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         exit_with(f"error: {error}", REFUSED)
     work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
     stopped = f"stopped as asked; the same command continues {out}"
-    with (
-        open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params),
-        SampleFile(out) as file,
-    ):
-        try:
-            done = begin(file, sampler, work)
-        except ValueError as error:
-            exit_with(f"error: {error}", REFUSED)
-        lines = sample(file, done, sampler, params, work)
+    with open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params):
+        lines = write(out, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

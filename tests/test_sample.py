@@ -51,8 +51,8 @@ def run_dir(tmp_path_factory, compilation_cache) -> Path:
     """The folder of a run with one checkpoint, `warmup`, of a fresh model in float64."""
     folder = tmp_path_factory.mktemp("fresh")
     model = {**TINY["model"], "dtype": "float64", "param_dtype": "float64"}
-    logging = {"compilation_cache": compilation_cache}
-    (folder / "fresh.yaml").write_text(yaml.safe_dump({**TINY, "model": model, "logging": logging}))
+    config = {**TINY, "model": model, "compilation_cache_dir": compilation_cache}
+    (folder / "fresh.yaml").write_text(yaml.safe_dump(config))
     with jax.enable_x64(True):
         line = ["--config", str(folder / "fresh.yaml"), "--run_dir", str(folder / "run")]
         config, _ = prepare(load_config(line))

@@ -7,15 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.train_state import (
-    TrainState,
-    abstract_params,
-    abstract_state,
-    accumulate,
-    apply_gradients,
-    make_optimizer,
-    make_schedule,
-)
+from reft_jax.algorithms.train_state import TrainState, abstract_params, abstract_stage, jit_update, optimizer_step
 from reft_jax.config import ModelConfig, RewardModelConfig
 from reft_jax.data.samples import LabelledRows
 from reft_jax.losses import masked_nll, token_log_probs
@@ -49,14 +41,10 @@ def update(
         right = jnp.sum(real & (jnp.argmax(logits, axis=-1) == rows.labels))
         return total / rows_in_batch, (total, right)
 
-    gradients, (totals, rights) = accumulate(loss, state.params, batch, count, classifier.mesh)
-    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
-    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
-    metrics |= {
-        "loss": jnp.sum(totals) / rows_in_batch,
-        "accuracy": jnp.sum(rights) / rows_in_batch,
-        "optimizer/learning_rate": learning_rate,
-    }
+    state, metrics, (totals, rights) = optimizer_step(
+        loss, state, batch, config.optimizer, total_steps, count=count, mesh=classifier.mesh
+    )
+    metrics |= {"loss": jnp.sum(totals) / rows_in_batch, "accuracy": jnp.sum(rights) / rows_in_batch}
     return state, metrics
 
 
@@ -68,27 +56,25 @@ def abstract_batch(mesh: Mesh, batch: int, length: int) -> LabelledRows:
 
 def build_step(
     model: ModelConfig, config: RewardModelConfig, mesh: Mesh, *, total_steps: int, length: int
-) -> tuple[Callable[..., Any], tuple[TrainState, LabelledRows]]:
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(state, batch) -> (state, metrics)` for one bucket, and its abstract arguments; donates the state."""
     classifier = Classifier(model, mesh)
-    optimizer = make_optimizer(config.optimizer, total_steps)
-    state = abstract_state(abstract_params(classifier, mesh, value_head=False), optimizer, mesh)
 
     def step(state: TrainState, batch: LabelledRows) -> tuple[TrainState, dict[str, jax.Array]]:
         return update(classifier, config, total_steps, state, batch)
 
-    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, abstract_batch(mesh, config.batch_size, length))
+    state = abstract_stage(classifier, mesh, config.optimizer, total_steps)
+    return jit_update(step, mesh, state, abstract_batch(mesh, config.batch_size, length))
 
 
-def build_scoring(
+def build_classify(
     model: ModelConfig, mesh: Mesh, *, batch: int, length: int
 ) -> tuple[Callable[..., Any], tuple[Params, jax.Array, jax.Array]]:
     """The jitted `(params, tokens, lengths) -> P(correct) [B]` for one bucket, and its abstract arguments."""
     classifier = Classifier(model, mesh)
 
-    def score(params: Params, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    def classify(params: Params, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         return jax.nn.softmax(class_logits(classifier, params, tokens, lengths), axis=-1)[:, 1]
 
     params, rows = abstract_params(classifier, mesh, value_head=False), abstract_batch(mesh, batch, length)
-    return jax.jit(score, out_shardings=replicated(mesh)), (params, rows.tokens, rows.lengths)
+    return jax.jit(classify, out_shardings=replicated(mesh)), (params, rows.tokens, rows.lengths)

@@ -19,12 +19,10 @@ from reft_jax.algorithms.train_state import (
     TrainState,
     abstract_params,
     abstract_sequences,
-    abstract_state,
-    accumulate,
-    apply_gradients,
-    make_optimizer,
-    make_schedule,
+    abstract_stage,
+    jit_update,
     microbatches,
+    optimizer_step,
 )
 from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Array, Sequences
@@ -45,6 +43,56 @@ class Experience:
 
 
 KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
+
+
+@struct.dataclass
+class RolloutScores:
+    """What policy and reference say of sampled responses, by the training forward."""
+
+    log_probs: Array  # [B, R] of the policy, nats
+    entropy: Array  # [B, R] of the policy, nats
+    reference: Array  # [B, R] log-probs of the reference, nats
+    values: Array  # [B, R]; None without a critic
+
+
+def score_rollout(
+    policy: Policy, config: RlConfig, temperature: float, params: Params, reference: Params, sequences: Sequences
+) -> RolloutScores:
+    """Scores responses [B, R] by policy and reference, `config.microbatch_size` rows at a time."""
+
+    def score(rows: Sequences) -> RolloutScores:
+        scores = score_responses(policy, params, rows, temperature)
+        return RolloutScores(
+            log_probs=scores.log_probs,
+            entropy=scores.entropy,
+            reference=score_responses(policy, reference, rows, temperature).log_probs,
+            values=response_values(policy, params, rows, scores.hidden) if has_critic(config) else None,
+        )
+
+    count = sequences.tokens.shape[0] // config.microbatch_size
+    if count == 1:
+        return score(sequences)
+    stacked = jax.lax.map(score, microbatches(sequences, count, policy.mesh))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), stacked)
+
+
+def rollout_metrics(rollout: Rollout, scores: RolloutScores) -> dict[str, jax.Array]:
+    """KL to the reference, entropy, and how far sampler and trainer differ.
+
+    `rl/sampler_gap` is the mean |sampler's log-prob - scored log-prob| of a token, nats.
+    """
+    mask = rollout.sequences.response_mask
+    kl = losses.kl_k1(scores.log_probs, scores.reference)
+    gap = jnp.abs(rollout.log_probs - scores.log_probs)
+    return {
+        "rl/kl_k1": losses.masked_mean(kl, mask),
+        "rl/kl_k3": losses.masked_mean(losses.kl_k3(scores.log_probs, scores.reference), mask),
+        "rl/sequence_kl": jnp.sum(jnp.where(mask, kl, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
+        "rl/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl), 0)),
+        "rl/entropy": losses.masked_mean(scores.entropy, mask),
+        "rl/sampler_gap": losses.masked_mean(gap, mask),
+        "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
+    }
 
 
 def make_experience(
@@ -68,54 +116,32 @@ def make_experience(
         rewards: [B] float, the verdict on each completion.
 
     Returns:
-        (experience, metrics). `rl/sampler_gap` is the mean |sampler's log-prob - scored log-prob| of a token, nats.
+        (experience, metrics).
     """
     sequences, mask = rollout.sequences, rollout.sequences.response_mask
-
-    def score(rows: Sequences) -> dict[str, jax.Array]:
-        scores = score_responses(policy, params, rows, temperature)
-        values = {"values": response_values(policy, params, rows, scores.hidden)} if has_critic(config) else {}
-        reference_log_probs = score_responses(policy, reference, rows, temperature).log_probs
-        return {"log_probs": scores.log_probs, "entropy": scores.entropy, "reference": reference_log_probs, **values}
-
-    count = mask.shape[0] // config.microbatch_size
-    if count == 1:
-        scored = score(sequences)
-    else:
-        stacked = jax.lax.map(score, microbatches(sequences, count, policy.mesh))
-        scored = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), stacked)
-    log_probs, kl_k1 = scored["log_probs"], losses.kl_k1(scored["log_probs"], scored["reference"])
-    kl = KL[config.kl_estimator](log_probs, scored["reference"])
+    scores = score_rollout(policy, config, temperature, params, reference, sequences)
     per_token = losses.kl_penalised_rewards(
-        rewards, kl, mask, kl_coef=config.kl_coef if config.kl_in == "reward" else 0.0
+        rewards,
+        KL[config.kl_estimator](scores.log_probs, scores.reference),
+        mask,
+        kl_coef=config.kl_coef if config.kl_in == "reward" else 0.0,
     )
-    gap = jnp.abs(rollout.log_probs - log_probs)
-    metrics = {
-        "rl/kl_k1": losses.masked_mean(kl_k1, mask),
-        "rl/kl_k3": losses.masked_mean(losses.kl_k3(log_probs, scored["reference"]), mask),
-        "rl/sequence_kl": jnp.sum(jnp.where(mask, kl_k1, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
-        "rl/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl_k1), 0)),
-        "rl/entropy": losses.masked_mean(scored["entropy"], mask),
-        "rl/sampler_gap": losses.masked_mean(gap, mask),
-        "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
-    }
-    values: Array = scored.get("values")
-    advantages, returns = estimate_advantages(config, per_token, values, mask)
-    metrics["rl/advantage_mean"] = losses.masked_mean(advantages, mask)
+    advantages, returns = estimate_advantages(config, per_token, scores.values, mask)
+    metrics = rollout_metrics(rollout, scores) | {"rl/advantage_mean": losses.masked_mean(advantages, mask)}
     if returns is not None:
         metrics |= {
-            "rl/explained_variance": losses.explained_variance(values, returns, mask),
-            "rl/value_mean": losses.masked_mean(values, mask),
+            "rl/explained_variance": losses.explained_variance(scores.values, returns, mask),
+            "rl/value_mean": losses.masked_mean(scores.values, mask),
             "rl/return_mean": losses.masked_mean(returns, mask),
         }
         if config.whiten_advantages:
             advantages = losses.whiten(advantages, mask)
     experience = Experience(
         sequences=sequences,
-        log_probs=log_probs,
-        reference=scored["reference"] if config.kl_in == "loss" else None,
+        log_probs=scores.log_probs,
+        reference=scores.reference if config.kl_in == "loss" else None,
         advantages=advantages,
-        values=values,
+        values=scores.values,
         returns=returns,
     )
     return experience, metrics
@@ -155,6 +181,56 @@ def estimate_advantages(
     return jnp.where(mask, by_response[:, None], 0), None
 
 
+def objective(
+    config: RlConfig, log_probs: jax.Array, values: Array, experience: Experience, weight: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    """`policy_loss + vf_coef * value_loss + kl_coef * kl_loss` of some responses.
+
+    The clipped surrogate (Schulman et al. 2017, eq. 7), the value loss where there is a critic, and the KL where the
+    config makes it part of the loss; each the weighted sum over responses of its mean over a response's tokens.
+
+    Args:
+        config: coefficients, clip ranges, KL.
+        log_probs: [B, R] of the policy that is trained, nats.
+        values: [B, R] of its critic; None without one.
+        experience: [B, R].
+        weight: [B] what each response counts for; sums to 1 over the minibatch.
+
+    Returns:
+        (loss, metrics: `sums`, which add up over micro-batches, and a maximum).
+    """
+    mask = experience.sequences.response_mask
+    mean = lambda by_response: jnp.sum(by_response * weight)
+    old = experience.log_probs
+    policy_loss = mean(
+        losses.ppo_policy_loss(log_probs, old, experience.advantages, mask, clip_range=config.clip_range)
+    )
+    log_ratio = jnp.where(mask, log_probs - old, 0)
+    clipped = losses.clip_fraction(log_probs, old, mask, clip_range=config.clip_range)
+    total, sums = policy_loss, {"rl/policy_loss": policy_loss, "rl/clip_fraction": mean(clipped)}
+    if has_critic(config):
+        value_loss = mean(
+            losses.ppo_value_loss(
+                values, experience.values, experience.returns, mask, clip_range=config.value_clip_range
+            )
+        )
+        total, sums["rl/value_loss"] = total + config.vf_coef * value_loss, value_loss
+    if config.kl_in == "loss":
+        estimator = KL[config.kl_estimator]
+        kl_loss = mean(losses.kl_loss(log_probs, old, experience.reference, mask, estimator=estimator))
+        total, sums["rl/kl_loss"] = total + config.kl_coef * kl_loss, kl_loss
+    sums["rl/total_loss"] = total
+    sums["rl/ratio_mean"] = mean(losses.masked_mean(jnp.exp(log_ratio), mask, axis=1))
+    sums["rl/log_ratio_mean"] = mean(losses.masked_mean(jnp.abs(log_ratio), mask, axis=1))
+    return total, {"sums": sums, "rl/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
+
+
+def response_weights(config: RlConfig, lengths: jax.Array) -> jax.Array:
+    """What each response of a minibatch counts for, [M]: alike, or as its tokens (`loss_aggregation`); filler is 0."""
+    parts = lengths if config.loss_aggregation == "token_mean" else lengths > 0
+    return parts / jnp.maximum(jnp.sum(parts), 1)
+
+
 def update(
     policy: Policy,
     config: RlConfig,
@@ -164,13 +240,7 @@ def update(
     experience: Experience,
     rows: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step on a minibatch's `policy_loss + vf_coef * value_loss + kl_coef * kl_loss`.
-
-    The clipped surrogate (Schulman et al. 2017), the value loss where there is a critic, and the KL where the config
-    makes it part of the loss.
-
-    Each is a mean over every response, then over the minibatch's responses, or over all of its tokens
-    (`loss_aggregation`).
+    """One optimizer step on a minibatch's `objective`.
 
     Args:
         policy, config, temperature: as for `make_experience`.
@@ -180,46 +250,20 @@ def update(
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
     batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), experience)
-    lengths = batch.sequences.response_lengths
-    # What a response counts for: the sums below are over responses, of their means.
-    parts = lengths if config.loss_aggregation == "token_mean" else lengths > 0
-    weights = parts / jnp.maximum(jnp.sum(parts), 1)
+    weights = response_weights(config, batch.sequences.response_lengths)
 
     def loss(params: Params, piece: tuple[Experience, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
         part, weight = piece
-        mask = part.sequences.response_mask
-        mean = lambda by_response: jnp.sum(by_response * weight)
         scores = score_responses(policy, params, part.sequences, temperature)
-        policy_loss = mean(
-            losses.ppo_policy_loss(
-                scores.log_probs, part.log_probs, part.advantages, mask, clip_range=config.clip_range
-            )
-        )
-        log_ratio = jnp.where(mask, scores.log_probs - part.log_probs, 0)
-        clipped = losses.clip_fraction(scores.log_probs, part.log_probs, mask, clip_range=config.clip_range)
-        total, sums = policy_loss, {"rl/policy_loss": policy_loss, "rl/clip_fraction": mean(clipped)}
-        if has_critic(config):
-            values = response_values(policy, params, part.sequences, scores.hidden)
-            value_loss = mean(
-                losses.ppo_value_loss(values, part.values, part.returns, mask, clip_range=config.value_clip_range)
-            )
-            total, sums["rl/value_loss"] = total + config.vf_coef * value_loss, value_loss
-        if config.kl_in == "loss":
-            estimator = KL[config.kl_estimator]
-            kl_loss = mean(losses.kl_loss(scores.log_probs, part.log_probs, part.reference, mask, estimator=estimator))
-            total, sums["rl/kl_loss"] = total + config.kl_coef * kl_loss, kl_loss
-        sums["rl/total_loss"] = total
-        sums["rl/ratio_mean"] = mean(losses.masked_mean(jnp.exp(log_ratio), mask, axis=1))
-        sums["rl/log_ratio_mean"] = mean(losses.masked_mean(jnp.abs(log_ratio), mask, axis=1))
-        return total, {"sums": sums, "rl/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
+        values = response_values(policy, params, part.sequences, scores.hidden) if has_critic(config) else None
+        return objective(config, scores.log_probs, values, part, weight)
 
     count = config.minibatch_size // config.microbatch_size
-    gradients, aux = accumulate(loss, state.params, (batch, weights), count, policy.mesh)
-    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
-    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
+    state, metrics, aux = optimizer_step(
+        loss, state, (batch, weights), config.optimizer, total_steps, count=count, mesh=policy.mesh
+    )
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
-    metrics |= {"rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"]), "optimizer/learning_rate": learning_rate}
-    return state, metrics
+    return state, {**metrics, "rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"])}
 
 
 def _abstract_rollout(batch: int, prompt: int, response: int, dtype: Any, mesh: Mesh) -> Rollout:
@@ -234,9 +278,9 @@ def build_experience(
     model: ModelConfig, config: RlConfig, mesh: Mesh, *, temperature: float, prompt: int, response: int
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(params, reference, rollout, rewards) -> (Experience, metrics)` for one bucket, and its arguments."""
-    policy = Policy(model, mesh, config.critic == "separate")
+    policy = Policy(model, mesh, config.separate_critic)
     wide = jnp.promote_types(model.dtype, jnp.float32)
-    batch = config.rollout_batch_size * config.samples_per_question
+    batch = config.completions_per_iteration
     params = abstract_params(policy, mesh, value_head=has_critic(config))
     args = (
         params,
@@ -263,15 +307,13 @@ def build_update(
     response: int,
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(state, experience, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state."""
-    policy = Policy(model, mesh, config.critic == "separate")
+    policy = Policy(model, mesh, config.separate_critic)
     make, args = build_experience(model, config, mesh, temperature=temperature, prompt=prompt, response=response)
-    optimizer = make_optimizer(config.optimizer, total_steps)
-    state = abstract_state(abstract_params(policy, mesh, value_head=has_critic(config)), optimizer, mesh)
     experience = abstract_rows(jax.eval_shape(make, *args)[0], mesh)
     rows = jax.ShapeDtypeStruct((config.minibatch_size,), jnp.int32, sharding=replicated(mesh))
 
     def step(state: TrainState, experience: Experience, rows: jax.Array):
         return update(policy, config, temperature, total_steps, state, experience, rows)
 
-    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, experience, rows)
+    state = abstract_stage(policy, mesh, config.optimizer, total_steps, value_head=has_critic(config))
+    return jit_update(step, mesh, state, experience, rows)

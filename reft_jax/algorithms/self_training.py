@@ -12,16 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.train_state import (
-    TrainState,
-    abstract_params,
-    abstract_sequences,
-    abstract_state,
-    accumulate,
-    apply_gradients,
-    make_optimizer,
-    make_schedule,
-)
+from reft_jax.algorithms.train_state import TrainState, abstract_sequences, abstract_stage, jit_update, optimizer_step
 from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Array, Sequences
 from reft_jax.losses import masked_nll
@@ -39,7 +30,12 @@ class SelfTrainingBatch:
 
 
 def update(
-    policy: Policy, config: RlConfig, total_steps: int, state: TrainState, lesson: SelfTrainingBatch, rows: jax.Array
+    policy: Policy,
+    config: RlConfig,
+    total_steps: int,
+    state: TrainState,
+    data: SelfTrainingBatch,
+    rows: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step over a minibatch on `(1 - gold_weight) * nll(right completions) + gold_weight * nll(gold)`.
 
@@ -50,10 +46,10 @@ def update(
         config: batch split, weight of the annotations, optimizer.
         total_steps: length of the learning-rate schedule, in optimizer steps.
         state: parameters {"decoder"} and optimizer.
-        lesson: [B, ...].
+        data: [B, ...], of the iteration.
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
-    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), lesson)
+    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
     gold_weight = config.self_training.gold_weight
     count_tokens = lambda part: jnp.maximum(jnp.sum(part), 1)
     sampled_tokens = count_tokens(jnp.where(batch.correct, batch.sampled.response_lengths, 0))
@@ -69,10 +65,10 @@ def update(
         return total, {**sums, "rl/total_loss": total}
 
     count = config.minibatch_size // config.microbatch_size
-    gradients, sums = accumulate(loss, state.params, batch, count, policy.mesh)
-    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
-    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
-    return state, {**metrics, **jax.tree.map(jnp.sum, sums), "optimizer/learning_rate": learning_rate}
+    state, metrics, sums = optimizer_step(
+        loss, state, batch, config.optimizer, total_steps, count=count, mesh=policy.mesh
+    )
+    return state, {**metrics, **jax.tree.map(jnp.sum, sums)}
 
 
 def build_update(
@@ -85,23 +81,20 @@ def build_update(
     response: int,
     gold: tuple[int, int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The jitted `(state, lesson, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state.
+    """The jitted `(state, data, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state.
 
     `gold` are the padded lengths of the annotations' prompts and targets, None where they do not count.
     """
     policy = Policy(model, mesh)
-    optimizer = make_optimizer(config.optimizer, total_steps)
-    state = abstract_state(abstract_params(policy, mesh, value_head=False), optimizer, mesh)
-    completions = config.rollout_batch_size * config.samples_per_question
-    lesson = SelfTrainingBatch(
+    completions = config.completions_per_iteration
+    data = SelfTrainingBatch(
         sampled=abstract_sequences(mesh, completions, prompt, response),
         correct=abstract_rows(jax.ShapeDtypeStruct((completions,), jnp.bool_), mesh),
         gold=abstract_sequences(mesh, completions, *gold) if gold else None,
     )
     rows = jax.ShapeDtypeStruct((config.minibatch_size,), jnp.int32, sharding=replicated(mesh))
 
-    def step(state: TrainState, lesson: SelfTrainingBatch, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        return update(policy, config, total_steps, state, lesson, rows)
+    def step(state: TrainState, data: SelfTrainingBatch, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(policy, config, total_steps, state, data, rows)
 
-    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, lesson, rows)
+    return jit_update(step, mesh, abstract_stage(policy, mesh, config.optimizer, total_steps), data, rows)

@@ -7,21 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.train_state import (
-    TrainState,
-    abstract_params,
-    abstract_sequences,
-    abstract_state,
-    accumulate,
-    apply_gradients,
-    make_optimizer,
-    make_schedule,
-)
+from reft_jax.algorithms.train_state import TrainState, abstract_sequences, abstract_stage, jit_update, optimizer_step
 from reft_jax.config import ModelConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import masked_nll
 from reft_jax.models.policy import Params, Policy, score_responses
-from reft_jax.parallel.sharding import replicated
 
 
 def update(
@@ -48,28 +38,20 @@ def update(
         share = tokens_in_batch if config.loss_aggregation == "token_mean" else count * jnp.maximum(tokens, 1)
         return total / share, total
 
-    gradients, totals = accumulate(loss, state.params, batch, count, policy.mesh)
-    learning_rate = make_schedule(config.optimizer, total_steps)(state.step)
-    state, metrics = apply_gradients(state, gradients, make_optimizer(config.optimizer, total_steps))
-    metrics |= {
-        "loss": jnp.sum(totals) / tokens_in_batch,
-        "tokens": tokens_in_batch,
-        "optimizer/learning_rate": learning_rate,
-    }
-    return state, metrics
+    state, metrics, totals = optimizer_step(
+        loss, state, batch, config.optimizer, total_steps, count=count, mesh=policy.mesh
+    )
+    return state, {**metrics, "loss": jnp.sum(totals) / tokens_in_batch, "tokens": tokens_in_batch}
 
 
 def build_step(
     model: ModelConfig, config: SupervisedConfig, mesh: Mesh, *, total_steps: int, prompt: int, response: int
-) -> tuple[Callable[..., Any], tuple[TrainState, Sequences]]:
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(state, batch) -> (state, metrics)` for one bucket, and its abstract arguments; donates the state."""
     policy = Policy(model, mesh)
-    optimizer = make_optimizer(config.optimizer, total_steps)
-    state = abstract_state(abstract_params(policy, mesh, value_head=False), optimizer, mesh)
-    rows = abstract_sequences(mesh, config.batch_size, prompt, response)
 
     def step(state: TrainState, batch: Sequences) -> tuple[TrainState, dict[str, jax.Array]]:
         return update(policy, config, total_steps, state, batch)
 
-    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, rows)
+    state = abstract_stage(policy, mesh, config.optimizer, total_steps)
+    return jit_update(step, mesh, state, abstract_sequences(mesh, config.batch_size, prompt, response))

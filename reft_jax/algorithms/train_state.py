@@ -176,3 +176,53 @@ def apply_gradients(
     params = join(optax.apply_updates(trainable, updates), frozen)
     metrics = {"optimizer/gradient_norm": optax.tree.norm(gradients)}
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def optimizer_step(
+    loss: Callable[[Params, Any], tuple[jax.Array, Any]],
+    state: TrainState,
+    batch: Any,
+    config: OptimizerConfig,
+    total_steps: int,
+    *,
+    count: int,
+    mesh: Mesh | None,
+) -> tuple[TrainState, dict[str, jax.Array], Any]:
+    """One step of the optimizer on a batch; what every algorithm's update ends with.
+
+    Args:
+        loss, batch, count, mesh: see `accumulate`.
+        state: parameters and optimizer.
+        config: optimizer and schedule.
+        total_steps: length of the learning-rate schedule, in optimizer steps.
+
+    Returns:
+        (state, its metrics: learning rate, and global norm of the gradient before clipping; auxiliary arrays of `loss`
+        stacked over the micro-batches).
+    """
+    gradients, aux = accumulate(loss, state.params, batch, count, mesh)
+    learning_rate = make_schedule(config, total_steps)(state.step)
+    state, metrics = apply_gradients(state, gradients, make_optimizer(config, total_steps))
+    return state, {**metrics, "optimizer/learning_rate": learning_rate}, aux
+
+
+def jit_update(
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]], mesh: Mesh, state: TrainState, *data: Any
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted `(state, *data) -> (state, metrics)`, which donates the state, and its abstract arguments.
+
+    Args:
+        step: to be jitted.
+        mesh: what its metrics are replicated over.
+        state, data: abstract, with shardings; the new state lies as the old one.
+    """
+    out = (jax.tree.map(lambda x: x.sharding, state), replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out), (state, *data)
+
+
+def abstract_stage(
+    model: Policy | Classifier, mesh: Mesh, config: OptimizerConfig, total_steps: int, *, value_head: bool = False
+) -> TrainState:
+    """The abstract state of a stage that trains `model`; see `abstract_params`."""
+    params = abstract_params(model, mesh, value_head=value_head)
+    return abstract_state(params, make_optimizer(config, total_steps), mesh)

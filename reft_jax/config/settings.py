@@ -353,6 +353,11 @@ class RlConfig:
         return self.rollout_batch_size * self.samples_per_question
 
     @property
+    def updates_per_iteration(self) -> int:
+        """Optimizer steps of an iteration."""
+        return self.update_epochs * self.completions_per_iteration // self.minibatch_size
+
+    @property
     def separate_critic(self) -> bool:
         """Whether the critic has a decoder of its own, instead of a head on the policy's body."""
         return self.critic == "separate"
@@ -545,6 +550,12 @@ class Config:
         """Whether this is a reward model's run, which has no other stage and samples nothing."""
         stages = self.pretrain.epochs or self.sft.schedule_epochs or self.rl.epochs
         return bool(self.reward_model.samples) and not stages
+
+    @property
+    def needs_sampling(self) -> bool:
+        """Whether the run, or a command that trains nothing, samples completions."""
+        learns = self.sft.schedule_epochs or self.rl.epochs
+        return bool(learns or not (self.pretrain.epochs or self.reward_model.samples))
 
     @property
     def learns_annotations(self) -> bool:

@@ -1,35 +1,60 @@
 """Ahead-of-time compilation: each step once for each bucket, counted, so that no shape is ever compiled by surprise."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Bucket = tuple[int, ...]
+Lowerable = tuple[Any, tuple[Any, ...]]  # a jitted function and its abstract arguments
 
 
-class Programs:
-    """The compiled programs of one kind of step, by bucket; a call with other shapes or shardings raises.
+class Step(NamedTuple):
+    """A jitted step of a run, in every shape that it may be asked for."""
+
+    build: Callable[..., Lowerable]
+    """(sizes of a bucket) -> (jitted function, abstract arguments); touches no device."""
+    buckets: tuple[Bucket, ...]
+    """The padded lengths that a batch may have."""
+    rows: int = 0
+    """Rows of a batch; 0 for a step that takes none."""
+    response: int = 0
+    """Tokens of a response, where it is no part of the bucket."""
+
+    @property
+    def largest(self) -> Bucket:
+        """The bucket with every length at its longest."""
+        return tuple(map(max, zip(*self.buckets)))
+
+
+class CompiledSteps:
+    """The executables of a run's steps; calling one with other shapes or shardings raises.
 
     Args:
-        build: (bucket sizes) -> (jitted function, abstract arguments), such as a partial of `sft.build_step`.
-        limit: how many buckets the config has.
+        steps: by name, see `algorithms.steps.steps`.
     """
 
-    def __init__(self, build: Callable[..., tuple[Any, tuple[Any, ...]]], limit: int) -> None:
-        self._build = build
-        self._limit = limit
-        self._compiled: dict[tuple[int, ...], Any] = {}
+    def __init__(self, steps: Mapping[str, Step]) -> None:
+        self.steps = steps
+        self._compiled: dict[tuple[str, Bucket], Any] = {}
 
     def __len__(self) -> int:
-        """Programs compiled so far."""
+        """Executables compiled so far."""
         return len(self._compiled)
 
-    def __getitem__(self, bucket: tuple[int, ...]) -> Any:
-        """The program of a bucket, compiled when first asked for.
+    def __contains__(self, name: str) -> bool:
+        """Whether the run has a step of this name."""
+        return name in self.steps
+
+    def get(self, name: str, *bucket: int) -> Any:
+        """The executable of a step for a bucket, compiled when it is first asked for.
 
         Raises:
-            RuntimeError: more programs than buckets are asked for.
+            KeyError: the run has no such step.
+            RuntimeError: the step has no such bucket.
         """
-        if bucket not in self._compiled:
-            if len(self._compiled) == self._limit:
-                raise RuntimeError(f"bucket {bucket} would be program {self._limit + 1} of at most {self._limit}")
-            jitted, args = self._build(*bucket)
-            self._compiled[bucket] = jitted.lower(*args).compile()
-        return self._compiled[bucket]
+        step = self.steps[name]
+        if (name, bucket) not in self._compiled:
+            if bucket not in step.buckets:
+                raise RuntimeError(f"step {name} was asked for bucket {bucket}; the config has {step.buckets}")
+            jitted, args = step.build(*bucket)
+            self._compiled[name, bucket] = jitted.lower(*args).compile()
+        return self._compiled[name, bucket]

@@ -7,6 +7,7 @@ run's: speed and numerics stay open. Exit status: 0 fits, 1 does not, 2 could no
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
         shaped = with_model_directory(config, own.model_config)
         if command := missing_wheels(target):
             raise CannotTellError(f"compiling for {own.target} needs wheels that are not installed here: {command}")
-        report = compile_all(shaped, target, notes)
+        report = compile_all(shaped, target, notes, isolate=own.isolate)
     except (CannotTellError, ValueError) as error:
         notes.print(f"could not tell: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory_gb", type=float, default=0.0, help="10^9 bytes that a device has free for the run")
     parser.add_argument("--model_config", default="", help="config.json of a model that configs/models lacks")
     parser.add_argument("--json", default="", help="file that all figures are written to")
+    parser.add_argument("--isolate", action="store_true", help="compile each step in a process of its own")
     return parser
 
 
@@ -97,44 +100,74 @@ def with_model_directory(config: Config, model_config: str) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, path=str(directory)))
 
 
-def compile_all(config: Config, target: Target, notes: Console) -> dict[str, Any]:
-    """Plans, compiles each step in a process of its own, and assesses what came of it.
+def compile_all(config: Config, target: Target, notes: Console, *, isolate: bool = False) -> dict[str, Any]:
+    """Plans, compiles all steps in one process, or each in its own, and assesses what came of it.
 
     Raises:
         CannotTellError: a process failed; has its message.
     """
-    plan = in_subprocess(config, target, "")[0]
-    measures = {}
-    for number, step in enumerate(plan["steps"], start=1):
+    rest = in_subprocess(config, target, () if isolate else None)
+    plan, _ = next(rest)
+    names, measures = list(plan["steps"]), {}
+    for number, step in enumerate(names, start=1):
         started = time.monotonic()
-        with notes.status(f"compiling {step} for {target.name} ({number} of {len(plan['steps'])})"):
-            measures[step], stderr = in_subprocess(config, target, step)
+        with notes.status(f"compiling {step} for {target.name} ({number} of {len(names)})"):
+            if isolate:
+                _, (measures[step], stderr) = in_subprocess(config, target, (step,))
+            else:
+                measures[step], stderr = next(rest)
         measures[step]["findings"] = list(known_lines(stderr))
         if not notes.is_terminal:
             notes.print(f"compiled {step} for {target.name} in {time.monotonic() - started:.0f} s", highlight=False)
     return assess(config, target, plan, measures)
 
 
-def in_subprocess(config: Config, target: Target, step: str) -> tuple[dict[str, Any], str]:
-    """What `preflight_steps` says of a step (or the plan) in a process with the target's environment, and its stderr.
+def in_subprocess(config: Config, target: Target, names: Sequence[str] | None) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields what `preflight.steps` says in a process with the target's environment, each with what came on its stderr.
+
+    Args:
+        config: with `model.path` a directory.
+        target: the devices.
+        names: steps to compile after the plan; None compiles all.
 
     Raises:
         CannotTellError: it failed; has its message.
     """
-    process = subprocess.run(
-        [sys.executable, "-m", "reft_jax.preflight.steps"],
-        input=pickle.dumps((config, target, step)),
-        capture_output=True,
-        env=os.environ | target.environment(),
-    )
-    stderr = process.stderr.decode(errors="replace")
-    if process.returncode:
-        last = "\n".join(stderr.strip().splitlines()[-20:])
-        raise CannotTellError(f"{step or 'the plan'} for {target.name} failed ({process.returncode}):\n{last}")
-    result = json.loads(process.stdout.splitlines()[-1])
-    if "error" in result:
-        raise CannotTellError(result["error"])
-    return result, stderr
+    ahead, place = ["the plan", *(names or ())], 0
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "reft_jax.preflight.steps"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=os.environ | target.environment(),
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # why it has died is told below
+                pickle.dump((config, target, names), process.stdin)
+                process.stdin.close()
+            for line in process.stdout:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise CannotTellError(answer["error"])
+                if names is None and "steps" in answer:
+                    ahead += answer["steps"]
+                said = os.pread(
+                    stderr.fileno(), os.fstat(stderr.fileno()).st_size - place, place
+                )  # the child writes on
+                place += len(said)
+                del ahead[0]
+                yield answer, said.decode(errors="replace")
+            if code := process.wait():
+                said = os.pread(stderr.fileno(), os.fstat(stderr.fileno()).st_size - place, place)
+                last = "\n".join(said.decode(errors="replace").strip().splitlines()[-20:])
+                raise CannotTellError(f"{ahead[0]} for {target.name} failed ({code}):\n{last}")
+        finally:
+            process.kill()
 
 
 def known_lines(stderr: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ STAGES = {
     "pretrain": ("pretrain",),
     "sft": ("sft", "layout", "evaluation"),
     "rl": ("layout", "rollout", "experience", "update", "evaluation"),
-    "reward_model": ("reward_model", "scoring"),
+    "reward_model": ("reward_model", "classify"),
 }
 """The steps of each stage, in their order; the last is a run of its own."""
 
@@ -132,9 +132,9 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     model, shards = config.model, plan["shards"]
     steps = {phase["step"] for phase in over}
     training = [
-        step for step in ("pretrain", "sft", "update", "experience", "reward_model", "scoring") if step in steps
+        step for step in ("pretrain", "sft", "update", "experience", "reward_model", "classify") if step in steps
     ]
-    sections = {"update": "rl", "experience": "rl", "scoring": "reward_model"}
+    sections = {"update": "rl", "experience": "rl", "classify": "reward_model"}
     for section in dict.fromkeys(sections.get(step, step) for step in training):
         yield from _smaller_microbatch(config, section, shards)
     if training and model.remat == "none":

@@ -1,7 +1,7 @@
-"""What a run of a config compiles, and the compilation of one step of it: `preflight`'s part in a process of its own.
+"""The compilation of a run's steps for devices that are not here: `preflight`'s part in a process of its own.
 
-The environment says what JAX compiles for and must be set before JAX is imported: `preflight` starts this module once
-for the plan and once for each step, hands it (config, target, step) and reads one line of JSON.
+The environment says what JAX compiles for and must be set before JAX is imported: `preflight` starts this module, hands
+it (config, target, names of steps, None for all) and reads lines of JSON: the plan, then a line for each step.
 """
 
 import dataclasses
@@ -12,94 +12,32 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from reft_jax.algorithms import classification, ppo, self_training, sft
-from reft_jax.algorithms.rollout import SamplingParams, build_generate, build_layout, needs_layout, rollout_policy
+from reft_jax.algorithms.rollout import rollout_policy
+from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import TrainState, abstract_params
-from reft_jax.config import Config, LoraConfig, ModelConfig, SupervisedConfig
+from reft_jax.config import Config
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.models.decoder import KVCache
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.models.policy import Policy
+from reft_jax.parallel.compilation import Step
 from reft_jax.parallel.sharding import make_mesh, named_sharding, shard_count
 from reft_jax.preflight.devices import Target
 from reft_jax.preflight.hlo import Traffic, aliased_inputs, collectives
 
-Build = Callable[[], tuple[Any, tuple[Any, ...]]]
-PAD, EOS, SCHEDULE = 1, 2, 1000  # neither ids nor the length of a schedule change a program's size
 
-
-def build_steps(config: Config, mesh: Mesh) -> dict[str, Build]:
-    """The programs of a run by name, each in its largest bucket: what makes (jitted, abstract arguments)."""
-    model, rl, generation, evaluation = config.model, config.rl, config.generation, config.evaluation
-    longest = {"prompt": max(generation.prompt_buckets)}
-    scored: dict[str, Any] = {**longest, "response": generation.max_new_tokens, "temperature": generation.temperature}
-    layout = (model, mesh, generation.weight_layout)
-
-    def supervised(model: ModelConfig, stage: SupervisedConfig) -> Build:
-        sizes = {"prompt": max(stage.prompt_buckets), "response": max(stage.response_buckets)}
-        return lambda: sft.build_step(model, stage, mesh, total_steps=SCHEDULE, **sizes)
-
-    def generate(batch: int, sampling: SamplingParams) -> Build:
-        lengths: dict[str, Any] = {**longest, "max_new_tokens": generation.max_new_tokens}
-        how: dict[str, Any] = {"scan_layers": generation.scan_layers, "weight_layout": generation.weight_layout}
-        ids: dict[str, Any] = {"eos": EOS, "pad": PAD}
-        return lambda: build_generate(model, mesh, batch=batch, sampling=sampling, **lengths, **how, **ids)
-
-    found: dict[str, Build] = {}
-    if config.pretrain.epochs:  # there, a fresh model learns with all its weights
-        found["pretrain"] = supervised(dataclasses.replace(model, lora=LoraConfig()), config.pretrain)
-    if config.sft.schedule_epochs:
-        found["sft"] = supervised(model, config.sft)
-    if (config.sft.schedule_epochs or rl.epochs) and needs_layout(*layout):
-        found["layout"] = lambda: build_layout(*layout)
-    if rl.epochs:
-        found["rollout"] = generate(
-            rl.rollout_batch_size * rl.samples_per_question, SamplingParams(generation.temperature)
-        )
-        if rl.algorithm == "self_training":
-            gold = (max(config.sft.prompt_buckets), max(config.sft.response_buckets))
-            lesson: dict[str, Any] = {**longest, "response": generation.max_new_tokens}
-            lesson["gold"] = gold if rl.self_training.gold_weight else None
-            found["update"] = lambda: self_training.build_update(model, rl, mesh, total_steps=SCHEDULE, **lesson)
-        else:
-            found["experience"] = lambda: ppo.build_experience(model, rl, mesh, **scored)
-            found["update"] = lambda: ppo.build_update(model, rl, mesh, total_steps=SCHEDULE, **scored)
-    if config.sft.schedule_epochs or rl.epochs:
-        sampling = SamplingParams(evaluation.temperature, evaluation.top_k, evaluation.top_p)
-        found["evaluation"] = generate(evaluation.batch_size, sampling)
-    if config.reward_model.samples:  # in a run of its own
-        judge, length = config.reward_model, max(config.reward_model.row_buckets)
-        step, scoring = classification.build_step, classification.build_scoring
-        found["reward_model"] = lambda: step(model, judge, mesh, total_steps=SCHEDULE, length=length)
-        found["scoring"] = lambda: scoring(model, mesh, batch=judge.microbatch_size, length=length)
-    return found
-
-
-def bucket(config: Config, step: str) -> tuple[int, int, int, int]:
-    """Rows, prompt and response tokens of the bucket that is compiled, and how many buckets there are."""
-    generation, rl = config.generation, config.rl
-    if step in ("pretrain", "sft"):
-        stage = getattr(config, step)
-        count = len(stage.prompt_buckets) * len(stage.response_buckets)
-        return stage.batch_size, max(stage.prompt_buckets), max(stage.response_buckets), count
-    if step in ("reward_model", "scoring"):
-        judge = config.reward_model
-        size = judge.batch_size if step == "reward_model" else judge.microbatch_size
-        return size, max(judge.row_buckets), 0, len(judge.row_buckets)
-    if step == "layout":
-        return 0, 0, 0, 1
-    rows = {"evaluation": config.evaluation.batch_size, "update": rl.minibatch_size}
-    count = len(generation.prompt_buckets)
-    sampled = rl.rollout_batch_size * rl.samples_per_question
-    return rows.get(step, sampled), max(generation.prompt_buckets), generation.max_new_tokens, count
+def bucket(step: Step) -> tuple[int, int, int, int]:
+    """Rows, prompt and response tokens of the bucket that is compiled, the largest; and how many buckets there are."""
+    prompt, response = (*step.largest, 0, 0)[:2]
+    return step.rows, prompt, step.response or response, len(step.buckets)
 
 
 def fill_in(config: Config) -> Config:
@@ -152,12 +90,11 @@ def plan(config: Config, mesh: Mesh) -> dict[str, Any]:
         ValueError: the config does not suit the mesh; names the key.
     """
     check_batches(config, shard_count(mesh, "batch"))
-    steps: dict[str, Any] = {}
-    for name, build in build_steps(config, mesh).items():
-        _, args = build()
-        steps[name] = {"bucket": bucket(config, name), "arguments": argument_parts(name, args), "cache": 0}
-        if name in ("rollout", "evaluation"):
-            steps[name]["cache"] = cache_bytes(config, mesh, steps[name]["bucket"][0])
+    planned: dict[str, Any] = {}
+    for name, step in steps(config, mesh).items():
+        _, args = step.build(*step.largest)
+        cache = cache_bytes(config, mesh, step.rows) if name in ("rollout", "evaluation") else 0
+        planned[name] = {"bucket": bucket(step), "arguments": argument_parts(name, args), "cache": cache}
     decoder = abstract_params(Policy(config.model, mesh), mesh, value_head=False, adapters=False)
     return {
         "mesh": dict(mesh.shape),
@@ -165,13 +102,13 @@ def plan(config: Config, mesh: Mesh) -> dict[str, Any]:
         "vocabulary": config.model.decoder.vocab_size,
         "parameters": sum(x.size for x in jax.tree.leaves(decoder)),
         "decoder": device_bytes(decoder),
-        "steps": steps,
+        "steps": planned,
     }
 
 
-def measure(build: Build, target: Target) -> dict[str, Any]:
-    """Compiles a step and reads off it all that the compiler says; `refused` where it says that memory does not do."""
-    jitted, args = build()
+def measure(step: Step, target: Target) -> dict[str, Any]:
+    """Compiles a step in its largest bucket and reads off what the compiler says; `refused` if memory is too small."""
+    jitted, args = step.build(*step.largest)
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some donated buffers")  # they are found below
@@ -217,23 +154,30 @@ def as_dict(traffic: Mapping[str, Traffic]) -> dict[str, dict[str, int]]:
     return {kind: dataclasses.asdict(found) for kind, found in traffic.items()}
 
 
-def run(config: Config, target: Target, step: str) -> dict[str, Any]:
-    """The plan, where `step` is empty, or the measures of that step."""
+def answers(config: Config, target: Target, names: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    """Yields the plan, then the measures of each step in `names`, or of all.
+
+    Raises:
+        FileNotFoundError, ValueError: the config cannot be compiled for the target; names the key.
+    """
     if "float64" in (config.model.dtype, config.model.param_dtype):
         jax.config.update("jax_enable_x64", True)
     config = fill_in(config)
     check_lengths(config)
     mesh = make_mesh(config.mesh, target.devices())
-    return measure(build_steps(config, mesh)[step], target) if step else plan(config, mesh)
+    yield plan(config, mesh)
+    compiled = steps(config, mesh)
+    for name in compiled if names is None else names:
+        yield measure(compiled[name], target)
 
 
 def main() -> None:
-    """Reads (config, target, step) from the standard input and prints a line of JSON; `error` says what is wrong."""
+    """Reads (config, target, names) from the standard input and prints lines of JSON; `error` says what is wrong."""
     try:
-        result = run(*pickle.load(sys.stdin.buffer))
+        for answer in answers(*pickle.load(sys.stdin.buffer)):
+            print(json.dumps(answer), flush=True)
     except (ValueError, FileNotFoundError) as error:
-        result = {"error": str(error)}
-    print(json.dumps(result))
+        print(json.dumps({"error": str(error)}))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     DIRECTORY/resume/STEP       the whole train state and the run's progress; the newest few are kept
     DIRECTORY/NAME              the decoder's parameters alone: pretrain, warmup, sft, reward_model
-    DIRECTORY/NAME_step_STEP    the best models on dev, for NAME in sft_best, reft and reward_model_best; NAME is a link
-                                to the best
+    DIRECTORY/NAME_step_STEP    the best models on dev, for NAME in sft_best, rl_best and reward_model_best; NAME is a
+                                link to the best
     DIRECTORY/..._value_head    the value head of such a policy
     DIRECTORY/..._critic        its critic's decoder, where that is one of its own
     DIRECTORY/..._lora          the adapters, which in the decoder are merged
@@ -17,7 +17,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ import orbax.checkpoint as ocp
 from reft_jax.parallel.processes import on_process_zero
 
 _SIZES = "sizes.json"
-_CHOSEN = re.compile(r"(?P<chosen>\w+_step_\d+)(_value_head|_critic|_lora|_class_head)?")
+PARTS = ("value_head", "critic", "lora", "class_head")
+"""What is saved beside a decoder."""
+
+_CHOSEN = re.compile(rf"(?P<chosen>\w+_step_\d+)(_({'|'.join(PARTS)}))?")
 
 
 class Checkpoints:
@@ -122,12 +125,12 @@ class Checkpoints:
         """The parameters under a name, laid out as `abstract` says."""
         return restore_params(self._directory / name, abstract)
 
-    def link_best(self, name: str, step: int, parts: Sequence[str]) -> None:
+    def link_best(self, name: str, step: int) -> None:
         """Makes `name`, and the names of its parts, stand for the model that was saved under `chosen_name`."""
 
         def link() -> None:
             target = chosen_name(name, step)
-            for ending in ("", *(part_name("", part) for part in parts)):
+            for ending in ("", *(part_name("", part) for part in PARTS)):
                 if (self._directory / (target + ending)).exists():
                     fresh = self._directory / (name + ending + ".partial")
                     fresh.unlink(missing_ok=True)

@@ -36,8 +36,8 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 }
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
-_MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT best on dev", "rl_best": "ReFT"}
-_TEST_BEST = {"sft_best": "SFT test-best", "rl_best": "ReFT test-best"}
+_MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
+_ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "online self-training"}
 
 
 class ProgressDisplay:
@@ -130,8 +130,8 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
 
     Args:
         summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `rl_best`, those present, `accuracy` (share
-            of test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; and
-            `test_best` where the model was chosen on test. Other keys are left out.
+            of test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; under
+            `rl_best` its `algorithm`; and `test_best` where the model was chosen on test. Other keys are left out.
 
     Raises:
         KeyError: a model lacks one of these.
@@ -142,12 +142,15 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("model")
     for heading in ("accuracy %", "95 % interval", "examples trained on", "seconds"):
         table.add_column(heading, justify="right")
-    for key, label in _MODELS.items():
+    for key, name in _MODELS.items():
         if key in summary:
             model = summary[key]
+            label = _ALGORITHMS[model["algorithm"]] if key == "rl_best" else name
+            if key.endswith("_best"):
+                label += " test-best" if key in chosen else " best on dev"
             low, high = model["interval"]
             table.add_row(
-                _TEST_BEST[key] if key in chosen else label,
+                label,
                 f"{100 * model['accuracy']:.1f}",
                 f"{100 * low:.1f} to {100 * high:.1f}",
                 f"{model['examples']:,}",

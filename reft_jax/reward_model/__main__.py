@@ -19,33 +19,37 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, load_config
-from reft_jax.config.validation import check_batches, check_lengths
+from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.models.classifier import Classifier
-from reft_jax.parallel.compilation import Programs
-from reft_jax.parallel.processes import configure_jax, connect
+from reft_jax.parallel.compilation import CompiledSteps
+from reft_jax.parallel.processes import REFUSED
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.checkpoint import part_name, restore_params, run_of
 from reft_jax.records.records import json_value
 from reft_jax.reward_model.reranking import (
-    Scores,
+    CorrectProbs,
     by_question,
+    correct_probs,
     evaluate_choices,
     evaluate_classification,
     key,
-    score,
-    scoring,
 )
-from reft_jax.reward_model.training import BEST, alone, encode, open_reward_run, train
+from reft_jax.reward_model.training import BEST, encode, open_reward_run, reward_model_only, train
 from reft_jax.samples.file import Sample, left_out
-from reft_jax.train import complete
+from reft_jax.training.directory import lock_run_dir, read_summary
+from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.model_source import own_devices
+from reft_jax.training.startup import prepare
 
 
-def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> tuple[dict[str, Any], list[Any]]:
+def rerank(
+    config: Config, checkpoint: Path, path: Path, ks: Sequence[int], command: Lifecycle
+) -> tuple[dict[str, Any], list[Any]]:
     """Reads a reward model on a file of samples.
 
     Args:
@@ -53,11 +57,12 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
         checkpoint: a folder of its checkpoints.
         path: the samples.
         ks: how many samples of a question it may choose among; empty takes all.
+        command: begins when all is read.
 
     Returns:
         The figures: `questions`, of which `left_out` were too long to be asked and count as wrong, `samples`,
         `classification` of `evaluate_classification`, and under `first` for each k (`all` where none was given) those
-        of `evaluate_choices`; and a record with the score of each unique completion.
+        of `evaluate_choices`; and a record with P(correct) of each unique completion.
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or no such file.
@@ -74,27 +79,28 @@ def rerank(config: Config, checkpoint: Path, path: Path, ks: Sequence[int]) -> t
     abstract = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
     parts = {"decoder": checkpoint, "class_head": checkpoint.with_name(part_name(checkpoint.name, "class_head"))}
     params = {name: restore_params(where, {name: abstract[name]})[name] for name, where in parts.items()}
-    programs = Programs(scoring(config, mesh), len(config.reward_model.row_buckets))
-    scores = score(programs, params, samples, config=config, mesh=mesh, pad=special_ids(tokenizer).pad)
+    compiled, pad = CompiledSteps(steps(config, mesh)), special_ids(tokenizer).pad
+    command.begin(mesh)
+    probs = correct_probs(compiled, params, samples, config.reward_model, mesh=mesh, pad=pad, check=command.stop.check)
     figures = {
         "questions": len(questions) + unasked,
         "left_out": unasked,
         "samples": len(samples.drawn),
-        "classification": evaluate_classification(samples.unique, scores),
-        "first": {str(k or "all"): evaluate_choices(questions, scores, k, unasked) for k in (ks or (None,))},
+        "classification": evaluate_classification(samples.unique, probs),
+        "first": {str(k or "all"): evaluate_choices(questions, probs, k, unasked) for k in (ks or (None,))},
     }
-    return figures, [record(sample, scores) for sample in samples.unique if key(sample) in scores]
+    return figures, [record(sample, probs) for sample in samples.unique if key(sample) in probs]
 
 
-def record(sample: Sample, scores: Scores) -> dict[str, Any]:
-    """A scored completion as a JSON object."""
+def record(sample: Sample, probs: CorrectProbs) -> dict[str, Any]:
+    """A classified completion as a JSON object."""
     return {
         "id": sample.id,
         "sample": sample.sample,
         "completion": sample.completion,
         "correct": sample.correct,
         "value": sample.value,
-        "p_correct": scores[key(sample)],
+        "p_correct": probs[key(sample)],
     }
 
 
@@ -121,21 +127,32 @@ def share_text(share: dict[str, Any]) -> str:
     return f"{100 * share['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def train_command(arguments: Sequence[str]) -> None:
+def train_command(arguments: Sequence[str]) -> int:
     """Trains; of a run that is finished it prints the result again. Exits as `reft_jax.train` does."""
     prog, description = "python -m reft_jax.reward_model train", "Trains a reward model. Every key of the config:"
-    config = load_config(arguments, prog=prog, description=description, adapt=alone)
-    best = complete(config, open_reward_run, train)[BEST]
+    config = load_config(arguments, prog=prog, description=description, adapt=reward_model_only)
+    with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
+        require_files(config)  # before a folder is made
+        command.open(lock_run_dir(Path(config.run_dir)))
+        config, tokenizer = prepare(config)
+        summary = read_summary(config.run_dir)
+        if summary is None:
+            run = command.open(open_reward_run(config, tokenizer, command.stop))
+            command.begin(run.model.mesh)
+            summary = train(run)
+            run.records.writer.write_summary(summary)
+    best = summary[BEST]
     if jax.process_index() == 0:
         print(
             f"best on {'test (test-best)' if 'test_best' in best else 'dev'} after step {best['step']}: "
             f"{best['dev_accuracy']:.1%} of the questions right by its choice; "
             f"{config.run_dir}/checkpoints/{BEST}"
         )
+    return 0
 
 
-def rerank_command(arguments: Sequence[str]) -> None:
-    """Reads the command line, scores, prints and writes; exits with 2 where something is wrong."""
+def rerank_command(arguments: Sequence[str]) -> int:
+    """Reads the command line, chooses, prints and writes; returns 2 where something is wrong."""
     prog = "python -m reft_jax.reward_model rerank"
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -154,35 +171,34 @@ def rerank_command(arguments: Sequence[str]) -> None:
         if min(own.k, default=1) < 1:
             raise ValueError(f"--k is {own.k}: each must be 1 or more")
         settings = run_of(own.checkpoint, reward_model=True) / "config.yaml"
-        config = load_config(["--config", str(settings), *own_devices(), *rest], prog=prog, adapt=alone)
-        connect(config.distributed)
-        configure_jax(config)
-        figures, records = rerank(config, own.checkpoint.absolute(), own.samples, own.k)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    config = load_config(["--config", str(settings), *own_devices(), *rest], prog=prog, adapt=reward_model_only)
+    with lifecycle(config) as command:
+        figures, records = rerank(config, own.checkpoint.absolute(), own.samples, own.k, command)
         if jax.process_index() == 0:
             show(figures, Console())
             if own.scores:
-                Path(own.scores).write_text(
-                    "".join(json.dumps(json_value(row)) + "\n" for row in records), encoding="utf-8"
-                )
+                lines = "".join(json.dumps(json_value(row)) + "\n" for row in records)
+                Path(own.scores).write_text(lines, encoding="utf-8")
             if own.json:
                 Path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`train` or `rerank`; exits with 2 for anything else."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`train` or `rerank`; returns 2 for anything else."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"train": train_command, "rerank": rerank_command}
     if given[:1] in (["-h"], ["--help"]):
         print(__doc__)
-    elif given and given[0] in commands:
-        commands[given[0]](given[1:])
-    else:
+        return 0
+    if not given or given[0] not in commands:
         print(f"usage: python -m reft_jax.reward_model {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
-        sys.exit(2)
+        return REFUSED
+    return commands[given[0]](given[1:])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

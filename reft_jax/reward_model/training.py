@@ -7,19 +7,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
-from reft_jax.algorithms.classification import build_step
-from reft_jax.algorithms.train_state import (
-    TrainState,
-    abstract_params,
-    abstract_state,
-    init_parts,
-    init_state,
-    make_optimizer,
-)
+from reft_jax.algorithms.steps import steps
+from reft_jax.algorithms.train_state import TrainState, abstract_stage, init_parts, init_state, make_optimizer
 from reft_jax.config import Config, DistributedConfig, SourceConfig
 from reft_jax.config.validation import check_batches
 from reft_jax.data.batches import step_indices, steps_per_epoch
@@ -38,27 +32,33 @@ from reft_jax.data.samples import (
 from reft_jax.data.tokenizers import special_ids
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.policy import Params
+from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.console import ProgressDisplay
-from reft_jax.reward_model.reranking import by_question, evaluate_choices, evaluate_classification, score, scoring
+from reft_jax.reward_model.reranking import by_question, correct_probs, evaluate_choices, evaluate_classification
 from reft_jax.samples.file import Sample
 from reft_jax.training.directory import open_records
-from reft_jax.training.state import Run, Stage
+from reft_jax.training.model import Model
+from reft_jax.training.state import Records, Stage, order_seed
 from reft_jax.training.supervised import optimise
 
 NAME, BEST = "reward_model", "reward_model_best"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardRun(Run):
+class RewardRun(NamedTuple):
     """A run that trains a reward model; made by `open_reward_run`."""
 
+    records: Records
+    model: Model
     train: SampleSet
     dev: SampleSet
+    dev_in_test: bool
+    """Whether the questions of dev are questions of test, so that what is chosen is test-best."""
+    stage: Stage
 
 
-def alone(config: Config) -> Config:
+def reward_model_only(config: Config) -> Config:
     """The config with all other stages off, which a reward model's run has not, and no problems but those that split.
 
     With a source of its own for dev, test stays as well: what is chosen on a dev that is part of test is test-best.
@@ -91,37 +91,31 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     with contextlib.ExitStack() as stack:
-        console = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
+        display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         given, test = (read_problems(s) if s.kind != "none" else [] for s in (data.dev, data.test))
         drawn = split_samples(read_files(settings.samples), data.dev_fraction, given)
         train, dev = (
-            encode(part, config, tokenizer, name, console.message) for part, name in zip(drawn, ("train", "dev"))
+            encode(part, config, tokenizer, name, display.message) for part, name in zip(drawn, ("train", "dev"))
         )
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         require_equal({"settings": everywhere, "samples": (train.digest(), dev.digest())})
-        params = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
-        state = abstract_state(params, make_optimizer(settings.optimizer, 1), mesh)
+        epoch = steps_per_epoch(len(train.rows), settings.batch_size)
+        total = epoch * settings.epochs
+        stage = Stage(name=NAME, offset=0, epoch=epoch, schedule=total, stop=total)
+        ids = special_ids(tokenizer)
+        compiled = CompiledSteps(steps(config, mesh, ids=ids, schedules={NAME: stage.schedule}))
+        state = abstract_stage(Classifier(config.model, mesh), mesh, settings.optimizer, stage.schedule)
         models = config.checkpoint.keep_best + 2  # the best, one of them to be replaced, and the last
-        records = stack.enter_context(open_records(config, console, state=state, models=models))
-        run = RewardRun(
-            config=config,
-            mesh=mesh,
-            tokenizer=tokenizer,
-            ids=special_ids(tokenizer),
-            problems={"dev": [problem_of(samples[0]) for samples in by_question(dev.drawn)], "test": test},
-            prompts={},
-            examples={},
-            score=lambda problems, completions: [],  # it samples nothing
-            functions=(),
-            runner=None,
-            console=console,
-            stop=stop,
+        records = stack.enter_context(open_records(config, display, state=state, models=models))
+        questions = [problem_of(samples[0]) for samples in by_question(dev.drawn)]
+        yield RewardRun(
+            records=records,
+            model=Model(config=config, mesh=mesh, ids=ids, compiled=compiled, stop=stop),
             train=train,
             dev=dev,
-            **vars(records),
+            dev_in_test=is_within(questions, test),
+            stage=stage,
         )
-        run.link_best()
-        yield run
 
 
 def encode(drawn: Sequence[Sample], config: Config, tokenizer: Any, name: str, say: Log) -> SampleSet:
@@ -150,68 +144,71 @@ def train(run: RewardRun) -> dict[str, Any]:
     Raises:
         Interrupted: the run was asked to stop, and has saved where it was.
     """
-    model, mesh, settings = run.config.model, run.mesh, run.config.reward_model
-    epoch = steps_per_epoch(len(run.train.rows), settings.batch_size)
-    stage = Stage(NAME, 0, epoch, epoch * settings.epochs, epoch * settings.epochs)
-    optimizer = make_optimizer(settings.optimizer, stage.schedule)
-    classifier = Classifier(model, mesh)
-    params = abstract_params(classifier, mesh, value_head=False)
-    state = run.resume(NAME, abstract_state(params, optimizer, mesh))
+    records, model, stage, settings = run.records, run.model, run.stage, run.model.config.reward_model
+    classifier = Classifier(model.config.model, model.mesh)
+    abstract = abstract_stage(classifier, model.mesh, settings.optimizer, stage.schedule)
+    state = records.resume(NAME, abstract)
     if state is None:
-        state = init_state(start_params(run, classifier, params), optimizer, mesh)
-    build = lambda length: build_step(model, settings, mesh, total_steps=stage.schedule, length=length)
-    programs = run.add_programs(NAME, build, len(settings.row_buckets))
-    seed = run.seed("sft")  # no other stage of this run draws from it
-    read_every, save_every = settings.evaluate_every or epoch, settings.save_every or epoch
+        params = start_params(model, classifier, abstract.params)
+        state = init_state(params, make_optimizer(settings.optimizer, stage.schedule), model.mesh)
+    seed = order_seed(model.config, "sft")  # no other stage of this run draws from it
+    epoch = stage.epoch
+    evaluate_every, save_every = settings.evaluate_every or epoch, settings.save_every or epoch
 
     def draw(step: int) -> LabelledRows:
         indices = step_indices(seed, step, len(run.train.rows), settings.batch_size)
-        return labelled_batch(run.train, indices, settings.batch_size, settings.row_buckets, run.ids.pad)
+        return labelled_batch(run.train, indices, settings.batch_size, settings.row_buckets, model.ids.pad)
 
     def pause(step: int, state: TrainState) -> None:
-        if step % epoch == 0 or step % read_every == 0:
+        if step % epoch == 0 or step % evaluate_every == 0:
             evaluate_dev(run, state.params, step)
         if step % epoch == 0 or step % save_every == 0:
-            run.save(step, state)
+            records.save(step, state)
 
     state = optimise(
-        run,
+        records,
+        model,
         stage,
         state,
         draw=draw,
-        program=lambda batch: programs[batch.tokens.shape[1:]],
-        due=lambda step: any(step % every == 0 for every in (epoch, read_every, save_every)),
+        compiled=lambda batch: model.compiled.get(NAME, batch.tokens.shape[1]),
+        due=lambda step: any(step % every == 0 for every in (epoch, evaluate_every, save_every)),
         pause=pause,
     )
-    run.save_params(NAME, state.params)
-    ranking = run.progress.best[BEST][0]
-    dev = {"accuracy": "dev_accuracy", "classified": "dev_classified"}
-    test_best = is_within(run.problems["dev"], run.problems["test"])
-    facts: dict[str, Any] = {dev.get(name, name): value for name, value in ranking.items()}
-    return {BEST: facts | ({"test_best": True} if test_best else {})}
+    records.save_params(NAME, state.params)
+    dev = {"accuracy": "dev_accuracy", "classification_accuracy": "dev_classification_accuracy"}
+    facts: dict[str, Any] = {dev.get(name, name): value for name, value in records.progress.best[BEST][0].items()}
+    return {BEST: facts | ({"test_best": True} if run.dev_in_test else {})}
 
 
-def start_params(run: Run, classifier: Classifier, abstract: Params) -> Params:
+def start_params(model: Model, classifier: Classifier, abstract: Params) -> Params:
     """The decoder to start from, without the output projection, and a fresh head."""
-    settings = run.config.reward_model
-    given = run.params_from_checkpoint(settings.init_from) if settings.init_from else run.start_params()
+    init_from = model.config.reward_model.init_from
+    given = model.params_from_checkpoint(Path(init_from)) if init_from else model.start_params()
     decoder = {name: tree for name, tree in given["decoder"].items() if name in abstract["decoder"]}
     head = {"class_head": abstract["class_head"]}
-    return {"decoder": decoder, **init_parts(classifier, run.mesh, jax.random.key(run.config.seed), head)}
+    return {"decoder": decoder, **init_parts(classifier, model.mesh, jax.random.key(model.config.seed), head)}
 
 
 def evaluate_dev(run: RewardRun, params: Params, step: int) -> None:
-    """Reranks dev, records it, and keeps `params` if they are among the best so far, by reranking, then by classes.
+    """Reranks dev, records it, and saves `params` if they are among the best so far, by reranking, then by classes.
 
     Raises:
         Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
     """
-    started, settings = time.monotonic(), run.config.reward_model
-    run.progress.unread = True
-    programs = run.add_programs("scoring", scoring(run.config, run.mesh), len(settings.row_buckets))
-    scores = score(programs, params, run.dev, config=run.config, mesh=run.mesh, pad=run.ids.pad, check=run.stop.check)
-    run.progress.unread = False
-    choices = evaluate_choices(by_question(run.dev.drawn), scores)
+    started, model, progress = time.monotonic(), run.model, run.records.progress
+    progress.unread = True
+    probs = correct_probs(
+        model.compiled,
+        params,
+        run.dev,
+        model.config.reward_model,
+        mesh=model.mesh,
+        pad=model.ids.pad,
+        check=model.stop.check,
+    )
+    progress.unread = False
+    choices = evaluate_choices(by_question(run.dev.drawn), probs)
     low, high = choices["rerank"]["interval"]
     metrics = {
         "rerank/accuracy": choices["rerank"]["accuracy"],
@@ -219,10 +216,9 @@ def evaluate_dev(run: RewardRun, params: Params, step: int) -> None:
         "rerank/interval_high": high,
         "rerank/vote": choices["vote"]["accuracy"],
         "rerank/upper_bound": choices["upper_bound"]["accuracy"],
-        "rerank/classification_accuracy": evaluate_classification(run.dev.unique, scores)["accuracy"],
+        "rerank/classification_accuracy": evaluate_classification(run.dev.unique, probs)["accuracy"],
         "time/evaluation_s": time.monotonic() - started,
     }
-    run.writer.write(step, NAME, metrics)
-    run.console.advance(run.progress.stage_step, metrics)
-    reading = {name: metrics[f"rerank/{name}"] for name in ("accuracy", "classified")}
-    run.keep_best(params, step, reading, best=BEST, parts=(NAME,))
+    run.records.show(step, metrics)
+    figures = {name: metrics[f"rerank/{name}"] for name in ("accuracy", "classification_accuracy")}
+    run.records.save_if_best(params, step, figures, best=BEST, parts=(NAME,))

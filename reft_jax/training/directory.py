@@ -1,7 +1,6 @@
 """The folder of a run: one run at a time, of one config, taken up where its last resume point left it."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import math
@@ -21,9 +20,12 @@ from reft_jax.records.checkpoint import Checkpoints
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.provenance import run_info
 from reft_jax.records.records import MetricsWriter
-from reft_jax.training.state import RunProgress
+from reft_jax.training.state import Records, RunProgress
 
-FREE_KEYS = ("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weight_layout")
+FREE_KEYS = (
+    *("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weight_layout"),
+    "compilation_cache_dir",
+)
 """Settings that may change between the parts of one run: they do not change what it computes, but for rounding."""
 
 
@@ -83,23 +85,19 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     partial.replace(path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """What a run's folder holds of it, as its last resume point left it; fields as in `Run`."""
-
-    checkpoints: Checkpoints
-    writer: MetricsWriter
-    progress: RunProgress
-    resumed_step: int | None
+def read_summary(run_dir: str) -> dict[str, Any] | None:
+    """The summary of a run that is finished, on every process; None of one that is not."""
+    path = Path(run_dir) / "summary.json"
+    return on_process_zero(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
 
 
 @contextlib.contextmanager
-def open_records(config: Config, console: ProgressDisplay, *, state: TrainState, models: int) -> Iterator[Records]:
+def open_records(config: Config, display: ProgressDisplay, *, state: TrainState, models: int) -> Iterator[Records]:
     """Takes up the last resume point of the run's folder, and cuts its records back to it.
 
     Args:
         config: says where the folder is and what is kept.
-        console: told where the run goes on.
+        display: told where the run goes on.
         state: abstract, the largest that the run saves.
         models: how many it keeps at most besides.
 
@@ -109,18 +107,30 @@ def open_records(config: Config, console: ProgressDisplay, *, state: TrainState,
     """
     directory, keep = Path(config.run_dir), config.checkpoint.keep_last
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=console.message))
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=display.message))
         step, progress = None, RunProgress()
         if (latest := checkpoints.latest()) is not None:
             step, progress = latest[0], RunProgress(**latest[1])
-            console.message(f"continuing after step {step}: {progress.stage}, {progress.stage_step} steps done")
+            display.message(f"continuing after step {step}: {progress.stage}, {progress.stage_step} steps done")
         else:
             on_process_zero(lambda: check_space(directory, state, points=keep + 1, models=models))
         board, first = config.logging.tensorboard, jax.process_index() == 0
+        evaluated = not progress.unread
         writer = stack.enter_context(
-            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=not progress.unread)
+            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=evaluated)
         )
-        yield Records(checkpoints, writer, progress, step)
+        records = Records(
+            run_dir=directory,
+            keep_best=config.checkpoint.keep_best,
+            lora=config.model.lora,
+            checkpoints=checkpoints,
+            writer=writer,
+            progress=progress,
+            resumed_step=step,
+            display=display,
+        )
+        records.link_best()
+        yield records
 
 
 def check_space(directory: Path, state: TrainState, *, points: int, models: int) -> None:

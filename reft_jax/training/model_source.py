@@ -1,7 +1,6 @@
 """Which model a command asks, and with which settings: a checkpoint of a run, or the model of a config without a run.
 
-The commands `sample` and `evaluate` begin here: `read_source` reads the command line, `open_model` opens the model and
-ends the process, where it has to, with the exit codes of `processes`.
+The commands `sample` and `evaluate` begin here: `read_source` reads the command line, `open_model` opens the model.
 """
 
 import contextlib
@@ -24,20 +23,10 @@ from reft_jax.config import (
 )
 from reft_jax.config.validation import check_lengths, missing_files, validate
 from reft_jax.data.tokenizers import load_tokenizer
-from reft_jax.models.hf import load as hf
-from reft_jax.models.hf.load import resolve_model
+from reft_jax.models.hf.load import resolve, resolve_model
 from reft_jax.models.policy import Params
-from reft_jax.parallel.processes import (
-    REFUSED,
-    STOPPED,
-    Interrupted,
-    StopRequest,
-    configure_jax,
-    connect,
-    exit_with,
-    exit_without_waiting,
-)
 from reft_jax.records.checkpoint import run_of
+from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.startup import open_sampler
 
@@ -67,7 +56,7 @@ class ModelSource:
     def files(self) -> Path:
         """The folder with the model's Hugging Face files, if it has any."""
         model = self.config.model
-        return run_of(self.checkpoint) / "model" if self.checkpoint else hf.resolve(model.path, model.revision)
+        return run_of(self.checkpoint) / "model" if self.checkpoint else resolve(model.path, model.revision)
 
     def tokenizer(self) -> Any:
         """The run's tokenizer, or the config's."""
@@ -83,9 +72,9 @@ class ModelSource:
             ValueError: the folder holds something else than a model of the run.
         """
         if not self.checkpoint:
-            return sampler.start_params()
+            return sampler.model.start_params()
         try:
-            return sampler.params_from_checkpoint(str(self.checkpoint))
+            return sampler.model.params_from_checkpoint(self.checkpoint)
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{self.checkpoint} holds no decoder of the run's shape: give one such as RUN_DIR/checkpoints/rl_best"
@@ -151,39 +140,29 @@ def without_training(config: Config, split: Split) -> Config:
 def open_model(
     source: ModelSource, *, prefix: str = "", end_before: str = "", stopped: str = "stopped as asked"
 ) -> Iterator[tuple[Sampler, Params]]:
-    """The model at work: its sampler and its parameters {"decoder"}.
+    """The model at work, with its parameters {"decoder"}; begins and ends the process, see `lifecycle`.
 
-    Inside, an error ends the process as it ends a run; SIGTERM and Ctrl-C end it between two batches, with
-    `processes.STOPPED` and the message `stopped`. Settings, files and devices that do not do end it with
-    `processes.REFUSED`.
+    Args:
+        source: the model and its problems.
+        prefix: before every prompt.
+        end_before: see `Sampler`.
+        stopped: what is said where the process was asked to stop.
     """
-    with StopRequest() as stop:
-        try:
-            with contextlib.ExitStack() as stack:
-                try:
-                    connect(source.config.distributed)
-                    configure_jax(source.config)
-                    sampler = stack.enter_context(_open(source, stop, prefix, end_before))
-                    params = source.params(sampler)
-                except (ValueError, FileNotFoundError) as error:
-                    exit_with(f"error: {error}", REFUSED)
-                stop.defer(sampler.mesh)
-                with exit_without_waiting():
-                    yield sampler, params
-        except Interrupted:
-            exit_with(stopped, STOPPED, together=stop.deferred)
-        except OSError as error:  # a full disk, say
-            exit_with(f"error: {error}")
+    with lifecycle(source.config, stopped) as command:
+        sampler = command.open(_open(source, command, prefix, end_before))
+        params = source.params(sampler)
+        command.begin(sampler.model.mesh)
+        yield sampler, params
 
 
 @contextlib.contextmanager
-def _open(source: ModelSource, stop: StopRequest, prefix: str, end_before: str) -> Iterator[Sampler]:
+def _open(source: ModelSource, command: Lifecycle, prefix: str, end_before: str) -> Iterator[Sampler]:
     config, tokenizer = source.config, source.tokenizer()
     if not source.checkpoint:  # a run's config has the shape
         config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
     check_lengths(config)
     with open_sampler(
-        config, tokenizer, stop, source.files(), splits=(source.split,), prefix=prefix, end_before=end_before
+        config, tokenizer, command.stop, source.files(), splits=(source.split,), prefix=prefix, end_before=end_before
     ) as sampler:
         if not sampler.problems[source.split]:
             raise ValueError(f"no problems in {source.split}: data.dev_fraction is {config.data.dev_fraction}")

@@ -1,35 +1,48 @@
-"""From a config to a `Run`: everything that can be wrong with files, settings and devices is found here, early."""
+"""From a config to a run at work: what can be wrong with files, settings and devices is found here, early."""
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from reft_jax.algorithms.train_state import abstract_params, abstract_state, make_optimizer
-from reft_jax.config import (
-    Config,
-    DistributedConfig,
-    RewardConfig,
-)
+from reft_jax.algorithms.steps import steps
+from reft_jax.algorithms.train_state import abstract_stage
+from reft_jax.config import Config, DistributedConfig, RewardConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
+from reft_jax.data.batches import steps_per_epoch
+from reft_jax.data.encoding import Example
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
-from reft_jax.models.hf import load as hf
-from reft_jax.models.hf.load import resolve_model
+from reft_jax.models.hf.load import end_tokens, resolve_model
 from reft_jax.models.policy import Policy
+from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest, on_process_zero, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.console import ProgressDisplay
-from reft_jax.reward.functions import load_functions
+from reft_jax.reward.functions import RewardFunction, load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.score import score
 from reft_jax.training.directory import claim_directory, open_records
+from reft_jax.training.model import Model
 from reft_jax.training.sampler import Sampler
-from reft_jax.training.state import Run
+from reft_jax.training.state import Records, Stage
+
+
+class Run(NamedTuple):
+    """A run at work: what it writes, the model that it trains, and what on."""
+
+    records: Records
+    sampler: Sampler
+    examples: Mapping[str, list[Example]]
+    """Rows of annotations by stage: pretrain, sft."""
+    functions: Sequence[RewardFunction]
+    """The user's own reward functions, in reinforcement."""
+    stages: Mapping[str, Stage]
+    """By name, in order."""
 
 
 def prepare(config: Config) -> tuple[Config, Any]:
@@ -45,6 +58,29 @@ def prepare(config: Config) -> tuple[Config, Any]:
     check_lengths(config)
     on_process_zero(lambda: claim_directory(config, tokenizer))
     return config, tokenizer
+
+
+def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str, Stage]:
+    """The stages of a run in order, those that are switched off with no steps.
+
+    Args:
+        config: epochs and batch sizes.
+        pretrain, sft, rl: rows, or questions, that each has to learn from.
+    """
+    epochs = {
+        "pretrain": steps_per_epoch(pretrain, config.pretrain.batch_size),
+        "sft": steps_per_epoch(sft, config.sft.batch_size),
+        "rl": steps_per_epoch(rl, config.rl.rollout_batch_size),
+    }
+    scheduled = {"pretrain": config.pretrain.epochs, "sft": config.sft.schedule_epochs, "rl": config.rl.epochs}
+    last = scheduled | {"sft": config.sft.stop_epoch if config.sft.schedule_epochs else 0}
+    stages, offset = {}, 0
+    for name, epoch in epochs.items():
+        updates = config.rl.updates_per_iteration if name == "rl" else 1
+        schedule, stop = epoch * scheduled[name] * updates, epoch * last[name]
+        stages[name] = Stage(name=name, offset=offset, epoch=epoch, schedule=schedule, stop=stop)
+        offset += stop
+    return stages
 
 
 @contextlib.contextmanager
@@ -76,31 +112,30 @@ def open_sampler(
     check_batches(config, shard_count(mesh, "batch"))
     reward, data, runner = config.reward, config.data, None
     with contextlib.ExitStack() as stack:
-        console = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
+        display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         if data.cot == "program":
             runner = stack.enter_context(make_runner(reward))
-            console.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
-        problems = read_problem_sets(config, console.message)
+            display.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
+        problems = read_problem_sets(config, display.message)
         prompts = {
-            split: encode_for_sampling(problems[split], config, tokenizer, split, console.message, prefix)
+            split: encode_for_sampling(problems[split], config, tokenizer, split, display.message, prefix)
             for split in splits
         }
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
         require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
+        ids = special_ids(tokenizer, end_tokens(model_files))
+        compiled = CompiledSteps(steps(config, mesh, ids=ids))
         yield Sampler(
-            config=config,
-            mesh=mesh,
+            model=Model(config=config, mesh=mesh, ids=ids, compiled=compiled, stop=stop),
             tokenizer=tokenizer,
-            ids=special_ids(tokenizer, hf.end_tokens(model_files)),
             problems=problems,
             prompts=prompts,
             score=functools.partial(
                 score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
             ),
             runner=runner,
-            console=console,
-            stop=stop,
+            display=display,
             end_before=end_before,
         )
 
@@ -116,24 +151,20 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
     functions = load_functions(config.reward.functions)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(open_sampler(config, tokenizer, stop, Path(config.run_dir) / "model"))
-        say, problems = sampler.console.message, sampler.problems
+        log, problems, mesh = sampler.display.message, sampler.problems, sampler.model.mesh
         examples = {
-            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, say)
+            stage: encode_for_training(problems[split], config, tokenizer, stage, settings, log)
             for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
         }
-        policy = Policy(config.model, sampler.mesh, config.rl.critic == "separate")
-        params = abstract_params(policy, sampler.mesh, value_head=True)
-        state = abstract_state(params, make_optimizer(config.rl.optimizer, 1), sampler.mesh)
-        models = 3 * config.checkpoint.keep_best + 3  # of SFT and PPO, one to be replaced each; pretrain, warmup, sft
-        records = stack.enter_context(open_records(config, sampler.console, state=state, models=models))
-        run = Run(
-            **{field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)},
-            examples=examples,
-            functions=functions,
-            **vars(records),
+        stages = plan_stages(
+            config, pretrain=len(examples["pretrain"]), sft=len(examples["sft"]), rl=len(sampler.prompts["train"])
         )
-        run.link_best()
-        yield run
+        model = sampler.model.with_schedules({name: stage.schedule for name, stage in stages.items()})
+        policy = Policy(config.model, mesh, config.rl.separate_critic)
+        largest = abstract_stage(policy, mesh, config.rl.optimizer, 1, value_head=True)
+        models = 3 * config.checkpoint.keep_best + 3  # of SFT and RL, one to be replaced each; pretrain, warmup, sft
+        records = stack.enter_context(open_records(config, sampler.display, state=largest, models=models))
+        yield Run(records, dataclasses.replace(sampler, model=model), examples, functions, stages)
 
 
 def make_runner(reward: RewardConfig) -> ProgramRunner:

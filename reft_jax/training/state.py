@@ -1,36 +1,42 @@
-"""What all stages of a run share: data, mesh, compiled programs, records, checkpoints, and how far it has come."""
+"""How far a run has come, where its stages lie, and the records that it keeps."""
 
 import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.data.encoding import Example
+from reft_jax.config import Config, LoraConfig
 from reft_jax.models.lora import merge
 from reft_jax.models.policy import Params
-from reft_jax.records.checkpoint import Checkpoints, chosen_name, part_name
+from reft_jax.records.checkpoint import PARTS, Checkpoints, chosen_name, part_name
+from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.records import MetricsWriter
-from reft_jax.reward.functions import RewardFunction
-from reft_jax.training.sampler import Sampler
+from reft_jax.training.evaluation import Evaluation
 
-SEEDS = ("pretrain", "sft", "rl", "minibatches")
+ORDERS = ("pretrain", "sft", "rl", "minibatches")
 """What draws an order of its own from the run's seed."""
 
-PARTS = ("value_head", "critic", "lora", "class_head")
-"""What is saved beside a decoder."""
+
+def order_seed(config: Config, purpose: str) -> int:
+    """The seed of an order, different for each of `ORDERS`."""
+    return config.seed * len(ORDERS) + ORDERS.index(purpose)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Where a stage lies in the run; steps are optimizer steps, or iterations of PPO."""
+    """Where a stage lies in the run; steps are optimizer steps, or iterations of reinforcement."""
 
     name: str
-    offset: int  # the run's step at which it begins
-    epoch: int  # steps of one pass over its problems
-    schedule: int  # steps of its learning-rate schedule
-    stop: int  # its last step
+    offset: int
+    """The run's step at which it begins."""
+    epoch: int
+    """Steps of one pass over its problems."""
+    schedule: int
+    """Optimizer steps of its learning-rate schedule."""
+    stop: int
+    """Its last step; 0 where it is switched off."""
 
 
 @dataclasses.dataclass
@@ -68,83 +74,20 @@ class RunProgress:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Sampler):
-    """One run at work; made by `startup.open_run`. `examples` are by stage (pretrain, sft).
+class Records:
+    """What a run writes: metrics, checkpoints, and how far it is; made by `directory.open_records`."""
 
-    That of a reward model, `reward_training.RewardRun`, has samples in place of problems, prompts and examples.
-    """
-
-    examples: Mapping[str, list[Example]]
-    functions: tuple[RewardFunction, ...]
-    writer: MetricsWriter
+    run_dir: Path
+    keep_best: int
+    """Models of each kind that are kept."""
+    lora: LoraConfig
+    """How adapters are merged into a model that is saved."""
     checkpoints: Checkpoints
+    writer: MetricsWriter
     progress: RunProgress
     resumed_step: int | None
-
-    def seed(self, purpose: str) -> int:
-        """The seed of an order, different for each of `SEEDS`."""
-        return self.config.seed * len(SEEDS) + SEEDS.index(purpose)
-
-    def saved_params(self, name: str) -> Params:
-        """Parameters {"decoder"} that an earlier stage saved under `name`."""
-        abstract = abstract_params(self.policy, self.mesh, value_head=False, adapters=False)
-        return self.checkpoints.restore_params(name, abstract)
-
-    def save_params(self, name: str, params: Params) -> None:
-        """Saves a model: its decoder, adapters merged, and apart from it adapters, critic and value head."""
-        self.checkpoints.save_params(name, merge(params, self.config.model.lora))
-        for part in PARTS:
-            if part in params:
-                self.checkpoints.save_params(part_name(name, part), {part: params[part]})
-
-    def evaluate_dev(self, params: Params, step: int, *, best: str, parts: tuple[str, ...]) -> None:
-        """Reads dev, records it, and keeps `params` if they are among the best of their kind so far.
-
-        Args:
-            params: {"decoder"}, with or without a value head.
-            step: the run's step.
-            best: name of their kind.
-            parts: of the progress, what the model has cost.
-
-        Raises:
-            Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
-        """
-        started = time.monotonic()
-        self.progress.unread = True
-        reading = self.evaluate(params, "dev")
-        self.progress.unread = False
-        stage = self.progress.stage
-        self.writer.append("evaluations", reading.records(step, split="dev", model=stage))
-        metrics = reading.metrics("eval") | {"time/evaluation_s": time.monotonic() - started}
-        self.writer.write(step, stage, metrics)
-        self.console.advance(self.progress.stage_step, metrics)
-        self.keep_best(params, step, {"accuracy": reading.accuracy}, best=best, parts=parts)
-
-    def keep_best(
-        self, params: Params, step: int, reading: dict[str, float], *, best: str, parts: tuple[str, ...]
-    ) -> None:
-        """Keeps `params` if their reading of dev is among the best of their kind so far.
-
-        Args:
-            params: as `save_params` takes them.
-            step: the run's step.
-            reading: what is compared, one after the other.
-            best: name of their kind.
-            parts: of the progress, what the model has cost.
-        """
-        ranking = self.progress.best.setdefault(best, [])
-        better = [tuple(other[name] for name in reading) >= tuple(reading.values()) for other in ranking]
-        place = sum(better)  # of two alike the earlier one is kept
-        if place < self.config.checkpoint.keep_best:
-            ranking.insert(place, {**reading, "step": step, **self.progress.spent(*parts)})
-            del ranking[self.config.checkpoint.keep_best :]
-            self.save_params(chosen_name(best, step), params)
-            self.link_best()
-
-    def link_best(self) -> None:
-        """Lets the names of the best models stand for those that the progress says."""
-        for name, ranking in self.progress.best.items():
-            self.checkpoints.link_best(name, int(ranking[0]["step"]), PARTS)
+    """The run's step that it goes on from; None where it begins."""
+    display: ProgressDisplay
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes and shows a training step's metrics.
@@ -153,16 +96,58 @@ class Run(Sampler):
             FloatingPointError: a loss or the gradient is not finite; names the step and the last good checkpoint.
         """
         stage = self.progress.stage
-        self.writer.write(step, stage, metrics)
-        self.console.advance(self.progress.stage_step, metrics)
+        self.show(step, metrics)
         for name, value in metrics.items():
             if ("loss" in name or name == "optimizer/gradient_norm") and not math.isfinite(value):
                 latest = self.checkpoints.latest()
                 where = "none was written yet" if latest is None else f"step {latest[0]}"
                 raise FloatingPointError(
                     f"{name} is {value} at step {step} ({stage} {self.progress.stage_step}); last good checkpoint in "
-                    f"{self.config.run_dir}: {where}; a lower {stage}.optimizer.learning_rate may help"
+                    f"{self.run_dir}: {where}; a lower {stage}.optimizer.learning_rate may help"
                 )
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes metrics of the current stage and shows them."""
+        self.writer.write(step, self.progress.stage, metrics)
+        self.display.advance(self.progress.stage_step, metrics)
+
+    def record_evaluation(self, evaluation: Evaluation, step: int, seconds: float) -> None:
+        """Writes and shows an evaluation on dev."""
+        self.writer.append("evaluations", evaluation.records(step, split="dev", model=self.progress.stage))
+        self.show(step, evaluation.metrics("eval") | {"time/evaluation_s": seconds})
+
+    def save_params(self, name: str, params: Params) -> None:
+        """Saves a model: its decoder, adapters merged, and apart from it adapters, critic and value head."""
+        self.checkpoints.save_params(name, merge(params, self.lora))
+        for part in PARTS:
+            if part in params:
+                self.checkpoints.save_params(part_name(name, part), {part: params[part]})
+
+    def save_if_best(
+        self, params: Params, step: int, figures: dict[str, float], *, best: str, parts: tuple[str, ...]
+    ) -> None:
+        """Keeps `params` if their figures on dev are among the best of their kind so far; of equals the earlier one.
+
+        Args:
+            params: as `save_params` takes them.
+            step: the run's step.
+            figures: what is compared, one after the other.
+            best: name of their kind.
+            parts: of the progress, what the model has cost.
+        """
+        ranking = self.progress.best.setdefault(best, [])
+        better = [tuple(other[name] for name in figures) >= tuple(figures.values()) for other in ranking]
+        place = sum(better)
+        if place < self.keep_best:
+            ranking.insert(place, {**figures, "step": step, **self.progress.spent(*parts)})
+            del ranking[self.keep_best :]
+            self.save_params(chosen_name(best, step), params)
+            self.link_best()
+
+    def link_best(self) -> None:
+        """Lets the names of the best models stand for those that the progress says."""
+        for name, ranking in self.progress.best.items():
+            self.checkpoints.link_best(name, int(ranking[0]["step"]))
 
     def save(self, step: int, state: Any) -> None:
         """A resume point at the run's `step`: records first, so that none before it can be missing."""
@@ -177,3 +162,16 @@ class Run(Sampler):
             return self.checkpoints.restore(self.resumed_step, abstract_state)
         self.progress.stage, self.progress.stage_step = stage, 0
         return None
+
+
+class PhaseClock:
+    """Seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """The time since the last lap was `phase`'s."""
+        now = time.monotonic()
+        self.seconds[phase], self._last = now - self._last, now

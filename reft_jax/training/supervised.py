@@ -1,94 +1,106 @@
 """The supervised loop: batches in order, one optimizer step each, and pauses to evaluate and save.
 
-`pretrain` and `sft` are run by it here, the reward model in `reward_training`.
+`pretrain` and `sft` are run by it here, the reward model in `reward_model.training`.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from reft_jax.algorithms.sft import build_step
 from reft_jax.algorithms.train_state import TrainState, abstract_params, abstract_state, init_state, make_optimizer
-from reft_jax.config import LoraConfig, SupervisedConfig
+from reft_jax.config import SupervisedConfig
 from reft_jax.data.batches import Sequences, training_batch
 from reft_jax.data.encoding import Example
 from reft_jax.data.samples import LabelledRows
 from reft_jax.models.policy import Params
 from reft_jax.parallel.processes import Interrupted
 from reft_jax.parallel.sharding import batch_shardings, to_global
-from reft_jax.training.state import Run, Stage
+from reft_jax.training.model import Model
+from reft_jax.training.sampler import Sampler
+from reft_jax.training.state import Records, Stage, order_seed
 
 Batch = Sequences | LabelledRows
 
 
 def supervised(
-    run: Run, stage: Stage, config: SupervisedConfig, examples: Sequence[Example], start: Callable[[], Params]
+    records: Records,
+    sampler: Sampler,
+    stage: Stage,
+    settings: SupervisedConfig,
+    examples: Sequence[Example],
+    start: Callable[[], Params],
 ) -> None:
     """Maximum likelihood on annotated chains of thought; leaves the parameters under the stage's name.
+
+    Args:
+        records: of the run.
+        sampler: the model, with the problems of dev.
+        stage: `pretrain` or `sft`.
+        settings: of the stage.
+        examples: what is learned.
+        start: makes the parameters {"decoder"} to begin with.
 
     Raises:
         Interrupted: the run was asked to stop, and has saved where it was.
     """
-    optimizer = make_optimizer(config.optimizer, stage.schedule)
+    model = sampler.model
+    optimizer = make_optimizer(settings.optimizer, stage.schedule)
     adapters = stage.name != "pretrain"  # there, a fresh model learns with all its weights
-    model = run.config.model if adapters else dataclasses.replace(run.config.model, lora=LoraConfig())
-    params = abstract_params(run.policy, run.mesh, value_head=False, adapters=adapters)
-    state = run.resume(stage.name, abstract_state(params, optimizer, run.mesh))
+    params = abstract_params(model.policy, model.mesh, value_head=False, adapters=adapters)
+    state = records.resume(stage.name, abstract_state(params, optimizer, model.mesh))
     if state is None:
-        state = init_state({**start(), **(run.fresh("lora") if adapters else {})}, optimizer, run.mesh)
-    build = lambda prompt, response: build_step(
-        model, config, run.mesh, total_steps=stage.schedule, prompt=prompt, response=response
-    )
-    programs = run.add_programs(stage.name, build, len(config.prompt_buckets) * len(config.response_buckets))
+        state = init_state({**start(), **(model.fresh_parts("lora") if adapters else {})}, optimizer, model.mesh)
 
     def draw(step: int) -> Sequences:
         return training_batch(
             examples,
-            seed=run.seed(stage.name),
+            seed=order_seed(model.config, stage.name),
             step=step,
-            batch_size=config.batch_size,
-            prompt_buckets=config.prompt_buckets,
-            response_buckets=config.response_buckets,
-            pad_id=run.ids.pad,
+            batch_size=settings.batch_size,
+            prompt_buckets=settings.prompt_buckets,
+            response_buckets=settings.response_buckets,
+            pad_id=model.ids.pad,
         )
 
-    def program(batch: Sequences) -> Callable[..., Any]:
+    def compiled(batch: Sequences) -> Callable[..., Any]:
         response = batch.responses.shape[1]
-        return programs[batch.tokens.shape[1] - response, response]
+        return model.compiled.get(stage.name, batch.tokens.shape[1] - response, response)
 
     state = optimise(
-        run,
+        records,
+        model,
         stage,
         state,
         draw=draw,
-        program=program,
+        compiled=compiled,
         due=lambda step: step % stage.epoch == 0,
-        pause=lambda step, state: end_of_epoch(run, stage, step // stage.epoch, state),
+        pause=lambda step, state: end_of_epoch(records, sampler, stage, step // stage.epoch, state),
     )
-    run.save_params(stage.name, state.params)
+    records.save_params(stage.name, state.params)
 
 
 def optimise(
-    run: Run,
+    records: Records,
+    model: Model,
     stage: Stage,
     state: TrainState,
     *,
     draw: Callable[[int], Any],
-    program: Callable[[Any], Callable[..., Any]],
+    compiled: Callable[[Any], Callable[..., Any]],
     due: Callable[[int], bool],
     pause: Callable[[int, TrainState], None],
 ) -> TrainState:
     """The steps of a stage that are not done yet.
 
     Args:
-        run: how far it has come, what it records and where it saves.
+        records: how far the run has come, what it records and where it saves.
+        model: where the steps run.
         stage: its steps.
         state: after the steps that are done; its buffers are donated.
         draw: the host batch of a step, from 0.
-        program: the compiled `(state, batch) -> (state, metrics)` for a batch; metrics without a `/` are the stage's.
+        compiled: the compiled `(state, batch) -> (state, metrics)` for a batch; metrics without a `/` are the stage's.
         due: whether there is a pause after so many steps.
         pause: evaluates and saves then.
 
@@ -98,47 +110,72 @@ def optimise(
     Raises:
         Interrupted: the run was asked to stop, and has saved where it was.
     """
-    run.console.stage(stage.name, stage.stop, run.progress.stage_step)
-    recorder = StepRecorder(run, stage)
+    progress = records.progress
+    records.display.stage(stage.name, stage.stop, progress.stage_step)
+    recorder = StepRecorder(records, model, stage)
     try:
-        if run.progress.unread:
-            pause(run.progress.stage_step, state)
-        asked = run.stop.ask()
-        for step in range(run.progress.stage_step, stage.stop):
+        if progress.unread:
+            pause(progress.stage_step, state)
+        asked = model.stop.ask()
+        for step in range(progress.stage_step, stage.stop):
             batch = draw(step)
-            state, metrics = program(batch)(state, to_global(batch, batch_shardings(batch, run.mesh)))
+            state, metrics = compiled(batch)(state, to_global(batch, batch_shardings(batch, model.mesh)))
             recorder.push(step + 1, metrics, batch)
             if due(step + 1):
                 recorder.flush()
                 pause(step + 1, state)
                 recorder.restart_clock()
-            asked, earlier = run.stop.ask(), asked
+            asked, earlier = model.stop.ask(), asked
             if earlier:  # what the step before asked is known by now: nobody waits
                 raise Interrupted
     except Interrupted:
         recorder.flush()
-        run.save(stage.offset + run.progress.stage_step, state)
+        records.save(stage.offset + progress.stage_step, state)
         raise
     return state
 
 
-def end_of_epoch(run: Run, stage: Stage, epoch: int, state: Any) -> None:
+def end_of_epoch(records: Records, sampler: Sampler, stage: Stage, epoch: int, state: TrainState) -> None:
     """Evaluates, keeps the warm-up, and saves, as the config says."""
-    config, step = run.config.sft, stage.offset + epoch * stage.epoch
+    config, step = sampler.config.sft, stage.offset + epoch * stage.epoch
     marked = stage.name == "sft" and epoch in (config.warmup_epoch, config.stop_epoch)
     if stage.name == "sft" and (marked or epoch % config.evaluate_every == 0):
-        run.evaluate_dev(state.params, step, best="sft_best", parts=("warmup", "sft"))
+        evaluate_dev(records, sampler, state.params, step, best="sft_best", parts=("warmup", "sft"))
     if stage.name == "sft" and epoch == config.warmup_epoch:
-        run.save_params("warmup", state.params)
+        records.save_params("warmup", state.params)
     if stage.name == "pretrain" or marked or epoch % config.save_every == 0:
-        run.save(step, state)
+        records.save(step, state)
+
+
+def evaluate_dev(
+    records: Records, sampler: Sampler, params: Params, step: int, *, best: str, parts: tuple[str, ...]
+) -> None:
+    """Evaluates `params` on dev, records it, and saves them if they are among the best of their kind so far.
+
+    Args:
+        records: of the run.
+        sampler: asks dev.
+        params: {"decoder"}, with or without other parts.
+        step: the run's step.
+        best, parts: see `Records.save_if_best`.
+
+    Raises:
+        Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
+    """
+    started = time.monotonic()
+    records.progress.unread = True
+    evaluation = sampler.evaluate(params, "dev")
+    records.progress.unread = False
+    records.record_evaluation(evaluation, step, time.monotonic() - started)
+    records.save_if_best(params, step, {"accuracy": evaluation.accuracy}, best=best, parts=parts)
 
 
 class StepRecorder:
     """Records supervised steps; a step's metrics are fetched once the next is dispatched, so that no device waits."""
 
-    def __init__(self, run: Run, stage: Stage) -> None:
-        self._run = run
+    def __init__(self, records: Records, model: Model, stage: Stage) -> None:
+        self._records = records
+        self._model = model
         self._stage = stage
         self._pending: tuple[int, dict[str, jax.Array], Batch] | None = None
         self.restart_clock()
@@ -158,21 +195,19 @@ class StepRecorder:
             return
         step, arrays, batch = self._pending
         self._pending = None
-        run, stage = self._run, self._stage
+        progress, stage = self._records.progress, self._stage
         own = lambda name: name if "/" in name else f"{stage.name}/{name}"
         metrics = {own(name): float(value) for name, value in jax.device_get(arrays).items()}
         seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
-        in_warmup = stage.name == "sft" and step <= run.config.sft.warmup_epoch * stage.epoch
-        part = "warmup" if in_warmup else stage.name
-        run.progress.spend(part, batch.row_count, seconds)
-        run.progress.stage_step = step
+        in_warmup = stage.name == "sft" and step <= self._model.config.sft.warmup_epoch * stage.epoch
+        progress.spend("warmup" if in_warmup else stage.name, batch.row_count, seconds)
+        progress.stage_step = step
+        parts = ("warmup", "sft") if stage.name == "sft" else (stage.name,)
         metrics |= {
             "throughput/train_tokens_per_s": batch.token_count / seconds,
             "time/step_s": seconds,
             "run/epoch": step / stage.epoch,
-            "run/examples": run.progress.spent(*(("warmup", "sft") if stage.name == "sft" else (stage.name,)))[
-                "examples"
-            ],
-            "run/compilations": run.compilations(),
+            "run/examples": progress.spent(*parts)["examples"],
+            "run/compilations": len(self._model.compiled),
         }
-        run.record(stage.offset + step, metrics)
+        self._records.record(stage.offset + step, metrics)

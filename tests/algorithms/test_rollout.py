@@ -24,7 +24,7 @@ from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy, score_responses
-from reft_jax.parallel.compilation import Programs
+from reft_jax.parallel.compilation import CompiledSteps, Step
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to_host
 
 DECODER = DecoderConfig(
@@ -314,22 +314,24 @@ def test_one_compilation_serves_all_calls():
         counted(params(), take(prompts, [0, 1]), jnp.int32(0), jnp.int32(0))
 
 
-def test_programs_compile_once_a_bucket_and_never_more_than_there_are():
+def test_steps_compile_once_a_bucket_and_only_for_those_that_there_are():
     built = []
 
     def build(width: int):
         built.append(width)
         return jax.jit(lambda x: x + width), (jax.ShapeDtypeStruct((width,), jnp.float32),)
 
-    programs = Programs(build, limit=2)
+    compiled = CompiledSteps({"add": Step(build, ((3,), (5,)))})
     for width in (3, 5, 3, 5, 3):
-        np.testing.assert_array_equal(programs[(width,)](np.zeros(width, np.float32)), np.full(width, width))
+        np.testing.assert_array_equal(compiled.get("add", width)(np.zeros(width, np.float32)), np.full(width, width))
     assert built == [3, 5]
-    assert len(programs) == 2
+    assert len(compiled) == 2
     with pytest.raises(TypeError, match="compiled"):
-        programs[(3,)](np.zeros(5, np.float32))
-    with pytest.raises(RuntimeError, match=r"bucket \(7,\) would be program 3 of at most 2"):
-        programs[(7,)]
+        compiled.get("add", 3)(np.zeros(5, np.float32))
+    with pytest.raises(RuntimeError, match=r"step add was asked for bucket \(7,\); the config has \(\(3,\), \(5,\)\)"):
+        compiled.get("add", 7)
+    with pytest.raises(KeyError, match="subtract"):
+        compiled.get("subtract", 3)
 
 
 def hidden_and_spread_logits() -> np.ndarray:

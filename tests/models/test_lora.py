@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from reft_jax.config import LoraConfig, ModelConfig
+from reft_jax.algorithms.train_state import abstract_params
+from reft_jax.config import Config, LoraConfig, MeshConfig, ModelConfig
+from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.hf.adapters import load_adapters, save_adapters
 from reft_jax.models.hf.load import decoder_config, load_decoder_params, model_type
 from reft_jax.models.lora import merge, split_trainable
 from reft_jax.models.policy import Policy, call
+from reft_jax.parallel.compilation import CompiledSteps
+from reft_jax.parallel.processes import StopRequest
+from reft_jax.parallel.sharding import make_mesh
+from reft_jax.training.model import Model
 from tests.models.test_parity import assert_close, torch_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -173,22 +179,15 @@ def test_training_moves_the_adapters_alone_and_the_optimizer_holds_nothing_else(
 
 def test_an_adapter_is_merged_when_a_run_starts_from_it(tmp_path):
     """`model.lora.path`: the folder may be gone when the run is under way."""
-    from reft_jax.training.state import Run
-
     config, params = adapted("llama", "float32")
     shutil.copytree(GOLDEN / "llama", tmp_path / "base")
     save_adapters(tmp_path / "adapter", params["lora"], config, "llama", "")
     model = dataclasses.replace(config, path=str(tmp_path / "base"), lora=LoraConfig(path=str(tmp_path / "adapter")))
-    from types import SimpleNamespace
-
-    from reft_jax.algorithms.train_state import abstract_params
-    from reft_jax.config import MeshConfig
-    from reft_jax.parallel.sharding import make_mesh
-
     model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, vocab_multiple=8))
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
-    run = SimpleNamespace(config=SimpleNamespace(model=model, seed=0), mesh=mesh, policy=Policy(model, mesh))
-    started = Run.start_params(run)
+    ids = SpecialIds(pad=0, eos=1, ends=(1,))
+    run = Model(config=Config(model=model), mesh=mesh, ids=ids, compiled=CompiledSteps({}), stop=StopRequest())
+    started = run.start_params()
     wanted = abstract_params(Policy(model, mesh), mesh, value_head=False)
     assert jax.tree.map(lambda x: x.sharding, started) == jax.tree.map(lambda x: x.sharding, wanted)
     expected = merge(params, config.lora)["decoder"]

@@ -209,7 +209,7 @@ def test_targets_have_the_devices_and_the_memory_of_their_kind():
 def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():
     path = ROOT / "configs" / "paper" / "gsm8k_pcot_codellama_7b.yaml"
     config = with_model_directory(load_config(["--config", str(path)]), "")
-    plan, _ = in_subprocess(config, parse_target("cpu:8"), "")
+    ((plan, _),) = in_subprocess(config, parse_target("cpu:8"), ())
     split = 2 * 32016 * 4096 + 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
     norms = (2 * 32 + 1) * 4096
     assert plan["parameters"] == split + norms == 6_738_546_688
@@ -225,16 +225,16 @@ def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():
 def test_a_reward_model_is_planned_without_output_projection_and_adapters():
     """The quickstart's width of 64 and its 3 layers on 8 devices; rows of 120 tokens, length and label."""
     off = ["--pretrain.epochs", "0", "--sft.schedule_epochs", "0", "--rl.epochs", "0", "--model.lora.rank", "4"]
-    judge = ["--reward_model.samples", '["x"]', "--reward_model.row_buckets", "[60, 120]"]
+    reward_model = ["--reward_model.samples", '["x"]', "--reward_model.row_buckets", "[60, 120]"]
     sizes = ["--model.decoder.tie_embeddings", "false", "--reward_model.microbatch_size", "8"]
-    config = load_config(["--config", QUICKSTART, *off, *judge, *sizes])
-    plan, _ = in_subprocess(config, parse_target("cpu:8"), "")
+    config = load_config(["--config", QUICKSTART, *off, *reward_model, *sizes])
+    ((plan, _),) = in_subprocess(config, parse_target("cpu:8"), ())
     split = 384 * 64 + 3 * (4 * 64 * 64 + 2 * 64 * 256) + 64 * 2
     params = 4 * (split // 8 + 7 * 64)
     arguments = {"params": params, "optimizer": 2 * params + 12, "batch": 24 // 8 * (120 + 2) * 4}
     assert plan["steps"] == {
         "reward_model": {"bucket": [24, 120, 0, 2], "arguments": arguments, "cache": 0},
-        "scoring": {"bucket": [8, 120, 0, 2], "arguments": {"weights": params, "batch": 121 * 4}, "cache": 0},
+        "classify": {"bucket": [8, 120, 0, 2], "arguments": {"weights": params, "batch": 121 * 4}, "cache": 0},
     }
 
 

@@ -167,7 +167,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
     """Asked to stop in a step, in one that is followed by a reading of dev, and while dev is read."""
     run_dir, moments = tmp_path / "stopped", []
 
-    def detect_collapse(owner, name, place, step_of):
+    def watch(owner, name, place, step_of):
         original = getattr(owner, name)
 
         def watched(*args, **kwargs):
@@ -178,8 +178,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
 
         monkeypatch.setattr(owner, name, watched)
 
-    detect_collapse(StepRecorder, "push", "step", lambda recorder, step, *_: step)
-    detect_collapse(reward_training, "read_dev", "dev", lambda run, params, step: step)
+    watch(StepRecorder, "push", "step", lambda recorder, step, *_: step)
+    watch(reward_training, "evaluate_dev", "dev", lambda run, params, step: step)
     for moment, saved in ((("step", 3), 4), (("step", 6), 7), (("dev", 14), 14)):
         moments[:] = [moment]
         assert command(arguments(run_dir)) == STOPPED

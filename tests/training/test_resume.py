@@ -19,7 +19,8 @@ import yaml
 
 from reft_jax.parallel.processes import STOPPED
 from reft_jax.training import reinforcement
-from reft_jax.training.state import Run
+from reft_jax.training.sampler import Sampler
+from reft_jax.training.state import Records
 from reft_jax.training.supervised import StepRecorder
 from tests.runs import ITERATIONS, SFT_STEPS, assert_same_run, complete, read, restore, start, steps
 
@@ -68,7 +69,7 @@ def signal_at(monkeypatch):
     """Sends this process a signal in the middle of a run, at the next of some moments; returns how many are left."""
     moments: list[tuple[str, int]] = []
 
-    def detect_collapse(place: str, step: int) -> None:
+    def watch(place: str, step: int) -> None:
         if moments and moments[0] == (place, step):
             del moments[0]
             os.kill(os.getpid(), signal.SIGINT if len(moments) % 2 else signal.SIGTERM)
@@ -82,9 +83,11 @@ def signal_at(monkeypatch):
 
         monkeypatch.setattr(owner, name, wrapped)
 
-    wrap(StepRecorder, "push", lambda recorder, step, *_: detect_collapse("sft", step))
-    wrap(reinforcement, "training_prompts", lambda *_, step, **__: detect_collapse("rl", step))
-    wrap(Run, "evaluate", lambda run, _, split: detect_collapse(split, run.progress.stage_step))
+    wrap(StepRecorder, "push", lambda recorder, step, *_: watch("sft", step))
+    wrap(reinforcement, "draw", lambda sampler, stage, number: watch("rl", number))
+    open_records: list[Records] = []
+    wrap(Records, "resume", lambda records, *_: open_records.append(records))
+    wrap(Sampler, "evaluate", lambda sampler, _, split: watch(split, open_records[-1].progress.stage_step))
     return moments
 
 
@@ -205,16 +208,11 @@ def test_a_run_goes_on_on_other_devices(finished, arguments, tmp_path):
 def test_the_best_few_models_are_kept(arguments, here, tmp_path, monkeypatch):
     """Dev accuracies are dictated; of two alike the earlier one is better."""
     accuracies = {4: 0.2, 8: 0.5, 9: 0.3, 11: 0.5}
-    evaluate = Run.evaluate
-
-    def dictated(run, params, split):
-        reading = evaluate(run, params, split)
-        if split == "dev":
-            share = accuracies[run.progress.stage_step // 6]
-            monkeypatch.setattr(type(reading), "accuracy", property(lambda _: share))
-        return reading
-
-    monkeypatch.setattr(Run, "evaluate", dictated)
+    save_if_best = Records.save_if_best
+    dictated = lambda records, params, step, _, **kind: save_if_best(
+        records, params, step, {"accuracy": accuracies[step // 6]}, **kind
+    )
+    monkeypatch.setattr(Records, "save_if_best", dictated)
     run_dir = tmp_path / "best"
     here(arguments(run_dir, rl__epochs=0, checkpoint__keep_best=2, sft__save_every=1, data__test__kind="none"))
     entries = {path.name for path in (run_dir / "checkpoints").iterdir()}
