@@ -132,6 +132,10 @@ def _old_names_given(args: Sequence[str]) -> Iterator[str]:
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    def _format_usage(self, usage: Any, actions: Any, *others: Any, **named: Any) -> str:
+        """Sections without their keys, which would be 300 lines between the command line and what is wrong with it."""
+        return super()._format_usage(usage, [x for x in actions if "." not in x.dest], *others, **named)
+
     def _expand_help(self, action: Any) -> str:
         """`(type: int, more than 0, default: 1)` for `Annotated[int, more than 0]`."""
         pattern = r"type: Annotated\[(.+?)\]((?:, default: .*)?\))$"
