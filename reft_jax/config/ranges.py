@@ -34,7 +34,7 @@ OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", l
 Buckets = Annotated[
     tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
 ]
-Weights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(math.isfinite(w) for w in x.values()))]
+RewardWeights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(map(math.isfinite, x.values())))]
 
 
 def range_of(field: "dataclasses.Field[Any]") -> Range | None:

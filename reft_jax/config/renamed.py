@@ -1,6 +1,7 @@
 """What settings were called in earlier versions: refused, by a message that names what they are called now."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _flat(settings: Any, directory: Path, prefix: str = "") -> Iterator[tuple[st
     if prefix and isinstance(settings, str) and any(old.startswith(prefix) for old in (*RENAMED, *RENAMED_VALUES)):
         with contextlib.suppress(yaml.YAMLError, OSError, UnicodeDecodeError):
             file = directory / settings
-            settings = yaml.safe_load(file.read_text(encoding="utf-8") if file.is_file() else settings)
+            settings = yaml.safe_load(file.read_text(encoding="utf-8") if os.path.isfile(file) else settings)
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             yield from _flat(value, directory, f"{prefix}{key}.")

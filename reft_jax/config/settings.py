@@ -13,8 +13,8 @@ from reft_jax.config.ranges import (
     OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
+    RewardWeights,
     Seed,
-    Weights,
 )
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -447,7 +447,7 @@ class RewardConfig:
     """Processes that run programs at the same time."""
     sandbox: Containment = "contained"
     """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
-    functions: Weights = dataclasses.field(default_factory=dict)
+    functions: RewardWeights = dataclasses.field(default_factory=dict)
     """Your own reward functions in PPO: import path (`my_rewards.brevity`) to weight, added to the rewards above."""
 
 

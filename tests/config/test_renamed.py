@@ -1,5 +1,6 @@
 """What earlier versions called a setting is refused by its name of today, wherever it is written."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from reft_jax import select
-from reft_jax.config import load_config
+from reft_jax.config import Config, load_config
 from reft_jax.config.renamed import RENAMED, RENAMED_VALUES
 from reft_jax.reward.__main__ import main as audit_rewards
 from reft_jax.training.directory import claim_directory
@@ -87,28 +88,23 @@ def old_run(folder: Path, settings: dict[str, Any]) -> Path:
     return path
 
 
-def everywhere(capsys, folder: Path, key: str, value: Any, said: str) -> None:
-    """Each way to give the setting ends with `said`, the first line naming the file where it is in one."""
-    text = str(value) or '""'
-    assert refusal(capsys, f"--{key}", text) == [said]
-    assert refusal(capsys, f"--{key}={text}") == [said]
-    section, _, rest = key.partition(".")
-    assert refusal(capsys, f"--{section}", yaml.safe_dump(nested(rest, value), default_flow_style=True)) == [said]
+def everywhere(capsys, config: Config, folder: Path, key: str, value: Any, said: str) -> None:
+    """On the command line, in a file and in a run directory it is refused by `said`, behind the file's name."""
+    assert refusal(capsys, f"--{key}", str(value) or '""') == [said]
     file = folder / "old.yaml"
-    for settings in (nested(key, value), {key: value}):
-        file.write_text(yaml.safe_dump(settings))
-        assert refusal(capsys, "--config", str(file)) == [f"{file}: settings have been renamed", said]
-        assert refusal(capsys, f"--config={file}")[-1] == said
-    (folder / "part.yaml").write_text(yaml.safe_dump(nested(rest, value)))
-    (folder / "whole.yaml").write_text(f"{section}: part.yaml\n")
-    (folder / "over.yaml").write_text("config: [whole.yaml]\nseed: 3\n")
-    assert refusal(capsys, "--config", str(folder / "over.yaml"))[-1] == said
+    file.write_text(yaml.safe_dump(nested(key, value)))
+    assert refusal(capsys, "--config", str(file)) == [f"{file}: settings have been renamed", said]
     run = old_run(folder, nested(key, value))
     expected = [f"{run}: this run was made by an earlier version, and settings have been renamed since: {AGAIN}", said]
     assert refusal(capsys, "--config", str(run)) == expected
     with pytest.raises(ValueError) as refused:
-        claim_directory(load_config([*VALID, f"--run_dir={run.parent}"]), tokenizer=None)
+        claim_directory(dataclasses.replace(config, run_dir=str(run.parent)), tokenizer=None)
     assert str(refused.value).splitlines() == expected
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(VALID)
 
 
 def test_the_table_is_the_one_of_the_package():
@@ -119,21 +115,49 @@ def test_the_table_is_the_one_of_the_package():
 
 
 @pytest.mark.parametrize("key", [key for key, (value, _) in KEYS.items() if "average" not in key])
-def test_an_old_key_is_refused_by_the_new_one(capsys, tmp_path, key):
+def test_an_old_key_is_refused_by_the_new_one(capsys, config, tmp_path, key):
     value, new = KEYS[key]
-    everywhere(capsys, tmp_path, key, value, f"{key} is now {new}")
+    everywhere(capsys, config, tmp_path, key, value, f"{key} is now {new}")
 
 
 @pytest.mark.parametrize(("key", "new", "value"), VALUES)
-def test_an_old_value_is_refused_by_the_new_one(capsys, tmp_path, key, new, value):
+def test_an_old_value_is_refused_by_the_new_one(capsys, config, tmp_path, key, new, value):
     now = VALUES[key, new, value]
     if key == new:
         said = f"{key}: the value `{value}` is now `{now}`"
     else:
         said = f"{key} is now {new}, and its value `{value}` is now `{now}`"
-    everywhere(capsys, tmp_path, key, value, said)
+    everywhere(capsys, config, tmp_path, key, value, said)
     said = f"{new}: the value `{value}` is now `{now}`"  # also where the key has its new name already
     assert refusal(capsys, f"--{new}={value}") == [said]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("generation.max_response", 400, "generation.max_response is now generation.max_new_tokens"),
+        ("data.train.kind", "reft", "data.train.kind: the value `reft` is now `reft_json`"),
+    ],
+)
+def test_an_old_name_is_found_however_it_is_written(capsys, tmp_path, key, value, said):
+    """Behind an equals sign, with dots in a file, in a section as YAML or a file, in files of files."""
+    section, _, rest = key.partition(".")
+    in_line = yaml.safe_dump(nested(rest, value), default_flow_style=True)
+    (tmp_path / "dots.yaml").write_text(f"{key}: {value}\n")
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump(nested(rest, value)))
+    (tmp_path / "whole.yaml").write_text(f"{section}: part.yaml\n")
+    (tmp_path / "over.yaml").write_text("config: [whole.yaml]\nseed: 3\n")
+    for arguments in (
+        [f"--{key}={value}"],
+        [f"--{section}", in_line],
+        [f"--{section}", in_line + " " * 300],  # which is too long for the name of a file
+        [f"--{section}", str(tmp_path / "part.yaml")],
+        ["--config", yaml.safe_dump(nested(key, value), default_flow_style=True)],
+        [f"--config={tmp_path / 'dots.yaml'}"],
+        ["--config", str(tmp_path / "whole.yaml")],
+        ["--config", str(tmp_path / "over.yaml"), "--seed", "4"],
+    ):
+        assert refusal(capsys, *arguments)[-1] == said, arguments
 
 
 def test_all_old_names_are_told_at_once(capsys, tmp_path):
