@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from reft_jax.config import CotKind, SourceConfig, TemplateConfig
+from reft_jax.config import CotKind, SettingsParser, SourceConfig, TemplateConfig
 from reft_jax.data.readers import read_problems
 from reft_jax.problem import Problem
 from reft_jax.samples.file import Sample, read_samples, read_settings
 
-Rules = Literal["paper", "reference"]
+SelectionRules = Literal["paper", "reference"]
 
 
 class Row(NamedTuple):
@@ -35,7 +35,7 @@ def select(
     gold: Sequence[Problem] = (),
     *,
     limit: int = 10,
-    rules: Rules = "paper",
+    rules: SelectionRules = "paper",
     seed: int = 42,
     cot: CotKind = "program",
     answer_trigger: str = TemplateConfig().answer_trigger,
@@ -90,7 +90,7 @@ def unique_right(samples: Sequence[Sample], cot: CotKind, answer_trigger: str) -
     return found
 
 
-def choose(texts: Mapping[str, int], limit: int, rules: Rules, seed: str) -> dict[str, int]:
+def choose(texts: Mapping[str, int], limit: int, rules: SelectionRules, seed: str) -> dict[str, int]:
     """`limit` of the texts in their old order: the first, or those of the smallest hash with the seed; 0 takes all."""
     kept = list(texts)
     if limit and rules == "paper":
@@ -109,14 +109,13 @@ def _gold_cot(problem: Problem) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Selects as `arguments` (or the command line) say; exits with 2 where files or settings do not do."""
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="python -m reft_jax.select", description=__doc__)
+    parser = SettingsParser(prog="python -m reft_jax.select", description=__doc__)
     parser.add_argument("samples", type=str, help="file that `reft_jax.sample` wrote")
     parser.add_argument("out", type=str, help="JSONL file of training data to write")
     parser.add_argument("--limit", type=int, default=10, help="chains of thought of each question; 0 takes all")
-    parser.add_argument("--rules", type=Rules, default="paper", help="drawn at random, or (reference) the first ones")
+    parser.add_argument(
+        "--rules", type=SelectionRules, default="paper", help="drawn at random, or (reference) the first ones"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of the draw")
     parser.add_class_arguments(SourceConfig, "gold")
     options = parser.instantiate(parser.parse_args(arguments))

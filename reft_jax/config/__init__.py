@@ -1,24 +1,29 @@
 """The settings of a run: what there is to set, how it is read, and what is refused. No jax, no numpy.
 
-settings     frozen dataclasses: every key with its type, default and help
+settings     frozen dataclasses: every key with its type, range, default and help
+ranges       what stands at the field of a number
 load         YAML files and dotted overrides to a `Config`
+renamed      what keys and values were called in earlier versions
 validation   what the types allow and no run can use
 
 Imports nothing of the package.
 """
 
 from reft_jax.config.load import (
+    SettingsParser,
     config_parser,
     differences,
     load_config,
     parse_config,
     to_dict,
 )
+from reft_jax.config.renamed import old_names_in_file
 from reft_jax.config.settings import (
     AttentionKind,
     CheckpointConfig,
     CollapseConfig,
     Config,
+    Containment,
     CotKind,
     DataConfig,
     DecoderConfig,
@@ -31,15 +36,18 @@ from reft_jax.config.settings import (
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    Overlong,
     PretrainConfig,
     Remat,
     RewardConfig,
     RewardModelConfig,
     RlConfig,
+    Rules,
     SamplingLayout,
     SelfTrainingConfig,
     SftConfig,
     SourceConfig,
+    Split,
     SupervisedConfig,
     TemplateConfig,
 )
@@ -49,6 +57,7 @@ __all__ = [
     "CheckpointConfig",
     "CollapseConfig",
     "Config",
+    "Containment",
     "CotKind",
     "DataConfig",
     "DecoderConfig",
@@ -61,20 +70,25 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "Overlong",
     "PretrainConfig",
     "Remat",
     "RewardConfig",
     "RewardModelConfig",
     "RlConfig",
+    "Rules",
     "SamplingLayout",
     "SelfTrainingConfig",
+    "SettingsParser",
     "SftConfig",
     "SourceConfig",
+    "Split",
     "SupervisedConfig",
     "TemplateConfig",
     "config_parser",
     "differences",
     "load_config",
+    "old_names_in_file",
     "parse_config",
     "to_dict",
 ]

@@ -6,14 +6,18 @@ before it. So no number of a study stands in two files. What a later file says w
 
 import contextlib
 import dataclasses
+import functools
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
 
+from reft_jax.config.renamed import old_names, old_names_in_file
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import validate
 
@@ -27,7 +31,8 @@ def load_config(
 ) -> Config:
     """Reads `--config FILE` and dotted overrides (`--rl.kl_coef 0.02`) from `args`, or from the command line.
 
-    Prints what is wrong, naming the key, and exits with 2 on an unknown or ill-typed key or an impossible combination.
+    Prints what is wrong, naming the key, and exits with 2 on an unknown, renamed or ill-typed key, a number out of its
+    range or an impossible combination; of the last two, all at once.
 
     Args:
         args: the command line's arguments.
@@ -35,7 +40,7 @@ def load_config(
         description: what it does.
         adapt: what the command makes of the settings, such as switching off the stages that it has not.
     """
-    parser = config_parser(prog, description)
+    parser = _cached_parser(prog, description)
     try:
         config, _ = parse_config(parser, args)
         config = adapt(config) if adapt else config
@@ -46,9 +51,8 @@ def load_config(
 
 
 def config_parser(prog: str, description: str) -> Any:
-    """A parser of `--config FILE` and dotted overrides, to which a command may add arguments of its own."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog=prog, description=description)
+    """A new parser of `--config FILE` and dotted overrides, to which a command may add arguments of its own."""
+    parser = SettingsParser(prog=prog, description=description)
     parser.add_argument(
         "--config",
         action=ConfigFile,
@@ -56,6 +60,9 @@ def config_parser(prog: str, description: str) -> Any:
     )
     parser.add_class_arguments(Config)
     return parser
+
+
+_cached_parser = functools.cache(config_parser)  # building one takes longer than all that is done with it
 
 
 def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config, Any]:
@@ -82,6 +89,57 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
     elif old != new:
         yield prefix
+
+
+class SettingsParser(jsonargparse.ArgumentParser):
+    """A parser of settings: its help shows their texts and ranges, and an old name is refused by the new one.
+
+    No key may be abbreviated, for an old one may be the beginning of a new one.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **settings)
+        self._given: list[str] = []
+
+    def parse_args(  # type: ignore[override]  # as jsonargparse's own
+        self, args: Sequence[str] | None = None, *others: Any, **named: Any
+    ) -> Any:
+        """As jsonargparse's."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(self._given, *others, **named)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints what is wrong and exits with 2; old names alone, if there are any, because they explain the rest."""
+        super().error("\n".join(_old_names_given(self._given)) or message, ex)
+
+
+def _old_names_given(args: Sequence[str]) -> Iterator[str]:
+    """Yields what is to be said of old names on a command line, in its files and in those they are made of."""
+    for place, arg in enumerate(args):
+        key, equals, value = arg.removeprefix("--").partition("=")
+        if not arg.startswith("--") or not key:
+            continue
+        value = value if equals else next(iter(args[place + 1 :]), "")
+        if key != "config":
+            yield from old_names({key: value}, Path())
+        elif os.path.isfile(value):
+            with contextlib.suppress(TypeError):  # the reader says what is wrong
+                yield from filter(None, (old_names_in_file(path) for path, _ in parts(Path(value))))
+        else:
+            with contextlib.suppress(yaml.YAMLError):
+                yield from old_names(yaml.safe_load(value), Path())
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    def _format_usage(self, usage: Any, actions: Any, *others: Any, **named: Any) -> str:
+        """Sections without their keys, which would be 300 lines between the command line and what is wrong with it."""
+        return super()._format_usage(usage, [x for x in actions if "." not in x.dest], *others, **named)
+
+    def _expand_help(self, action: Any) -> str:
+        """`(type: int, more than 0, default: 1)` for `Annotated[int, more than 0]`."""
+        pattern = r"type: Annotated\[(.+?)\]((?:, default: .*)?\))$"
+        return re.sub(pattern, r"type: \1\2", super()._expand_help(action), flags=re.DOTALL)
 
 
 class ConfigFile(jsonargparse.ActionConfigFile):

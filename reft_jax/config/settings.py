@@ -3,11 +3,29 @@
 import dataclasses
 from typing import Literal
 
+from reft_jax.config.ranges import (
+    Buckets,
+    ClosedUnitInterval,
+    FiniteFloat,
+    MeshAxis,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+    RewardWeights,
+    Seed,
+)
+
 Dtype = Literal["float32", "bfloat16", "float64"]
 AttentionKind = Literal["auto", "plain", "recomputed", "cudnn"]
 CotKind = Literal["program", "text"]
 Remat = Literal["none", "dots", "full"]
 SamplingLayout = Literal["auto", "sharded", "replicated"]
+Split = Literal["train", "dev", "test"]
+Overlong = Literal["error", "drop", "truncate"]
+Rules = Literal["lenient", "reference"]
+Containment = Literal["contained", "unsafe"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,27 +35,27 @@ class DecoderConfig:
     With `model.path` these come from the checkpoint's `config.json`; without, they describe a model made from scratch.
     """
 
-    vocab_size: int = 0
+    vocab_size: NonNegativeInt = 0
     """Number of tokens; 0 takes the tokenizer's."""
-    vocab_multiple: int = 1
+    vocab_multiple: PositiveInt = 1
     """The embedding table is padded to a multiple of this many rows; padding is never predicted."""
-    embed_dim: int = 64
+    embed_dim: PositiveInt = 64
     """Width of the residual stream."""
-    num_layers: int = 3
+    num_layers: PositiveInt = 3
     """Number of blocks."""
-    num_heads: int = 4
+    num_heads: PositiveInt = 4
     """Number of query heads."""
-    num_kv_heads: int = 4
+    num_kv_heads: PositiveInt = 4
     """Number of key and value heads (grouped-query attention when fewer than `num_heads`)."""
-    head_dim: int = 16
+    head_dim: PositiveInt = 16
     """Features of one head."""
-    mlp_dim: int = 256
+    mlp_dim: PositiveInt = 256
     """Hidden features of the MLP."""
-    max_positions: int = 2048
+    max_positions: PositiveInt = 2048
     """Longest sequence in tokens: the rows of a learned position table, or the sliding window where one is shorter."""
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm or LayerNorm."""
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     """Added to the variance in every norm."""
     norm_affine: bool = True
     """Whether norms have weights (Galactica's do not)."""
@@ -59,27 +77,27 @@ class DecoderConfig:
     """Whether the output projection is the embedding table."""
     parallel_block: bool = False
     """Attention and MLP read the same norm (CodeGen)."""
-    rotary_dim: int = 16
+    rotary_dim: NonNegativeInt = 16
     """Features of a head that are rotated by position; 0 means a learned position table."""
-    rope_theta: float = 10_000.0
+    rope_theta: PositiveFloat = 10_000.0
     """Base of the rotary frequencies."""
     rope_interleaved: bool = False
     """Rotary pairs are neighbours (CodeGen) instead of the two halves (Llama)."""
-    rope_scaling_factor: float = 1.0
+    rope_scaling_factor: PositiveFloat = 1.0
     """Llama 3 frequency scaling: the factor for long wavelengths; 1 switches it off."""
-    rope_low_freq_factor: float = 1.0
+    rope_low_freq_factor: PositiveFloat = 1.0
     """Llama 3 frequency scaling: wavelengths above original/low are scaled fully."""
-    rope_high_freq_factor: float = 4.0
+    rope_high_freq_factor: PositiveFloat = 4.0
     """Llama 3 frequency scaling: wavelengths below original/high are left alone."""
-    rope_original_positions: int = 8192
+    rope_original_positions: PositiveInt = 8192
     """Llama 3 frequency scaling: the context length before scaling, in tokens."""
-    position_offset: int = 0
+    position_offset: NonNegativeInt = 0
     """First row used of a learned position table (2 in OPT)."""
     scale_attention: bool = True
     """Attention scores are divided by sqrt(head_dim)."""
     scale_attention_by_layer: bool = False
     """Attention scores are further divided by the 1-based layer number (Codeparrot)."""
-    initializer_range: float = 0.02
+    initializer_range: NonNegativeFloat = 0.02
     """Standard deviation of freshly initialised weights."""
 
 
@@ -87,9 +105,9 @@ class DecoderConfig:
 class LoraConfig:
     """Low-rank adaptation: small matrices beside frozen weights (Hu et al. 2021)."""
 
-    rank: int = 0
+    rank: NonNegativeInt = 0
     """Rank of the adapters; 0 trains all weights."""
-    alpha: float = 16.0
+    alpha: PositiveFloat = 16.0
     """Adapters are multiplied by `alpha` / `rank`."""
     targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
     """Linear maps of a block that have one; `gate` only where the MLP is gated."""
@@ -124,7 +142,7 @@ class ModelConfig:
     """Attention over whole rows: `plain` keeps the scores of every layer for the backward pass, `recomputed` makes them
     again, `cudnn` never has them (NVIDIA GPUs from Ampere on, bfloat16, rows of even length). `auto` takes cudnn on a
     GPU where model and rows suit it, else recomputed on accelerators and plain on a CPU."""
-    logits_chunk: int = 0
+    logits_chunk: NonNegativeInt = 0
     """Response tokens whose [tokens, vocabulary] logits exist at once in training; 0 takes all together."""
 
 
@@ -154,7 +172,7 @@ class SourceConfig:
     """Field with the chain of thought (`jsonl`, `hub`); rows may lack it."""
     answer_kind: Literal["auto", "number", "choice"] = "auto"
     """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Read only this many rows from the start; 0 reads all."""
 
     @property
@@ -190,11 +208,11 @@ class DataConfig:
     """Problems that checkpoints are chosen on; of kind `none` they are taken out of `train`."""
     test: SourceConfig = SourceConfig()
     """Problems read once, at the end of the run."""
-    dev_fraction: float = 0.1
+    dev_fraction: OpenUnitInterval = 0.1
     """Share of the training problems, drawn by a hash of the question, that is kept as dev where `dev` has none."""
     templates: TemplateConfig = TemplateConfig()
     """Prompt and target strings."""
-    overlong: Literal["error", "drop", "truncate"] = "error"
+    overlong: Overlong = "error"
     """What happens to a prompt or target longer than the largest bucket; counted and reported."""
 
 
@@ -202,21 +220,21 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW with clipping and a schedule, as in the paper."""
 
-    learning_rate: float = 1e-5
+    learning_rate: NonNegativeFloat = 1e-5
     """Peak learning rate."""
     schedule: Literal["linear", "constant"] = "linear"
     """After the ramp: linearly to 0 at the schedule's end, or constant."""
-    lr_warmup_fraction: float = 0.1
+    lr_warmup_fraction: ClosedUnitInterval = 0.1
     """Share of the schedule's steps over which the learning rate rises from 0."""
-    beta1: float = 0.9
+    beta1: ClosedUnitInterval = 0.9
     """AdamW first-moment decay."""
-    beta2: float = 0.999
+    beta2: ClosedUnitInterval = 0.999
     """AdamW second-moment decay."""
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
     """AdamW epsilon."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of matrices; biases and norms are left out."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
 
 
@@ -224,13 +242,13 @@ class OptimizerConfig:
 class SupervisedConfig:
     """What the supervised stages share."""
 
-    batch_size: int = 48
+    batch_size: PositiveInt = 48
     """Sequences per optimizer step."""
-    microbatch_size: int = 48
+    microbatch_size: PositiveInt = 48
     """Sequences per forward and backward pass; gradients are accumulated over the batch."""
-    prompt_buckets: tuple[int, ...] = (1024,)
+    prompt_buckets: Buckets = (1024,)
     """Padded prompt lengths in tokens; a batch takes the smallest that fits."""
-    response_buckets: tuple[int, ...] = (1024,)
+    response_buckets: Buckets = (1024,)
     """Padded target lengths in tokens, end token included; a batch takes the smallest that fits."""
     loss_aggregation: Literal["token_mean", "microbatch_mean"] = "token_mean"
     """Loss: mean over the batch's target tokens, or (the reference) mean of the micro-batches' token means."""
@@ -242,7 +260,7 @@ class SupervisedConfig:
 class PretrainConfig(SupervisedConfig):
     """Supervised training on data of its own before the warm-up; off by default."""
 
-    epochs: int = 0
+    epochs: NonNegativeInt = 0
     """Passes over `source`; 0 switches the stage off."""
     source: SourceConfig = SourceConfig()
     """Problems with chains of thought."""
@@ -252,15 +270,15 @@ class PretrainConfig(SupervisedConfig):
 class SftConfig(SupervisedConfig):
     """Supervised fine-tuning: the warm-up of PPO, and the baseline it is compared with."""
 
-    schedule_epochs: int = 40
+    schedule_epochs: NonNegativeInt = 40
     """Length of the learning-rate schedule in epochs; 0 switches the stage off."""
-    warmup_epoch: int = 2
+    warmup_epoch: NonNegativeInt = 2
     """The checkpoint after this epoch is where PPO starts from and what it refers to."""
-    stop_epoch: int = 40
+    stop_epoch: NonNegativeInt = 40
     """Training ends after this epoch; equal to `warmup_epoch` it makes no SFT baseline."""
-    evaluate_every: int = 1
+    evaluate_every: PositiveInt = 1
     """Epochs between evaluations on dev."""
-    save_every: int = 1
+    save_every: PositiveInt = 1
     """Epochs between checkpoints to resume from."""
 
 
@@ -268,9 +286,9 @@ class SftConfig(SupervisedConfig):
 class SelfTrainingConfig:
     """Online self-training, `rl.algorithm: self_training`: likelihood of right completions and of annotations."""
 
-    gold_weight: float = 0.5
+    gold_weight: ClosedUnitInterval = 0.5
     """Share of the loss on the annotated chains of thought of the same questions; the rest is on right completions."""
-    gold_limit: int = 0
+    gold_limit: NonNegativeInt = 0
     """Annotations are cut where prompt and target come to this many tokens (300 in the reference); 0 cuts none."""
 
 
@@ -278,12 +296,12 @@ class SelfTrainingConfig:
 class CollapseConfig:
     """When reinforcement ends early because it has gone wrong; the model that was best on dev is what is left."""
 
-    window: int = 20
+    window: PositiveInt = 20
     """Iterations that rewards are averaged over."""
-    reward_share: float = 0.5
+    reward_share: ClosedUnitInterval = 0.5
     """End where the average reward falls below this share of the best such average, if that was positive; 0 never
     ends."""
-    max_kl: float = 0.0
+    max_kl: NonNegativeFloat = 0.0
     """End where the KL to the reference, `rl/sequence_kl`, exceeds this many nats a response; 0 never ends."""
 
 
@@ -294,23 +312,23 @@ class RlConfig:
     algorithm: Literal["ppo", "grpo", "rloo", "self_training"] = "ppo"
     """PPO with a critic (ReFT); GRPO or RLOO, which compare the samples of a question with each other; or likelihood of
     right completions."""
-    epochs: int = 300
+    epochs: NonNegativeInt = 300
     """Passes over the training questions; 0 switches the stage off."""
     init_from: str = ""
     """Checkpoint directory to start from; empty takes the warm-up's."""
-    rollout_batch_size: int = 32
+    rollout_batch_size: PositiveInt = 32
     """Questions per iteration."""
-    samples_per_question: int = 1
+    samples_per_question: PositiveInt = 1
     """Completions sampled for each question of an iteration; GRPO and RLOO need two or more."""
-    minibatch_size: int = 32
+    minibatch_size: PositiveInt = 32
     """Completions per optimizer step."""
-    microbatch_size: int = 32
+    microbatch_size: PositiveInt = 32
     """Completions per forward and backward pass; gradients are accumulated over the minibatch."""
-    update_epochs: int = 2
+    update_epochs: PositiveInt = 2
     """Passes over an iteration's completions."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", lr_warmup_fraction=0.0)
     """Optimizer of this stage; its schedule counts optimizer steps."""
-    kl_coef: float = 0.01
+    kl_coef: NonNegativeFloat = 0.01
     """Weight of the KL to the reference."""
     kl_in: Literal["reward", "loss"] = "reward"
     """The KL is taken off the reward (ReFT), of each token in PPO and of the whole response otherwise; or added to the
@@ -321,15 +339,15 @@ class RlConfig:
     """Loss: mean over each response, then over the minibatch's responses, or mean over all tokens of the minibatch."""
     critic: Literal["shared", "separate"] = "shared"
     """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
-    vf_coef: float = 5.0
+    vf_coef: NonNegativeFloat = 5.0
     """PPO: weight of the value loss."""
-    clip_range: float = 0.2
+    clip_range: NonNegativeFloat = 0.2
     """Policy ratios are clipped to 1 +- this."""
-    value_clip_range: float = 0.2
+    value_clip_range: NonNegativeFloat = 0.2
     """PPO: new values are clipped to the old ones +- this."""
-    discount: float = 1.0
+    discount: ClosedUnitInterval = 1.0
     """PPO: reward discount per token."""
-    gae_lambda: float = 0.95
+    gae_lambda: ClosedUnitInterval = 0.95
     """PPO: decay of generalised advantage estimation."""
     whiten_advantages: bool = True
     """PPO: advantages are shifted and scaled to mean 0 and variance 1 over the iteration's tokens."""
@@ -339,11 +357,11 @@ class RlConfig:
     """Online self-training."""
     collapse: CollapseConfig = CollapseConfig()
     """When to end early."""
-    evaluate_every: int = 10
+    evaluate_every: NonNegativeInt = 10
     """Iterations between evaluations on dev; 0 evaluates at the end of each epoch."""
-    save_every: int = 10
+    save_every: NonNegativeInt = 10
     """Iterations between checkpoints to resume from; 0 saves at the end of each epoch."""
-    check_tolerance: float = 1e-3
+    check_tolerance: PositiveFloat = 1e-3
     """Largest difference of log-probs (nats) allowed in the checks before the first update; between two programs, such
     as sampler and trainer, on average over tokens. bfloat16 needs about 0.05."""
 
@@ -371,19 +389,19 @@ class RewardModelConfig:
     """Files of `python -m reft_jax.sample` to train on; questions of dev among them choose the model."""
     init_from: str = ""
     """Checkpoint directory to start from, such as `RUN_DIR/checkpoints/sft_best`; empty takes `model.path`."""
-    epochs: int = 3
+    epochs: NonNegativeInt = 3
     """Passes over the unique completions."""
-    batch_size: int = 24
+    batch_size: PositiveInt = 24
     """Completions per optimizer step."""
-    microbatch_size: int = 24
+    microbatch_size: PositiveInt = 24
     """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch."""
-    row_buckets: tuple[int, ...] = (700,)
+    row_buckets: Buckets = (700,)
     """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
     """Optimizer of this stage."""
-    evaluate_every: int = 1000
+    evaluate_every: NonNegativeInt = 1000
     """Steps between readings of dev, which is read after each epoch as well; 0 reads it then alone."""
-    save_every: int = 1000
+    save_every: NonNegativeInt = 1000
     """Steps between checkpoints to resume from, of which one is written after each epoch as well; 0 writes it alone."""
 
 
@@ -391,11 +409,11 @@ class RewardModelConfig:
 class GenerationConfig:
     """Sampling, in PPO and evaluation."""
 
-    prompt_buckets: tuple[int, ...] = (300,)
+    prompt_buckets: Buckets = (300,)
     """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
-    max_new_tokens: int = 400
+    max_new_tokens: PositiveInt = 400
     """Longest response in tokens, end token included."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
@@ -410,31 +428,31 @@ class GenerationConfig:
 class RewardConfig:
     """How completions are judged."""
 
-    rules: Literal["lenient", "reference"] = "lenient"
+    rules: Rules = "lenient"
     """Reading of answers: what a person would read, or the reference implementation to the letter."""
-    correct: float = 1.0
+    correct: FiniteFloat = 1.0
     """Reward of a right answer."""
-    wrong: float = 0.1
+    wrong: FiniteFloat = 0.1
     """Reward of an answer that is there but wrong; 0 is the paper's ablation without partial reward."""
-    no_answer: float = 0.0
+    no_answer: FiniteFloat = 0.0
     """Reward where no answer can be read, or the program failed."""
-    tolerance: float = 1e-2
+    tolerance: PositiveFloat = 1e-2
     """Largest absolute difference at which a number counts as right."""
-    relative_tolerance: float = 0.0
+    relative_tolerance: NonNegativeFloat = 0.0
     """The same as a share of the gold answer; the larger of the two holds."""
     exact_integers: bool = True
     """Gold answers that are whole numbers are compared by `tolerance` alone, however large they are."""
-    program_timeout_s: float = 10.0
+    program_timeout_s: PositiveFloat = 10.0
     """CPU seconds that one program may use."""
-    program_memory_mb: int = 1024
+    program_memory_mb: PositiveInt = 1024
     """Megabytes of address space that one program may use beyond its worker's."""
-    batch_deadline_s: float = 300.0
+    batch_deadline_s: PositiveFloat = 300.0
     """Seconds by the clock for all programs of a batch; keep it below any time limit of your collectives."""
-    workers: int = 2
+    workers: PositiveInt = 2
     """Processes that run programs at the same time."""
-    sandbox: Literal["contained", "unsafe"] = "contained"
+    sandbox: Containment = "contained"
     """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
-    functions: dict[str, float] = dataclasses.field(default_factory=dict)
+    functions: RewardWeights = dataclasses.field(default_factory=dict)
     """Your own reward functions in PPO: import path (`my_rewards.brevity`) to weight, added to the rewards above."""
 
 
@@ -442,15 +460,15 @@ class RewardConfig:
 class EvaluationConfig:
     """Greedy evaluation on dev and test."""
 
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Problems per batch; batches hold problems of similar length."""
-    dev_limit: int = 0
+    dev_limit: NonNegativeInt = 0
     """Use only this many dev problems; 0 uses all. Test is always read whole."""
-    temperature: float = 0.0
+    temperature: NonNegativeFloat = 0.0
     """Divides the logits; 0 is greedy, which is what the paper reports."""
-    top_k: int = 0
+    top_k: NonNegativeInt = 0
     """Draw only among the k most likely tokens; 0 among all. Evaluation only: PPO samples from the whole policy."""
-    top_p: float = 1.0
+    top_p: ClosedUnitInterval = 1.0
     """Draw only among the most likely tokens that together reach this probability. Evaluation only."""
 
 
@@ -458,13 +476,13 @@ class EvaluationConfig:
 class MeshConfig:
     """Devices as a grid; batches are split over data and fsdp, parameters over fsdp and tensor."""
 
-    data: int = 1
+    data: MeshAxis = 1
     """Copies of the model; -1 takes the devices that are left."""
-    fsdp: int = -1
+    fsdp: MeshAxis = -1
     """Shards of parameters and optimizer state; -1 takes the devices that are left."""
-    tensor: int = 1
+    tensor: MeshAxis = 1
     """Shards of heads, MLP and vocabulary; -1 takes the devices that are left."""
-    fake_cpu_devices: int = 0
+    fake_cpu_devices: NonNegativeInt = 0
     """Split each process's CPU into this many devices, to try a mesh without the hardware; 0 leaves it as it is."""
 
 
@@ -474,13 +492,13 @@ class DistributedConfig:
 
     coordinator_address: str = ""
     """`host:port` of process 0, on a port that is free there; empty asks the cluster (see `detect`)."""
-    num_processes: int = 0
+    num_processes: NonNegativeInt = 0
     """Number of processes, where `coordinator_address` is given."""
-    process_id: int = 0
+    process_id: NonNegativeInt = 0
     """Index of this one, from 0, where `coordinator_address` is given."""
     detect: bool = True
     """Whether to look for SLURM, Open MPI, Kubernetes and Cloud TPU, as `jax.distributed.initialize` does."""
-    heartbeat_timeout_seconds: int = 100
+    heartbeat_timeout_seconds: PositiveInt = 100
     """Seconds without a sign of life after which a process is taken for dead and the others stop with an error."""
 
 
@@ -488,9 +506,9 @@ class DistributedConfig:
 class CheckpointConfig:
     """What is kept of the checkpoints that a run writes; when they are written is `save_every` of its stages."""
 
-    keep_last: int = 2
+    keep_last: PositiveInt = 2
     """Resume points kept, the newest."""
-    keep_best: int = 1
+    keep_best: PositiveInt = 1
     """Models kept of those read on dev, the best, for SFT and for PPO each."""
 
 
@@ -500,9 +518,9 @@ class LoggingConfig:
 
     tensorboard: bool = True
     """Write TensorBoard event files beside `metrics.jsonl`."""
-    rollouts_every: int = 10
+    rollouts_every: NonNegativeInt = 10
     """Iterations between rollouts that are written with their verdicts; 0 writes none."""
-    rollouts_limit: int = 32
+    rollouts_limit: NonNegativeInt = 32
     """Completions written of such a rollout."""
 
 
@@ -512,7 +530,7 @@ class Config:
 
     run_dir: str = ""
     """Where everything is written; the same command with the same folder continues it."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of initialisation, data order and sampling."""
     model: ModelConfig = ModelConfig()
     """The model."""

@@ -2,48 +2,28 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reft_jax.config.settings import (
-    Config,
-    EvaluationConfig,
-    GenerationConfig,
-    RewardModelConfig,
-    SourceConfig,
-    SupervisedConfig,
-)
-
-POSITIVE = {
-    *("batch_size", "microbatch_size", "minibatch_size", "rollout_batch_size", "samples_per_question"),
-    *("update_epochs", "max_new_tokens", "workers", "max_grad_norm", "tolerance"),
-    *("program_timeout_s", "program_memory_mb", "batch_deadline_s", "num_heads", "num_kv_heads", "num_layers"),
-    *("head_dim", "embed_dim", "mlp_dim", "max_positions", "vocab_multiple", "check_tolerance", "eps", "norm_eps"),
-    *("rope_theta", "alpha", "timeout", "keep_last", "keep_best", "window"),
-}
-NOT_NEGATIVE = {
-    *("learning_rate", "weight_decay", "kl_coef", "vf_coef", "clip_range", "value_clip_range", "limit", "epochs"),
-    *("evaluate_every", "save_every", "schedule_epochs", "logits_chunk", "relative_tolerance", "rank"),
-    *("fake_cpu_devices", "rollouts_every", "rollouts_limit", "top_k", "seed", "gold_limit", "max_kl"),
-    *("vocab_size", "rotary_dim", "position_offset", "processes", "process"),
-}
-SHARES = {"lr_warmup_fraction", "discount", "gae_lambda", "beta1", "beta2", "top_p", "gold_weight", "reward_share"}
-OPEN_SHARES = {"dev_fraction"}
+from reft_jax.config.ranges import range_of
+from reft_jax.config.settings import Config, RewardModelConfig, SourceConfig, SupervisedConfig
 
 
 def validate(config: Config, *, training: bool = True) -> None:
     """Refuses a config that no run can use, or, without `training`, that no model can be asked with.
 
     Raises:
-        ValueError: naming the key, its value and what would do.
+        ValueError: a line for each fault, naming the key, its value and what would do.
     """
-    for message in (
-        *range_errors(config, ""),
-        *_combination_errors(config),
-        *(_training_errors(config) if training else ()),
-    ):
-        raise ValueError(message)
+    training_errors = _training_errors(config) if training else ()
+    refuse((*range_errors(config, ""), *_combination_errors(config), *training_errors))
+
+
+def refuse(faults: Iterable[str], error: type[Exception] = ValueError) -> None:
+    """Raises `error` with all the faults, a line each, if there are any."""
+    if lines := "\n".join(faults):
+        raise error(lines)
 
 
 def missing_files(config: Config) -> Iterator[str]:
@@ -71,32 +51,25 @@ def missing_files(config: Config) -> Iterator[str]:
 def range_errors(config: Any, prefix: str) -> Iterator[str]:
     """Yields a message for each setting outside its range, through all nested settings."""
     for field in dataclasses.fields(config):
-        name, key, value = field.name, prefix + field.name, getattr(config, field.name)
+        key, value, allowed = prefix + field.name, getattr(config, field.name), range_of(field)
         if dataclasses.is_dataclass(value):
             yield from range_errors(value, key + ".")
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{key} is {value}: it must be finite"
-        elif name in POSITIVE and value <= 0:
-            yield f"{key} is {value}: it must be more than 0"
-        elif name in NOT_NEGATIVE and value < 0:
-            yield f"{key} is {value}: it must be 0 or more"
-        elif name in SHARES and not 0 <= value <= 1:
-            yield f"{key} is {value}: it must lie between 0 and 1"
-        elif name in OPEN_SHARES and not 0 < value < 1:
-            yield f"{key} is {value}: it must lie between 0 and 1, without the ends"
-        elif name.endswith("_buckets") and (not value or min(value) <= 0):
-            yield f"{key} is {value}: it needs at least one length, and all must be more than 0"
+        elif allowed and not allowed.holds(value):
+            yield f"{key} is {value}: it must be {allowed.words}"
     if isinstance(config, SourceConfig):
         yield from _source_errors(config, prefix)
-    if isinstance(config, SupervisedConfig | RewardModelConfig) and config.batch_size % config.microbatch_size:
+    if isinstance(config, SupervisedConfig | RewardModelConfig) and _uneven(config.batch_size, config.microbatch_size):
         yield (
             f"{prefix}batch_size ({config.batch_size}) must be a multiple of "
             f"{prefix}microbatch_size ({config.microbatch_size})"
         )
-    if isinstance(config, GenerationConfig) and config.temperature <= 0:
-        yield f"{prefix}temperature is {config.temperature}: PPO samples, so it must be more than 0"
-    if isinstance(config, EvaluationConfig) and config.temperature < 0:
-        yield f"{prefix}temperature is {config.temperature}: it must be 0, which is greedy, or more"
+
+
+def _uneven(whole: int, part: int) -> bool:
+    """Whether `whole` is no multiple of `part`; a part out of its range is a fault told elsewhere."""
+    return part > 0 and whole % part != 0
 
 
 def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
@@ -120,8 +93,6 @@ def _combination_errors(config: Config) -> Iterator[str]:
             "distributed.coordinator_address is empty: give it with distributed.num_processes, or leave all three to "
             "the cluster"
         )
-    if config.seed >= 2**31:
-        yield f"seed is {config.seed}: it must be less than 2147483648"
     if config.data.cot == "text" and not config.data.templates.answer_trigger:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if not model.path and not model.tokenizer:
@@ -132,7 +103,7 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
     if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):
         yield f"model.lora.targets names {', '.join(unknown)}: there are {', '.join(Config().model.lora.targets)}"
-    if model.decoder.num_heads % model.decoder.num_kv_heads:
+    if _uneven(model.decoder.num_heads, model.decoder.num_kv_heads):
         yield (
             f"model.decoder.num_heads ({model.decoder.num_heads}) must be a multiple of "
             f"model.decoder.num_kv_heads ({model.decoder.num_kv_heads})"
@@ -162,13 +133,10 @@ def _training_errors(config: Config) -> Iterator[str]:
             f"0 < sft.warmup_epoch ({sft.warmup_epoch}) <= sft.stop_epoch ({sft.stop_epoch}) <= "
             f"sft.schedule_epochs ({sft.schedule_epochs}) does not hold; sft.schedule_epochs 0 switches SFT off"
         )
-    for key, value in (("sft.evaluate_every", sft.evaluate_every), ("sft.save_every", sft.save_every)):
-        if not value:
-            yield f"{key} is 0: it counts epochs, so it must be more than 0"
     if sft.schedule_epochs and rl.init_from:
         yield "rl.init_from is set but PPO starts from the warm-up: empty it, or set sft.schedule_epochs to 0"
     completions = rl.completions_per_iteration
-    if completions % rl.minibatch_size or rl.minibatch_size % rl.microbatch_size:
+    if _uneven(completions, rl.minibatch_size) or _uneven(rl.minibatch_size, rl.microbatch_size):
         yield (
             f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
             f"rl.minibatch_size ({rl.minibatch_size}), and that of rl.microbatch_size ({rl.microbatch_size})"
@@ -186,18 +154,21 @@ def require_files(config: Config) -> None:
     """Refuses a config that names files which are not there.
 
     Raises:
-        FileNotFoundError: naming the key.
+        FileNotFoundError: a line for each, naming the key.
     """
-    for message in missing_files(config):
-        raise FileNotFoundError(message)
+    refuse(missing_files(config), FileNotFoundError)
 
 
 def check_lengths(config: Config) -> None:
     """Refuses buckets that are longer than the model's positions.
 
     Raises:
-        ValueError: naming the keys.
+        ValueError: a line for each fault, naming the keys.
     """
+    refuse(_length_errors(config))
+
+
+def _length_errors(config: Config) -> Iterator[str]:
     lengths = {}
     if not config.only_reward_model:
         lengths["generation"] = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
@@ -207,19 +178,17 @@ def check_lengths(config: Config) -> None:
     for name, length in lengths.items():
         if length > config.model.decoder.max_positions:
             response = "max_new_tokens" if name == "generation" else "response_buckets"
-            raise ValueError(
-                f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has {positions}"
-            )
+            yield f"{name}.prompt_buckets and {name}.{response} come to {length} tokens, but the model has {positions}"
     length = max(config.reward_model.row_buckets)
     if config.reward_model.samples and length > config.model.decoder.max_positions:
-        raise ValueError(f"reward_model.row_buckets come to {length} tokens, but the model has {positions}")
+        yield f"reward_model.row_buckets come to {length} tokens, but the model has {positions}"
 
 
 def check_batches(config: Config, shards: int) -> None:
     """Refuses batches that the mesh cannot split evenly.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: a line for each fault, naming the key.
     """
     sizes = {}
     if not config.only_reward_model:
@@ -232,6 +201,8 @@ def check_batches(config: Config, shards: int) -> None:
         sizes["rl.microbatch_size"] = config.rl.microbatch_size
     if config.reward_model.samples:
         sizes["reward_model.microbatch_size"] = config.reward_model.microbatch_size
-    for key, size in sizes.items():
-        if size % shards:
-            raise ValueError(f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})")
+    refuse(
+        f"{key} ({size}) must be a multiple of mesh.data * mesh.fsdp ({shards})"
+        for key, size in sizes.items()
+        if size % shards
+    )

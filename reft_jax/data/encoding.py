@@ -5,19 +5,17 @@ A text that is longer than the largest bucket of the config is an error, dropped
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reft_jax.config import CotKind, TemplateConfig
+from reft_jax.config import CotKind, Overlong, TemplateConfig
 from reft_jax.data.prompts import generation_prompt, prompt_text, target_text
 from reft_jax.data.tokenizers import special_ids
 from reft_jax.problem import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Overlong = Literal["error", "drop", "truncate"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

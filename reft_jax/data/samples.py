@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import flax.struct
 import numpy as np
 
-from reft_jax.config import TemplateConfig
+from reft_jax.config import Overlong, TemplateConfig
 from reft_jax.data.batches import Array, prompt_batch
-from reft_jax.data.encoding import Overlong, OverlongCount, Prompt, encode_completions
+from reft_jax.data.encoding import OverlongCount, Prompt, encode_completions
 from reft_jax.data.readers import question_hash
 from reft_jax.problem import Problem
 from reft_jax.samples.file import Sample, read_samples

@@ -106,4 +106,7 @@ METRICS: Mapping[str, Metric] = {
     "run/epoch": Metric("epochs", "Passes over the stage's data so far"),
     "run/examples": Metric("sequences", "Sequences trained on in the stage so far, every pass counted"),
 }
-"""Every metric that may be written: the only place where names are defined; `docs/metrics.md` says the same."""
+"""Every metric that may be written: the only place where names are defined.
+
+`python -m docs.generate` makes the table of `docs/metrics.md` from it.
+"""

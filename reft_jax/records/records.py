@@ -82,7 +82,7 @@ class MetricsWriter:
         if unknown:
             raise KeyError(
                 f"undocumented metric {', '.join(unknown)}: define it in METRICS (reft_jax/records/metrics.py) "
-                "and in the table of docs/metrics.md"
+                "and run `python -m docs.generate`, which writes docs/metrics.md"
             )
         if not self._writes:
             return

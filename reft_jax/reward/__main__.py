@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from reft_jax.config import CotKind, RewardConfig, TemplateConfig
+from reft_jax.config import CotKind, RewardConfig, SettingsParser, TemplateConfig
+from reft_jax.config.validation import range_errors, refuse
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.score import Verdict, outcome_counts, score
@@ -139,12 +140,7 @@ def _end(text: str, width: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, judges, prints; exits with 2 where something is wrong with file or settings."""
-    import jsonargparse
-
-    from reft_jax.config.validation import range_errors
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="python -m reft_jax.reward", description=__doc__)
+    parser = SettingsParser(prog="python -m reft_jax.reward", description=__doc__)
     parser.add_argument("file", type=str, help="JSONL file with a completion and a gold answer in each row")
     parser.add_argument("--cot", type=Literal["auto", "program", "text"], default="auto", help="what completions are")
     parser.add_argument("--completion_field", type=str, default="completion", help="field with the completion")
@@ -157,8 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.instantiate(parser.parse_args(arguments))
     config = options.reward
     try:
-        for message in range_errors(config, "reward."):
-            raise ValueError(message)
+        refuse(range_errors(config, "reward."))
         rows = read_rows(Path(options.file), options.completion_field, options.gold_field)
         programs = sum("def solution" in row.completion for row in rows)
         likely: CotKind = "program" if 2 * programs > len(rows) else "text"

@@ -7,11 +7,9 @@ problem always has one, a crashed program's being "none".
 
 import math
 import re
-from typing import Literal
 
+from reft_jax.config import Rules
 from reft_jax.problem import AnswerKind
-
-Rules = Literal["lenient", "reference"]
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"

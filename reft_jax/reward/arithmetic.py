@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from reft_jax.reward.answers import Rules
+from reft_jax.config import Rules
 from reft_jax.reward.worker import message, plain_value, reference_source
 
 # What the parser sees is bounded so that it needs less than 512 KB of the C stack and at worst about 0.1 s.

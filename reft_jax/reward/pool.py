@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
-from reft_jax.reward.answers import Rules
+from reft_jax.config import Containment, Rules
 from reft_jax.reward.arithmetic import evaluate
-from reft_jax.reward.programs import Containment, ProgramResult, Worker
+from reft_jax.reward.programs import ProgramResult, Worker
 
 _IN_FLIGHT = 4  # programs that a worker has been sent: it never waits for us, and little queues behind a slow one
 _GRACE = 30.0  # seconds beyond a program's wall clock limit before its worker is taken for dead; covers importing sympy

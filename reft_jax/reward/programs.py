@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 ProgramOutcome = Literal["ok", "error", "timeout", "memory", "forbidden", "deadline"]
-Containment = Literal["contained", "unsafe"]
 WORKER = ("-P", "-m", "reft_jax.reward.worker")
 
 _INHERITED = ("HOME", "LD_LIBRARY_PATH", "PYTHONHOME")  # what finding Python's libraries may need

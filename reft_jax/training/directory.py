@@ -13,7 +13,7 @@ import jax
 import yaml
 
 from reft_jax.algorithms.train_state import TrainState
-from reft_jax.config import Config, differences, to_dict
+from reft_jax.config import Config, differences, old_names_in_file, to_dict
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
 from reft_jax.records.checkpoint import Checkpoints
@@ -58,11 +58,13 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     """Writes config, versions and tokenizer into the run's folder; a run that has checkpoints there must have the same.
 
     Raises:
-        ValueError: naming the keys that differ and are not allowed to.
+        ValueError: naming the keys that differ and are not allowed to, or that an earlier version called otherwise.
     """
     directory, settings = Path(config.run_dir), to_dict(config)
     path = directory / "config.yaml"
     if path.exists() and (directory / "checkpoints").exists():
+        if renamed := old_names_in_file(path):
+            raise ValueError(renamed)
         among = lambda key, names: any(key == name or key.startswith(name + ".") for name in names)
         old = yaml.safe_load(path.read_text(encoding="utf-8"))
         changed = [key for key in differences(old, settings) if not among(key, FREE_KEYS)]

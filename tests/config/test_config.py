@@ -14,8 +14,7 @@ import jax
 import pytest
 import yaml
 
-from reft_jax import config as config_module
-from reft_jax.config import Config, load_config, to_dict
+from reft_jax.config import Config, RlConfig, config_parser, load_config, parse_config, settings, to_dict
 from reft_jax.config.validation import validate
 from reft_jax.parallel.processes import REFUSED
 from reft_jax.train import main
@@ -56,7 +55,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def texts() -> dict[tuple[str, str], str]:
     """The string below each field of each class in the source."""
     found = {}
-    for node in ast.parse(inspect.getsource(config_module)).body:
+    for node in ast.parse(inspect.getsource(settings)).body:
         if isinstance(node, ast.ClassDef):
             for field, text in zip(node.body, node.body[1:]):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
@@ -169,6 +168,33 @@ def test_help_explains_every_key(capsys):
         assert squeeze(text) in sections[key], f"--{key} is printed without its text"
 
 
+def test_loads_leave_nothing_behind_for_the_next(capsys, tmp_path):
+    """The parser of a command is made once."""
+    (tmp_path / "a.yaml").write_text("rl: {kl_coef: 0.5}\nreward: {functions: {a.b: 2}}\n")
+    first = load_config([*VALID, "--config", str(tmp_path / "a.yaml"), "--rl.optimizer.beta2", "0.9", "--seed", "7"])
+    assert "rl.vf_coef is -1.0" in refusal(capsys, *VALID, "--rl.vf_coef", "-1")
+    assert "generation.max_new_tokens" in refusal(capsys, *VALID, "--generation.max_response", "5")
+    second = load_config([*VALID, "--rl.discount", "0.5"])
+    assert (first.rl.kl_coef, first.rl.optimizer.beta2, first.seed, first.rl.discount) == (0.5, 0.9, 7, 1)
+    valid = dataclasses.replace(
+        Config(),
+        run_dir="r",
+        model=settings.ModelConfig(tokenizer="embedded"),
+        data=settings.DataConfig(train=settings.SourceConfig(kind="generated", path="train")),
+    )
+    assert second == dataclasses.replace(valid, rl=RlConfig(discount=0.5))
+    assert "rl.kl_coeff" in refusal(capsys, *VALID, "--rl.kl_coeff", "1")
+    assert load_config(VALID) == valid
+
+
+def test_a_commands_own_arguments_are_no_other_commands(capsys):
+    parser = config_parser("one", "")
+    parser.add_argument("--own", type=int, default=3)
+    config, options = parse_config(parser, [*VALID, "--own", "4"])
+    assert (options.own, config) == (4, load_config(VALID, prog="one", description=""))
+    assert "--own" in refusal(capsys, *VALID, "--own", "4")
+
+
 # Refused
 
 
@@ -220,8 +246,8 @@ IMPOSSIBLE = [
     (["--data.train.path", "dev"], "data.train.path is 'dev': the generated splits are train, test and pretrain"),
     (["--data.test.kind", "gsm8k"], "data.test.path is empty"),
     (["--data.dev.kind", "gsm8k"], "data.dev.path is empty"),
-    (["--sft.evaluate_every", "0"], "sft.evaluate_every is 0: it counts epochs, so it must be more than 0"),
-    (["--sft.save_every", "0"], "sft.save_every is 0: it counts epochs, so it must be more than 0"),
+    (["--sft.evaluate_every", "0"], "sft.evaluate_every is 0: it must be more than 0"),
+    (["--sft.save_every", "0"], "sft.save_every is 0: it must be more than 0"),
     (["--rl.evaluate_every", "-1"], "rl.evaluate_every is -1: it must be 0 or more"),
     (["--sft.warmup_epoch", "0"], "0 < sft.warmup_epoch (0) <= sft.stop_epoch (40)"),
     (["--sft.stop_epoch", "41"], "sft.stop_epoch (41) <= sft.schedule_epochs (40) does not hold"),
@@ -231,17 +257,17 @@ IMPOSSIBLE = [
     (["--sft.microbatch_size", "36"], "sft.batch_size (48) must be a multiple of sft.microbatch_size (36)"),
     (["--pretrain.batch_size", "7"], "pretrain.batch_size (7) must be a multiple of pretrain.microbatch_size (48)"),
     (["--generation.temperature", "0"], "generation.temperature is 0.0"),
-    (["--generation.prompt_buckets", "[]"], "generation.prompt_buckets is (): it needs at least one"),
+    (["--generation.prompt_buckets", "[]"], "generation.prompt_buckets is (): it must be one or more lengths"),
     (["--sft.response_buckets", "[8, 0]"], "sft.response_buckets is (8, 0)"),
     (["--sft.batch_size", "0"], "sft.batch_size is 0: it must be more than 0"),
     (["--rl.samples_per_question", "-1"], "rl.samples_per_question is -1: it must be more than 0"),
     (["--rl.kl_coef", "-0.1"], "rl.kl_coef is -0.1: it must be 0 or more"),
-    (["--seed", "2147483648"], "seed is 2147483648: it must be less than 2147483648"),
+    (["--seed", "2147483648"], "seed is 2147483648: it must be 0 or more and less than 2147483648"),
     (["--data.cot", "text", "--data.templates.answer_trigger", ""], "data.templates.answer_trigger is empty"),
     (["--rl.optimizer.learning_rate", "1e999"], "rl.optimizer.learning_rate is inf: it must be finite"),
-    (["--sft.optimizer.beta1", "1.1"], "sft.optimizer.beta1 is 1.1: it must lie between 0 and 1"),
-    (["--rl.discount", "1.5"], "rl.discount is 1.5: it must lie between 0 and 1"),
-    (["--data.dev_fraction", "1"], "data.dev_fraction is 1.0: it must lie between 0 and 1, without the ends"),
+    (["--sft.optimizer.beta1", "1.1"], "sft.optimizer.beta1 is 1.1: it must be between 0 and 1"),
+    (["--rl.discount", "1.5"], "rl.discount is 1.5: it must be between 0 and 1"),
+    (["--data.dev_fraction", "1"], "data.dev_fraction is 1.0: it must be between 0 and 1, without the ends"),
     (["--evaluation.top_p", "-0.5"], "evaluation.top_p is -0.5"),
     (["--reward.workers", "0"], "reward.workers is 0: it must be more than 0"),
 ]

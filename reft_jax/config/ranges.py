@@ -1,0 +1,42 @@
+"""Ranges that stand at the field of a number: `learning_rate: NonNegativeFloat = 1e-5`.
+
+To a type checker and at run time these are plain numbers. `validation` reads the range off the field, the help and
+`docs/settings.md` show it. jsonargparse's types of the same names are not used: they let infinity pass, stop at the
+first fault, and make numbers of classes that YAML cannot write.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Range:
+    """What a value must be: in words, to go after "it must be", and as a test. Floats must be finite besides."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+PositiveInt = Annotated[int, Range("more than 0", lambda x: x > 0)]
+NonNegativeInt = Annotated[int, Range("0 or more", lambda x: x >= 0)]
+Seed = Annotated[int, Range("0 or more and less than 2147483648", lambda x: 0 <= x < 2**31)]
+MeshAxis = Annotated[int, Range("more than 0, or -1", lambda x: x > 0 or x == -1)]
+FiniteFloat = Annotated[float, Range("finite", math.isfinite)]
+PositiveFloat = Annotated[float, Range("more than 0", lambda x: x > 0)]
+NonNegativeFloat = Annotated[float, Range("0 or more", lambda x: x >= 0)]
+ClosedUnitInterval = Annotated[float, Range("between 0 and 1", lambda x: 0 <= x <= 1)]
+OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", lambda x: 0 < x < 1)]
+Buckets = Annotated[
+    tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
+]
+RewardWeights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(map(math.isfinite, x.values())))]
+
+
+def range_of(field: "dataclasses.Field[Any]") -> Range | None:
+    """The range that stands at a field, if one does."""
+    return next((note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, Range)), None)
