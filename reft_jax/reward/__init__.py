@@ -7,7 +7,7 @@ worker      the command that each of these processes is
 sandbox     what the Linux kernel takes from a program
 equations, sums, letters   signs of reward hacking, in prose and in programs
 functions   reward functions of the user's own
-score       problems and completions to verdicts
+verdicts    problems and completions to verdicts
 
 `python -m reft_jax.reward FILE.jsonl` audits a file of completions.
 """

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from reft_jax.config import CotKind, RewardConfig, TemplateConfig
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.score import Verdict, outcome_counts, score
+from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts
 
 
 class Row(NamedTuple):
@@ -83,8 +83,8 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
     problems, texts = [row.problem for row in rows], [row.completion for row in rows]
     limits = config.workers, config.program_timeout_s, config.program_memory_mb
     with ProgramRunner(*limits, deadline=config.batch_deadline_s, sandbox=config.sandbox) as runner:
-        verdicts = [
-            score(
+        judged = [
+            verdicts(
                 problems,
                 texts,
                 cot=cot,
@@ -94,7 +94,7 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
             )
             for rules in ("lenient", "reference")
         ]
-    return Audit(list(rows), *verdicts)
+    return Audit(list(rows), *judged)
 
 
 def show(result: Audit, limit: int) -> None:
@@ -111,11 +111,9 @@ def show(result: Audit, limit: int) -> None:
     both, n = (result.lenient, result.reference), len(result.rows)
     table.add_section()
     table.add_row("share right", *(f"{count['correct'] / n:.2%}" for count in counts))
-    table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in verdicts) / n:.4f}" for verdicts in both))
+    table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in judged) / n:.4f}" for judged in both))
     if any(verdict.suspicious is not None for verdict in result.lenient):
-        table.add_row(
-            "suspicious", *(f"{sum(verdict.suspicious is True for verdict in verdicts):,}" for verdicts in both)
-        )
+        table.add_row("suspicious", *(f"{sum(verdict.suspicious is True for verdict in judged):,}" for judged in both))
     terminal.print(table)
 
     rows = result.disagreements()

@@ -111,7 +111,7 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
             problems={"dev": [problem_of(samples[0]) for samples in by_question(dev.drawn)], "test": test},
             prompts={},
             examples={},
-            score=lambda problems, completions: [],  # it samples nothing
+            verdicts=lambda problems, completions: [],  # it samples nothing
             functions=(),
             runner=None,
             console=console,

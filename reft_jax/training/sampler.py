@@ -32,7 +32,7 @@ from reft_jax.records.checkpoint import restore_params
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.training.completion import Completion, Score, judge
+from reft_jax.training.completion import Completion, VerdictFunction, judge
 from reft_jax.training.evaluation import Evaluation, evaluate
 
 
@@ -49,7 +49,7 @@ class Sampler:
     ids: SpecialIds
     problems: Mapping[str, list[Problem]]
     prompts: Mapping[str, list[Prompt]]
-    score: Score
+    verdicts: VerdictFunction
     runner: ProgramRunner | None
     console: ProgressDisplay
     stop: StopRequest
@@ -97,7 +97,7 @@ class Sampler:
     def judge(
         self, rollout: Rollout, problems: list[Problem], rows: np.ndarray, functions: Sequence[RewardFunction] = ()
     ) -> list[Completion]:
-        """Reads and scores a rollout; each process takes the rows that it holds, and all get all completions.
+        """Reads and judges a rollout; each process takes the rows that it holds, and all get all completions.
 
         Raises:
             Interrupted: the run was asked to stop.
@@ -110,7 +110,7 @@ class Sampler:
             rows[own],
             tokenizer=self.tokenizer,
             data=data,
-            score=self.score,
+            verdicts=self.verdicts,
             functions=functions,
             end_before=self.end_before,
         )

@@ -26,7 +26,7 @@ from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.score import score
+from reft_jax.reward.verdicts import verdicts
 from reft_jax.training.directory import claim_directory, open_records
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import Run
@@ -95,8 +95,8 @@ def open_sampler(
             ids=special_ids(tokenizer, hf.end_tokens(model_files)),
             problems=problems,
             prompts=prompts,
-            score=functools.partial(
-                score, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
+            verdicts=functools.partial(
+                verdicts, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
             ),
             runner=runner,
             console=console,
