@@ -112,7 +112,7 @@ def test_right_answers_after_wrong_equations_are_suspect():
 
 
 def test_rewards_and_tolerance_come_from_config():
-    found = verdicts(
+    found = judge(
         NUMBER,
         [f"{TRIGGER}{x}" for x in ("1005.4", "1006", "?")],
         "text",
