@@ -28,6 +28,7 @@ from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.models.decoder import KVCache
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.models.policy import Policy
+from reft_jax.parallel.processes import enable_x64
 from reft_jax.parallel.sharding import make_mesh, named_sharding, shard_count
 from reft_jax.preflight.devices import Target
 from reft_jax.preflight.hlo import Traffic, aliased_inputs, collectives
@@ -219,8 +220,7 @@ def as_dict(traffic: Mapping[str, Traffic]) -> dict[str, dict[str, int]]:
 
 def run(config: Config, target: Target, step: str) -> dict[str, Any]:
     """The plan, where `step` is empty, or the measures of that step."""
-    if "float64" in (config.model.dtype, config.model.param_dtype):
-        jax.config.update("jax_enable_x64", True)
+    enable_x64(config.model)
     config = fill_in(config)
     check_lengths(config)
     mesh = make_mesh(config.mesh, target.devices())

@@ -2,6 +2,7 @@
 
 answers     what a text or a program's result says, and whether it is right
 arithmetic  programs that are nothing but arithmetic, computed without a process
+parse       what may be parsed, and whether texts are programs or prose
 programs    a pool of processes that run the others under hard limits
 worker      the command that each of these processes is
 sandbox     what the Linux kernel takes from a program

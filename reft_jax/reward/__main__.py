@@ -5,14 +5,16 @@ shows the outcomes side by side and the rows where the rules disagree, which is 
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from reft_jax.config import CotKind, RewardConfig, TemplateConfig
+from reft_jax.files import json_lines
 from reft_jax.problem import Problem
+from reft_jax.reward.answers import likely_answer_kind
+from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts
 
@@ -39,26 +41,16 @@ class Audit(NamedTuple):
 
 
 def read_rows(path: Path, completion_field: str, gold_field: str) -> list[Row]:
-    """The rows of a JSONL file; a gold answer that is one letter from a to e makes a multiple-choice problem.
+    """The rows of a JSONL file; a gold answer that is one letter makes a multiple-choice problem.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: naming the line and the field of what is missing or of a wrong type, or the file without rows.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place}: not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise ValueError(f"{place}: should be a JSON object, is a {type(fields).__name__}")
+    for number, place, fields in json_lines(path):
         completion, gold = _field(fields, completion_field, place), str(_field(fields, gold_field, place, number=True))
-        letter = gold.strip(" \n'\"").lower() in set("abcde")
-        problem = Problem(str(fields.get("id", number)), "", gold, "choice" if letter else "number")
+        problem = Problem(str(fields.get("id", number)), "", gold, likely_answer_kind(gold))
         rows.append(Row(number, problem, str(completion)))
     if not rows:
         raise ValueError(f"{path}: holds no rows")
@@ -135,8 +127,8 @@ def _end(text: str, width: int) -> str:
     return line if len(line) <= width else "..." + line[-width:]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line, judges, prints; exits with 2 where something is wrong with file or settings."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judges and prints as `arguments` (or the command line) say; returns 2 where something is wrong, else 0."""
     import jsonargparse
 
     from reft_jax.config.validation import range_errors
@@ -158,15 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for message in range_errors(config, "reward."):
             raise ValueError(message)
         rows = read_rows(Path(options.file), options.completion_field, options.gold_field)
-        programs = sum("def solution" in row.completion for row in rows)
-        likely: CotKind = "program" if 2 * programs > len(rows) else "text"
-        cot: CotKind = likely if options.cot == "auto" else options.cot
+        cot: CotKind = likely_cot([row.completion for row in rows]) if options.cot == "auto" else options.cot
         print(f"{options.file}: {len(rows):,} completions, read as {'programs' if cot == 'program' else 'prose'}")
         show(audit(rows, cot, options.answer_trigger, config), options.show)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
