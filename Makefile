@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
+# A file of versions to install, and further options of pytest: what CI sets.
+CONSTRAINTS ?=
+PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 # Compiled programs are kept between runs, so that the second start is quick.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -11,21 +14,21 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reft_jax needs Python 3.11 or later")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(CONSTRAINTS:%=--constraint %)
 	touch $@
 
 quickstart: setup
 	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not long' --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m 'not long' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-long: setup
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -77,6 +77,11 @@ collect() { # notes who has ended, and sets `running`
     done
 }
 
+collapsed() { # whether reinforcement went wrong and ended early, which all see alike and process 0 has said
+    local process
+    for process in "${!pids[@]}"; do [ "${codes[process]-}" = 3 ] || return 1; done
+}
+
 report() { # what each process had to say that failed, or had to be killed
     local process text last=''
     for process in "${!pids[@]}"; do
@@ -116,7 +121,7 @@ exec 3>&-
 wait
 exec 2>&4
 
-if [ "${codes[0]-}" = 2 ]; then
+if [ "${codes[0]-}" = 2 ] || collapsed; then
     rm -rf "$folder" # a command line that process 0 refuses, and says why, is refused by all
 elif [ -n "$first" ] || [ "$running" -gt 0 ]; then
     report

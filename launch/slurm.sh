@@ -47,6 +47,8 @@ if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then
     state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
     echo "slurm.sh: interrupted; the job is ${state:-gone}"
     if [ "$state" = RUNNING ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+elif [ "$code" -eq 3 ]; then
+    echo "slurm.sh: reinforcement collapsed and was ended; the run's models and summary are there, see $logs/0.log" >&2
 elif [ "$code" -ne 0 ]; then
     echo "slurm.sh: failed with exit code $code; see $logs" >&2
 fi

@@ -27,6 +27,7 @@ from reft_jax.models.hf.adapters import save_adapters
 from reft_jax.models.hf.export import classifier_fields, fresh_fields, save_decoder
 from reft_jax.models.hf.load import CONFIG_FILE, GENERATION_FILE
 from reft_jax.models.policy import Params, Policy
+from reft_jax.parallel.processes import enable_x64
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.records.checkpoint import part_name, restore_params, run_of
 
@@ -109,8 +110,7 @@ def read_run(checkpoint: Path, out: Path, *, reward_model: bool = False) -> tupl
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty: name a fresh folder")
     config = load_config(["--config", str(run_dir / "config.yaml")])
-    if "float64" in (config.model.dtype, config.model.param_dtype):
-        jax.config.update("jax_enable_x64", True)
+    enable_x64(config.model)
     return run_dir, config
 
 
@@ -141,8 +141,8 @@ def write_generation_config(run_dir: Path, out: Path, ids: SpecialIds) -> None:
     (out / GENERATION_FILE).write_text(text, encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line and exports; exits with 2 where something is wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports as `arguments` (or the command line) say; returns 2 where something is wrong, else 0."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(prog="python -m reft_jax.export", description=__doc__)
@@ -161,9 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             export(checkpoint, out, dtype=options.dtype, shard_bytes=size)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     print(f"{options.out}: {', '.join(sorted(path.name for path in Path(options.out).iterdir()))}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,9 @@ from typing import Literal, NamedTuple
 
 from reft_jax.config import CotKind, SettingsParser, SourceConfig, TemplateConfig
 from reft_jax.data.readers import read_problems
+from reft_jax.files import write_whole
 from reft_jax.problem import Problem
+from reft_jax.reward.parse import likely_cot
 from reft_jax.samples.file import Sample, read_samples, read_settings
 
 SelectionRules = Literal["paper", "reference"]
@@ -107,8 +109,8 @@ def _gold_cot(problem: Problem) -> str:
     return problem.cot.strip()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Selects as `arguments` (or the command line) say; exits with 2 where files or settings do not do."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Selects as `arguments` (or the command line) say; returns 2 where files or settings are wrong, else 0."""
     parser = SettingsParser(prog="python -m reft_jax.select", description=__doc__)
     parser.add_argument("samples", type=str, help="file that `reft_jax.sample` wrote")
     parser.add_argument("out", type=str, help="JSONL file of training data to write")
@@ -127,8 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"{out} is what is read: name another file to write")
         data = (read_settings(path) or {}).get("data") or {"cot": None}
         samples = list(read_samples(path))
-        programs = sum("def solution" in sample.completion for sample in samples)
-        likely: CotKind = "program" if 2 * programs > len(samples) else "text"
         trigger = data.get("templates", {}).get("answer_trigger", TemplateConfig().answer_trigger)
         gold = read_problems(source) if source.kind != "none" else []
         rows = select(
@@ -137,19 +137,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             limit=options.limit,
             rules=options.rules,
             seed=options.seed,
-            cot=data["cot"] or likely,
+            cot=data["cot"] or likely_cot([sample.completion for sample in samples]),
             answer_trigger=trigger,
         )
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text("".join(json.dumps(row._asdict()) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(out)
+        write_whole(out, "".join(json.dumps(row._asdict()) + "\n" for row in rows))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     right = len({sample.id for sample in samples if sample.correct})
     asked, chosen = len({sample.id for sample in samples}), sum("/sample_" in row.id for row in rows[len(gold) :])
     print(f"{out}: {len(rows):,} rows: {len(gold):,} gold, {chosen:,} samples of {right:,} of {asked:,} questions")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("losses", "config", "problem"),
+    ("losses", "config", "problem", "files"),
     ("reward", "parallel"),
     ("records",),
     ("samples",),

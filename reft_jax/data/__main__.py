@@ -23,6 +23,7 @@ from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
 from reft_jax.data.readers import read_problems, read_sets
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
+from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
 
 STATED_AFTER = {"mathqa": ("answer :", "answer is")}
@@ -30,11 +31,15 @@ STATED_AFTER = {"mathqa": ("answer :", "answer is")}
 _NOT_SET = ("--run_dir=unused", "--model.tokenizer=embedded")  # what a config must have and a file does not need
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Looks at what `args` (or the command line) say, prints the report, and returns the exit status."""
-    arguments, parser = list(sys.argv[1:] if args is None else args), _parser()
-    file = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
-    own, rest = parser.parse_known_args(arguments, argparse.Namespace(file=file))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Looks at what `arguments` (or the command line) say and prints the report.
+
+    Returns:
+        0; 1 where a run would end on what was found; 2 where files or settings are wrong.
+    """
+    words, parser = list(sys.argv[1:] if arguments is None else arguments), _parser()
+    file = words.pop(0) if words and not words[0].startswith("-") else ""
+    own, rest = parser.parse_known_args(words, argparse.Namespace(file=file))
     if file and not own.kind:
         parser.error(f"--kind says how {file} is read: one of {', '.join(_kinds())}")
     if not file and not _names(rest, "--config"):
@@ -119,9 +124,7 @@ def read_files(config: Config) -> dict[str, list[Problem]]:
 def suited(config: Config, problems: Sequence[Problem], *, keep_cot: bool) -> Config:
     """The config for one file: what its chains of thought are is read off them, and without any there is no SFT."""
     chains = [problem.cot for problem in problems if problem.cot is not None]
-    programs = sum("def solution" in chain for chain in chains)
-    likely: CotKind = "program" if 2 * programs > len(chains) else "text"
-    data = config.data if keep_cot else dataclasses.replace(config.data, cot=likely)
+    data = config.data if keep_cot else dataclasses.replace(config.data, cot=likely_cot(chains))
     sft = config.sft if chains else dataclasses.replace(config.sft, schedule_epochs=0)
     return dataclasses.replace(config, data=data, sft=sft, pretrain=PretrainConfig())
 

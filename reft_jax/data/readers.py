@@ -15,7 +15,7 @@ from pathlib import Path
 from reft_jax.config import Config, SourceConfig
 from reft_jax.data.rows import Row, read_rows
 from reft_jax.problem import AnswerKind, Problem
-from reft_jax.reward.answers import parse_gold
+from reft_jax.reward.answers import likely_answer_kind, parse_gold
 
 _ANSWER_KINDS: dict[str, AnswerKind] = {
     "gsm8k": "number",
@@ -157,8 +157,7 @@ def _answer_kind(source: SourceConfig, first: Row) -> AnswerKind:
     name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft_json" else ""
     if name in _ANSWER_KINDS:
         return _ANSWER_KINDS[name]
-    answer = _text(first, source.answer_field, numbers=True).strip(" \n'\"")
-    return "choice" if len(answer) == 1 and answer.isalpha() else "number"
+    return likely_answer_kind(_text(first, source.answer_field, numbers=True))
 
 
 def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem:

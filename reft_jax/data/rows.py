@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 
 from reft_jax.config import SourceConfig
+from reft_jax.files import as_object, json_lines, parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +32,20 @@ def read_rows(source: SourceConfig) -> Iterator[Row]:
         raise FileNotFoundError(f"no file `{source.path}`: a source of kind `{source.kind}` is a file on this machine")
     if source.path.endswith(".parquet"):
         return _parquet_rows(source.path)
-    return _json_rows(source.path) if source.kind in ("reft_json", "mathqa") else _jsonl_rows(source.path)
+    if source.kind in ("reft_json", "mathqa"):
+        return _json_rows(source.path)
+    lines = json_lines(Path(source.path), parse_float=Decimal)  # which keeps every digit
+    return (Row(fields, number - 1, place) for number, place, fields in lines)
 
 
 def _json_rows(path: str) -> Iterator[Row]:
     text = Path(path).read_bytes()
-    rows = _decode(text, path) if text.strip() else []
+    rows = parse_json(text, path, parse_float=Decimal) if text.strip() else []
     if not isinstance(rows, list):
         raise ValueError(f"{path}: should be a JSON list of objects, is a {type(rows).__name__}")
     for index, row in enumerate(rows):
-        yield _checked_row(row, index, f"{path}: row {index + 1}")
-
-
-def _jsonl_rows(path: str) -> Iterator[Row]:
-    with Path(path).open("rb") as file:
-        for index, line in enumerate(file):
-            if line.strip():
-                place = f"{path}: line {index + 1}"
-                yield _checked_row(_decode(line, place), index, place)
+        place = f"{path}, row {index + 1}"
+        yield Row(as_object(row, place), index, place)
 
 
 def _parquet_rows(path: str) -> Iterator[Row]:
@@ -59,7 +55,7 @@ def _parquet_rows(path: str) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
             for index, row in enumerate(rows):
-                yield _checked_row(row, index, f"{path}: row {index + 1}")
+                yield Row(row, index, f"{path}, row {index + 1}")
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not Parquet: {error}") from error
 
@@ -78,18 +74,4 @@ def _hub_rows(source: SourceConfig) -> Iterator[Row]:
             "network it must be in the cache already (load it once with network) or `path` be a folder of data files"
         ) from error
     for index, row in enumerate(dataset):
-        yield _checked_row(row, index, f"{place}: row {index + 1}")
-
-
-def _decode(text: bytes, place: str) -> object:
-    """JSON with every digit of its numbers kept."""
-    try:
-        return json.loads(text.decode("utf-8-sig"), parse_float=Decimal)
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON in UTF-8: {error}") from error
-
-
-def _checked_row(row: object, index: int, place: str) -> Row:
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: should be a JSON object, is a {type(row).__name__}")
-    return Row(row, index, place)
+        yield Row(row, index, f"{place}, row {index + 1}")

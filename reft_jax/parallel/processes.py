@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from reft_jax.config import Config, DistributedConfig
+from reft_jax.config import Config, DistributedConfig, ModelConfig
 from reft_jax.parallel.sharding import fake_cpu_devices
 
 T = TypeVar("T")
@@ -49,7 +49,12 @@ def configure_jax(config: Config) -> None:
     if config.compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", config.compilation_cache_dir)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if "float64" in (config.model.dtype, config.model.param_dtype):
+    enable_x64(config.model)
+
+
+def enable_x64(model: ModelConfig) -> None:
+    """Has JAX keep float64 where a model asks for it: without, it would be float32."""
+    if "float64" in (model.dtype, model.param_dtype):
         jax.config.update("jax_enable_x64", True)
 
 

@@ -29,6 +29,7 @@ from reft_jax.models.decoder import KVCache
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import Step
+from reft_jax.parallel.processes import enable_x64
 from reft_jax.parallel.sharding import make_mesh, named_sharding, shard_count
 from reft_jax.preflight.devices import Target
 from reft_jax.preflight.hlo import Traffic, aliased_inputs, collectives
@@ -160,8 +161,7 @@ def answers(config: Config, target: Target, names: Sequence[str] | None) -> Iter
     Raises:
         FileNotFoundError, ValueError: the config cannot be compiled for the target; names the key.
     """
-    if "float64" in (config.model.dtype, config.model.param_dtype):
-        jax.config.update("jax_enable_x64", True)
+    enable_x64(config.model)
     config = fill_in(config)
     check_lengths(config)
     mesh = make_mesh(config.mesh, target.devices())

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from reft_jax.files import json_object, replacing, write_whole
 from reft_jax.records.metrics import METRICS
 
 RECORD_FILES = ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl")
@@ -100,9 +101,7 @@ class MetricsWriter:
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Writes `summary.json`, which says that the run is finished; it is there as a whole or not at all."""
         if self._writes:
-            partial = self._run_dir / "summary.partial"
-            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            partial.replace(self._run_dir / "summary.json")
+            write_whole(self._run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def flush(self) -> None:
         """Forces records to the disk: called before a checkpoint is committed, so that none before it is lost."""
@@ -164,8 +163,7 @@ def cut_back(path: Path, step: int, *, evaluated: bool = True) -> int:
     if not path.exists():
         return 0
     removed = 0
-    partial = path.with_name(path.name + ".partial")
-    with path.open("rb") as source, partial.open("wb") as kept:
+    with path.open("rb") as source, replacing(path) as kept:
         for number, line in enumerate(source, start=1):
             record = _record(line, f"{path}, line {number}")
             if record is not None and (record["step"], _of_evaluation(record)) <= (step, evaluated):
@@ -173,21 +171,18 @@ def cut_back(path: Path, step: int, *, evaluated: bool = True) -> int:
                 kept.write(line.rstrip(b"\n") + b"\n")
             else:
                 removed += 1
-        kept.flush()
-        os.fsync(kept.fileno())
-    os.replace(partial, path)
     return removed
 
 
 def _record(line: bytes, where: str) -> dict[str, Any] | None:
-    """The record of a line; None where the line is torn: not JSON, and without its line break."""
+    """The record of a line; None where the line is torn: no JSON object, and without its line break."""
     try:
-        record = json.loads(line)
+        record = json_object(line, where)
     except ValueError as error:  # JSON that is broken, or a character that is
         if not line.endswith(b"\n"):
             return None
-        raise ValueError(f"{where}: not JSON ({error}); mend or delete this line and start again") from error
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise ValueError(f"{error}; mend or delete this line and start again") from error
+    if not isinstance(record.get("step"), int):
         raise ValueError(f"{where}: not a record with an integer step; mend or delete this line and start again")
     return record
 

@@ -5,7 +5,6 @@ shows the outcomes side by side and the rows where the rules disagree, which is 
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 from reft_jax.config import CotKind, RewardConfig, SettingsParser, TemplateConfig
 from reft_jax.config.validation import range_errors, refuse
+from reft_jax.files import json_lines
 from reft_jax.problem import Problem
+from reft_jax.reward.answers import likely_answer_kind
+from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.score import Verdict, outcome_counts, score
+from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts
 
 
 class Row(NamedTuple):
@@ -40,26 +42,16 @@ class Audit(NamedTuple):
 
 
 def read_rows(path: Path, completion_field: str, gold_field: str) -> list[Row]:
-    """The rows of a JSONL file; a gold answer that is one letter from a to e makes a multiple-choice problem.
+    """The rows of a JSONL file; a gold answer that is one letter makes a multiple-choice problem.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: naming the line and the field of what is missing or of a wrong type, or the file without rows.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place}: not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise ValueError(f"{place}: should be a JSON object, is a {type(fields).__name__}")
+    for number, place, fields in json_lines(path):
         completion, gold = _field(fields, completion_field, place), str(_field(fields, gold_field, place, number=True))
-        letter = gold.strip(" \n'\"").lower() in set("abcde")
-        problem = Problem(str(fields.get("id", number)), "", gold, "choice" if letter else "number")
+        problem = Problem(str(fields.get("id", number)), "", gold, likely_answer_kind(gold))
         rows.append(Row(number, problem, str(completion)))
     if not rows:
         raise ValueError(f"{path}: holds no rows")
@@ -84,8 +76,8 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
     problems, texts = [row.problem for row in rows], [row.completion for row in rows]
     limits = config.workers, config.program_timeout_s, config.program_memory_mb
     with ProgramRunner(*limits, deadline=config.batch_deadline_s, sandbox=config.sandbox) as runner:
-        verdicts = [
-            score(
+        judged = [
+            verdicts(
                 problems,
                 texts,
                 cot=cot,
@@ -95,7 +87,7 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
             )
             for rules in ("lenient", "reference")
         ]
-    return Audit(list(rows), *verdicts)
+    return Audit(list(rows), *judged)
 
 
 def show(result: Audit, limit: int) -> None:
@@ -112,11 +104,9 @@ def show(result: Audit, limit: int) -> None:
     both, n = (result.lenient, result.reference), len(result.rows)
     table.add_section()
     table.add_row("share right", *(f"{count['correct'] / n:.2%}" for count in counts))
-    table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in verdicts) / n:.4f}" for verdicts in both))
+    table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in judged) / n:.4f}" for judged in both))
     if any(verdict.suspicious is not None for verdict in result.lenient):
-        table.add_row(
-            "suspicious", *(f"{sum(verdict.suspicious is True for verdict in verdicts):,}" for verdicts in both)
-        )
+        table.add_row("suspicious", *(f"{sum(verdict.suspicious is True for verdict in judged):,}" for judged in both))
     terminal.print(table)
 
     rows = result.disagreements()
@@ -138,8 +128,8 @@ def _end(text: str, width: int) -> str:
     return line if len(line) <= width else "..." + line[-width:]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line, judges, prints; exits with 2 where something is wrong with file or settings."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judges and prints as `arguments` (or the command line) say; returns 2 where something is wrong, else 0."""
     parser = SettingsParser(prog="python -m reft_jax.reward", description=__doc__)
     parser.add_argument("file", type=str, help="JSONL file with a completion and a gold answer in each row")
     parser.add_argument("--cot", type=Literal["auto", "program", "text"], default="auto", help="what completions are")
@@ -155,15 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         refuse(range_errors(config, "reward."))
         rows = read_rows(Path(options.file), options.completion_field, options.gold_field)
-        programs = sum("def solution" in row.completion for row in rows)
-        likely: CotKind = "program" if 2 * programs > len(rows) else "text"
-        cot: CotKind = likely if options.cot == "auto" else options.cot
+        cot: CotKind = likely_cot([row.completion for row in rows]) if options.cot == "auto" else options.cot
         print(f"{options.file}: {len(rows):,} completions, read as {'programs' if cot == 'program' else 'prose'}")
         show(audit(rows, cot, options.answer_trigger, config), options.show)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

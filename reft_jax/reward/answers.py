@@ -62,6 +62,12 @@ def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
     return number
 
 
+def likely_answer_kind(gold: str) -> AnswerKind:
+    """How a gold answer is compared where nothing else says it: one letter, quoted or not, is that of a choice."""
+    letter = _plain_letter(gold)
+    return "choice" if len(letter) == 1 and letter.isalpha() else "number"
+
+
 def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules: Rules) -> str | int | float | None:
     """The answer that a chain of thought in prose ends with: what follows its last `answer_trigger`.
 

@@ -8,19 +8,13 @@ not plainly harmless and plainly computed as the workers' children compute it is
 import ast
 import builtins
 import operator
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from reft_jax.config import Rules
+from reft_jax.reward.parse import may_be_parsed
 from reft_jax.reward.worker import message, plain_value, reference_source
 
-# What the parser sees is bounded so that it needs less than 512 KB of the C stack and at worst about 0.1 s.
-_LENGTH = 4000  # characters
-_BRACKETS = 40  # of the opening kinds, in the whole text
-# Backslashes and numbers run into a keyword (hexadecimal ones end in letters) make the parser warn, and what a warning
-# does is up to this process's settings. So are long integers; the lowest limit that can be set is 640 digits.
-_ODD = re.compile(r"\\|0[xX]|[\d.][jJ]?(?:and|else|for|i[fns]|not|or)|[\d_]{300}")
 _DEPTH = 50  # of an expression, so that computing it needs few of Python's frames
 _BITS = 2048  # of an integer, 617 digits
 
@@ -68,9 +62,7 @@ def evaluate(program: str, rules: Rules) -> tuple[Literal["ok", "error"], str | 
     Returns:
         Outcome, value and detail, as in `programs.ProgramResult`; None where a worker must run the program.
     """
-    if len(program) > _LENGTH or sum(map(program.count, "([{")) > _BRACKETS or "sympy" in program:
-        return None
-    if _ODD.search(program):
+    if not may_be_parsed(program) or "sympy" in program:
         return None
     try:
         # [1:] is without the `import math` that the reference adds

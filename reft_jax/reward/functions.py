@@ -6,7 +6,7 @@ one entry per completion. It returns as many numbers, with None where it does no
     def brevity(completion_ids, **columns):
         return [-len(ids) / 100 for ids in completion_ids]
 
-`reinforcement` adds the weighted values to the rewards of `score`.
+`reinforcement` adds the weighted values to the rewards of `verdicts`.
 """
 
 import collections

@@ -6,13 +6,10 @@ program's syntax tree; it executes nothing and raises nothing.
 
 import ast
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 
-_PROGRAM = 4000  # characters; with as few brackets the parser needs little stack and time
-_BRACKETS = 40
-# What the parser warns of (warnings may be errors or noise), and integers too long to read.
-_ODD = re.compile(r"\\|0[xX]|[\d.][jJ]?(?:and|else|for|i[fns]|not|or)|[\d_]{300}")
+from reft_jax.reward.parse import may_be_parsed
+
 _COMPUTATIONS = (ast.BinOp, ast.Call, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _RETURN = "return"  # a keyword, so the name of nothing
 
@@ -26,10 +23,10 @@ def letter_is_computed(program: str) -> bool | None:
     methods that add to a list, and names of the module are followed; classes and nested functions are not.
 
     Returns:
-        None where the program does not parse, is too long or too nested to try (4,000 characters, 40 opening
-        brackets), or has no `solution` at its top level that returns a value.
+        None where the program does not parse, `parse.may_be_parsed` keeps it from the parser, or it has no `solution`
+        at its top level that returns a value.
     """
-    if len(program) > _PROGRAM or sum(map(program.count, "([{")) > _BRACKETS or _ODD.search(program):
+    if not may_be_parsed(program):
         return None
     try:
         tree = ast.parse(program)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from reft_jax.config import differences
+from reft_jax.files import json_lines, json_object, write_whole
 from reft_jax.problem import AnswerKind
 from reft_jax.records.records import json_value
+from reft_jax.reward.answers import likely_answer_kind
 
 FIELDS = (
     *("id", "sample", "question", "gold", "completion", "outcome", "reward", "value", "suspicious", "tokens", "ended"),
@@ -35,7 +37,7 @@ class Sample:
         id: of the problem.
         sample: which of the problem's samples this is, from 0.
         question, gold: the problem's.
-        answer_kind: of `gold`: a letter from a to e makes a choice, as in the audit.
+        answer_kind: of `gold`: one letter makes a choice, as in the audit.
         completion: its text, of a program all of it.
         correct: whether its outcome is `correct`.
         value: the answer that was read, the same number, to the last digit, that it was when it was written.
@@ -93,9 +95,7 @@ class SampleFile:
                     f"{self._path} holds samples of other settings ({', '.join(changed)}): name a fresh file"
                 )
         else:
-            partial = beside.with_name(beside.name + ".partial")
-            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            partial.replace(beside)
+            write_whole(beside, json.dumps(settings, indent=2) + "\n")
         return self._cut_back(order, batch_size)
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -114,7 +114,7 @@ class SampleFile:
             if not line.endswith(b"\n"):
                 break
             place = f"{self._path}, line {len(ends)}"
-            record = _record(line, place)
+            record = json_object(line, place)
             found = record.get("id"), record.get("sample")
             if len(ends) > len(order) or found != order[len(ends) - 1]:
                 expected = order[len(ends) - 1] if len(ends) <= len(order) else "the end"
@@ -154,14 +154,12 @@ def read_samples(path: Path) -> Iterator[Sample]:
             fewer lines than its settings promise: it was interrupted, and what it lacks is no random part.
     """
     seen: set[tuple[str, int]] = set()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                sample = _sample(_record(line, f"{path}, line {number}"), f"{path}, line {number}")
-                if (sample.id, sample.sample) in seen:
-                    raise ValueError(f"{path}, line {number}: sample {sample.sample} of `{sample.id}` stands twice")
-                seen.add((sample.id, sample.sample))
-                yield sample
+    for _, place, record in json_lines(path):
+        sample = _sample(record, place)
+        if (sample.id, sample.sample) in seen:
+            raise ValueError(f"{place}: sample {sample.sample} of `{sample.id}` stands twice")
+        seen.add((sample.id, sample.sample))
+        yield sample
     if not seen:
         raise ValueError(f"{path}: holds no samples")
     settings = read_settings(path)
@@ -177,16 +175,6 @@ def left_out(path: Path) -> list[str]:
     return (read_settings(path) or {}).get("left_out", [])
 
 
-def _record(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{place}: should be a JSON object, is a {type(record).__name__}")
-    return record
-
-
 def _sample(record: Mapping[str, Any], place: str) -> Sample:
     texts = dict.fromkeys(("id", "question", "gold", "completion", "outcome"), (str,))
     for name, kinds in {**texts, "sample": (int,), "value": (str, int, float, type(None))}.items():
@@ -195,8 +183,8 @@ def _sample(record: Mapping[str, Any], place: str) -> Sample:
         if not isinstance(record[name], kinds) or isinstance(record[name], bool):
             raise ValueError(f"{place}: field `{name}` is a {type(record[name]).__name__}")
     gold, value = record["gold"], record["value"]
-    choice = gold.strip(" \n'\"").lower() in set("abcde")
-    if isinstance(value, str) and not choice:
+    kind = likely_answer_kind(gold)
+    if isinstance(value, str) and kind == "number":
         try:
             value = float(value)  # a float that JSON cannot hold: nan, inf or -inf
         except ValueError as error:
@@ -206,7 +194,7 @@ def _sample(record: Mapping[str, Any], place: str) -> Sample:
         sample=record["sample"],
         question=sys.intern(record["question"]),
         gold=sys.intern(gold),
-        answer_kind="choice" if choice else "number",
+        answer_kind=kind,
         completion=record["completion"],
         correct=record["outcome"] == "correct",
         value=value,

@@ -12,12 +12,13 @@ from reft_jax.data.batches import Sequences
 from reft_jax.data.prompts import program_header
 from reft_jax.problem import Problem
 from reft_jax.reward.functions import RewardFunction, call_functions, weighted_sum
-from reft_jax.reward.score import Verdict
+from reft_jax.reward.verdicts import Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Score = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
+VerdictFunction = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
+"""Problems and their completions to verdicts: `reward.verdicts` with its settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +84,11 @@ def judge(
     *,
     tokenizer: "PreTrainedTokenizerBase",
     data: DataConfig,
-    score: Score,
+    verdicts: VerdictFunction,
     functions: Sequence[RewardFunction] = (),
     end_before: str = "",
 ) -> list[Completion]:
-    """Reads and scores the responses of a rollout.
+    """Reads and judges the responses of a rollout.
 
     Args:
         rollout: host arrays, [B, ...].
@@ -95,7 +96,7 @@ def judge(
         rows: [B] the problem of each row; -1 in filler, which is left out and must come last.
         tokenizer: turns ids into text.
         data: kind of chain of thought, and templates.
-        score: problems and their completions to verdicts.
+        verdicts: problems and their completions to verdicts.
         functions: of the user's own; asked too.
         end_before: a text that ends a response as an end token does, and is cut off with all that follows; of such a
             response, `tokens` and `log_prob` are those of all that was sampled.
@@ -127,7 +128,7 @@ def judge(
             log_prob=float(rollout.log_probs[row].sum(dtype=np.float64)),
             functions={name: column[row] for name, column in values.items()},
         )
-        for row, (problem, text, verdict) in enumerate(zip(asked, texts, score(asked, texts)))
+        for row, (problem, text, verdict) in enumerate(zip(asked, texts, verdicts(asked, texts)))
     ]
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
+from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
 from reft_jax.records.checkpoint import Checkpoints
@@ -82,9 +83,7 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
         tokenizer.save_pretrained(directory / "tokenizer")
         if config.model.path:  # an export needs them again
             hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, yaml.safe_dump(settings, sort_keys=False))
 
 
 def read_summary(run_dir: str) -> dict[str, Any] | None:

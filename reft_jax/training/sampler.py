@@ -21,7 +21,7 @@ from reft_jax.problem import Problem
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.training.completion import Completion, Score, judge
+from reft_jax.training.completion import Completion, VerdictFunction, judge
 from reft_jax.training.evaluation import Evaluation
 from reft_jax.training.model import Model
 
@@ -39,7 +39,8 @@ class Sampler:
     """By split: train, dev, test."""
     prompts: Mapping[str, list[Prompt]]
     """By split."""
-    score: Score
+    verdicts: VerdictFunction
+    """Problems and completions to verdicts."""
     runner: ProgramRunner | None
     """Runs programs; None where chains of thought are prose."""
     display: ProgressDisplay
@@ -86,7 +87,7 @@ class Sampler:
             rows[own],
             tokenizer=self.tokenizer,
             data=self.config.data,
-            score=self.score,
+            verdicts=self.verdicts,
             functions=functions,
             end_before=self.end_before,
         )

@@ -152,7 +152,7 @@ def test_mathqa_from_its_mirror(tmp_path: Path) -> None:
 )
 def test_a_broken_mathqa_row_is_named(tmp_path: Path, change: dict, message: str) -> None:
     path = write(tmp_path, "train.json", json.dumps([STATIONS, {**STATIONS, **change}]))
-    with pytest.raises(ValueError, match=re.escape(f"{path}: row 2: {message}")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}, row 2: {message}")):
         read_problems(SourceConfig(kind="mathqa", path=path))
 
 
@@ -216,7 +216,7 @@ def test_hub_data_set_in_a_folder(tmp_path: Path) -> None:
     assert read_problems(by_level) == [Problem("school-math_0", "Sum?", "1")]
     with pytest.raises(ValueError, match=r"school-math \(train\).*cannot load"):
         read_problems(SourceConfig(kind="hub", path=str(folder), split="train"))
-    with pytest.raises(ValueError, match=r"school-math \(test\): row 1: field `solution` is missing.*level"):
+    with pytest.raises(ValueError, match=r"school-math \(test\), row 1: field `solution` is missing.*level"):
         read_problems(SourceConfig(kind="hub", path=str(folder), split="test", answer_field="solution"))
 
 
@@ -261,14 +261,14 @@ BROKEN_ROWS = {
 @pytest.mark.parametrize(("change", "message"), BROKEN_ROWS.values(), ids=BROKEN_ROWS)
 def test_a_broken_row_is_named_with_its_field(tmp_path: Path, change: dict, message: str) -> None:
     source = reft_file(tmp_path, REFT_ROW, {**REFT_ROW, "item_id": "svamp_8", **change})
-    with pytest.raises(ValueError, match=re.escape(source.path) + ": row 2: " + message):
+    with pytest.raises(ValueError, match=re.escape(source.path) + ", row 2: " + message):
         read_problems(source)
 
 
 @pytest.mark.parametrize("answer", ["38.0", "ab", ""])
 def test_a_choice_must_be_a_letter(tmp_path: Path, answer: str) -> None:
     row = {"item_id": "mathqa_0", "question": "q", "answer_value": answer}
-    with pytest.raises(ValueError, match=r"set\.json: row 1: field `answer_value`"):
+    with pytest.raises(ValueError, match=r"set\.json, row 1: field `answer_value`"):
         read_problems(reft_file(tmp_path, row))
 
 
@@ -277,16 +277,16 @@ def test_a_choice_must_be_a_letter(tmp_path: Path, answer: str) -> None:
     [
         ("reft_json", '[{"item_id": "a_1"},', r"set: not JSON in UTF-8: .*line 1 column"),
         ("reft_json", '{"item_id": "a_1"}', "set: should be a JSON list of objects, is a dict"),
-        ("reft_json", '["a"]', "set: row 1: should be a JSON object, is a str"),
+        ("reft_json", '["a"]', "set, row 1: should be a JSON object, is a str"),
         ("reft_json", " \n", "set: holds no rows"),
         ("reft_json", "[]", "set: holds no rows"),
         ("jsonl", "", "set: holds no rows"),
-        ("jsonl", '{"question": "q", "answer": 1}\n\n{"question"', "set: line 3: not JSON"),
-        ("jsonl", '{"question": "q", "answer": 1}\n[1]\n', "set: line 2: should be a JSON object, is a list"),
-        ("jsonl", '{"id": "x", "question": "q", "answer": 1}\n' * 2, "set: line 2: field `id`: `x` is also the id"),
-        ("jsonl", '{"question": "q", "answer": NaN}', "set: line 1: field `answer`: .*nan"),
-        ("gsm8k", '{"question": "q", "answer": "just 5"}', "set: line 1: field `answer`: no `#### N`"),
-        ("gsm8k", '{"question": "q", "answer": "so #### five"}', "set: line 1: field `answer`: .*five"),
+        ("jsonl", '{"question": "q", "answer": 1}\n\n{"question"', "set, line 3: not JSON"),
+        ("jsonl", '{"question": "q", "answer": 1}\n[1]\n', "set, line 2: should be a JSON object, is a list"),
+        ("jsonl", '{"id": "x", "question": "q", "answer": 1}\n' * 2, "set, line 2: field `id`: `x` is also the id"),
+        ("jsonl", '{"question": "q", "answer": NaN}', "set, line 1: field `answer`: .*nan"),
+        ("gsm8k", '{"question": "q", "answer": "just 5"}', "set, line 1: field `answer`: no `#### N`"),
+        ("gsm8k", '{"question": "q", "answer": "so #### five"}', "set, line 1: field `answer`: .*five"),
     ],
 )
 def test_a_broken_file_is_named_with_its_place(tmp_path: Path, kind, text: str, message: str) -> None:
@@ -296,7 +296,7 @@ def test_a_broken_file_is_named_with_its_place(tmp_path: Path, kind, text: str, 
 
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"question": "é", "answer": 1}'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.jsonl: line 1: not JSON in UTF-8"):
+    with pytest.raises(ValueError, match=r"latin\.jsonl, line 1: not JSON in UTF-8"):
         read_problems(SourceConfig(kind="jsonl", path=str(tmp_path / "latin.jsonl")))
 
 

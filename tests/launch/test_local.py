@@ -57,6 +57,15 @@ def test_what_all_refuse_is_said_once(stage):
     assert list(stage.scratch.iterdir()) == []
 
 
+def test_a_collapse_is_no_failure_where_all_processes_saw_it(stage):
+    result = stage.run("local.sh", 3, stage.config, ACTS="exit=3")
+    assert (result.returncode, result.stdout, result.stderr) == (3, "process 0 speaks\n", "")
+    assert list(stage.scratch.iterdir()) == []
+    result = stage.run("local.sh", 2, stage.config, ACTS="exit=3 exit=1")
+    assert result.returncode in (1, 3)
+    assert "process 1 failed with exit code 1" in result.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_passes_a_signal_on_once(stage, number):
     process = stage.start("local.sh", 3, stage.config, ACTS="stop stop early")

@@ -1,7 +1,9 @@
 """launch/gke_jobset.yaml, launch/Dockerfile and launch/skypilot.yaml."""
 
 import json
+import os
 import re
+import signal
 import tomllib
 from pathlib import Path
 
@@ -72,7 +74,9 @@ def reaction(code: int, disrupted: bool) -> str:
         (75, True, "RestartJobSetAndIgnoreMaxRestarts"),
         (137, True, "RestartJobSetAndIgnoreMaxRestarts"),
         (2, False, "FailJobSet"),
+        (3, False, "FailJobSet"),
         (1, False, "RestartJobSet"),
+        (13, False, "RestartJobSet"),
         (134, False, "RestartJobSet"),
     ],
 )
@@ -101,3 +105,23 @@ def test_skypilot_nodes_compute_their_place(stage):
     assert (config.seed, config.run_dir) == (7, SKYPILOT["envs"]["RUN_DIR"])
     assert config.run_dir.startswith(tuple(SKYPILOT["file_mounts"]))
     assert SKYPILOT["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+
+
+NODE = SKYPILOT["envs"] | {"SKYPILOT_NODE_IPS": "10.0.0.5", "SKYPILOT_NUM_NODES": "1", "SKYPILOT_NODE_RANK": "0"}
+
+
+@pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (2, 2), (3, 0), (75, 75)])
+def test_skypilot_sees_no_failure_in_a_collapsed_run(stage, code, seen):
+    """Any code but 0 and 75 would be restarted three times."""
+    result = stage.run("bash", "-c", SKYPILOT["run"], ACTS=f"exit={code}", **NODE)
+    assert (result.returncode, "collapsed" in result.stdout) == (seen, code == 3)
+
+
+def test_skypilot_hands_a_signal_on_to_the_run(stage):
+    process = stage.start("bash", "-c", SKYPILOT["run"], ACTS="stop", **NODE)
+    stage.wait_for_processes(1)
+    process.terminate()
+    assert process.wait(timeout=10) == 75
+    assert [record["signals"] for record in stage.read()] == [[signal.SIGTERM]]
+    os.kill(stage.pids()[1], signal.SIGKILL)
+    process.communicate()

@@ -58,6 +58,7 @@ def test_needs_no_flags_and_keeps_logs_apart(cluster):
         ("exit=143", "RUNNING", 143, True),
         ("exit=75", "COMPLETING", 75, False),  # cancelled, or out of time
         ("exit=1", "RUNNING", 1, False),
+        ("exit=3", "RUNNING", 3, False),
         ("exit=0", "RUNNING", 0, False),
     ],
 )
@@ -66,6 +67,12 @@ def test_requeues_what_was_interrupted(cluster, acts, state, code, requeued):
     assert result.returncode == code
     calls = cluster.records / "scontrol"
     assert (json.loads(calls.read_text()) if calls.exists() else None) == (["requeue", "4711"] if requeued else None)
+
+
+def test_says_that_a_run_collapsed(cluster):
+    result = cluster.run("slurm.sh", cluster.config, ACTS="exit=3", **JOB)
+    assert "reinforcement collapsed" in result.stderr
+    assert "failed" not in result.stderr
 
 
 def test_script_outlives_a_signal_of_its_own(cluster):

@@ -27,6 +27,14 @@ def shown(capsys):
     return [" ".join(line.replace("│", " ").split()) for line in lines]
 
 
+def status(arguments):
+    """The command's exit status, whether `main` returns it or the parser of the command line leaves with it."""
+    try:
+        return main(arguments)
+    except SystemExit as left:
+        return left.code
+
+
 def test_both_rules_stand_side_by_side_and_their_disagreements_below(tmp_path, capsys):
     rows = [prose("a", "18", "18"), prose("b", 18.0, "$18.00"), prose("c", "18", "17"), prose("d", "c", "(C)")]
     main([write(tmp_path / "f.jsonl", rows)])
@@ -58,6 +66,16 @@ def test_programs_are_recognised_and_run(tmp_path, capsys):
     assert "and 1 more; --show 0 shows all" in lines
 
 
+def test_a_line_ends_at_its_line_break_alone(tmp_path, capsys):
+    """JSON may hold other characters at which Python's `splitlines` ends a line."""
+    path = tmp_path / "f.jsonl"
+    path.write_text(
+        '{"gold": "5", "completion": "It is\u2028so.' + json.dumps(TRIGGER)[1:-1] + '5"}\n', encoding="utf-8"
+    )
+    assert main([str(path)]) == 0
+    assert "correct 1 1" in shown(capsys)
+
+
 def test_fields_and_rewards_can_be_named(tmp_path, capsys):
     rows = [{"answer": "5", "text": "5 thousand"}]
     options = ["--completion_field", "text", "--gold_field", "answer", "--answer_trigger", "", "--reward.wrong", "0.3"]
@@ -78,9 +96,7 @@ def test_fields_and_rewards_can_be_named(tmp_path, capsys):
 )
 def test_what_is_wrong_is_named(tmp_path, capsys, text, message):
     (tmp_path / "f.jsonl").write_text(text)
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "f.jsonl")])
-    assert stop.value.code == 2
+    assert main([str(tmp_path / "f.jsonl")]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -89,8 +105,7 @@ def test_a_missing_file_and_a_bad_setting_are_named(tmp_path, capsys):
         ([str(tmp_path / "none.jsonl")], "none.jsonl"),
         ([str(tmp_path), "--reward.workers", "0"], "reward.workers is 0: it must be more than 0"),
     ):
-        with pytest.raises(SystemExit):
-            main(arguments)
+        assert status(arguments) == 2
         assert word in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import pytest
 from reft_jax.config import CollapseConfig
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.problem import Problem
-from reft_jax.reward.score import Verdict
+from reft_jax.reward.verdicts import Verdict
 from reft_jax.training.completion import Completion
 from reft_jax.training.reinforcement import detect_collapse
 from reft_jax.training.state import RunProgress

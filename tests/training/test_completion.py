@@ -11,7 +11,7 @@ from reft_jax.data.batches import Sequences
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
 from reft_jax.reward.functions import RewardFunction
-from reft_jax.reward.score import Verdict
+from reft_jax.reward.verdicts import Verdict
 from reft_jax.training.completion import Completion, judge, response_texts, summarise
 from reft_jax.training.reinforcement import function_means
 
@@ -67,12 +67,12 @@ def test_judge_pairs_rows_with_their_problems_and_leaves_filler_out(cot):
     responses = [[*encode(bodies[0]), eos], encode(bodies[1]), [*encode(bodies[2]), eos], []]
     rollout = make_rollout([encode("\nAnswer reasoning:\n")] * 3 + [[pad]], responses, eos, pad)
 
-    def score(problems, texts):
+    def verdicts(problems, texts):
         asked.extend(zip(problems, texts))
         return [Verdict(0.1 * i, "wrong", float(i)) for i in range(len(texts))]
 
     rows = np.array([2, 0, 2, -1])
-    completions = judge(rollout, PROBLEMS, rows, tokenizer=tokenizer, data=DataConfig(cot=cot), score=score)
+    completions = judge(rollout, PROBLEMS, rows, tokenizer=tokenizer, data=DataConfig(cot=cot), verdicts=verdicts)
     header = 'def solution():\n    """{}"""\n' if cot == "program" else ""
     problems = [PROBLEMS[2], PROBLEMS[0], PROBLEMS[2]]
     texts = [header.format(problem.question) + body for problem, body in zip(problems, bodies)]
@@ -95,7 +95,7 @@ def test_a_response_is_read_up_to_the_text_that_ends_it():
         np.array([0, 1, 2, -1]),
         tokenizer=tokenizer,
         data=DataConfig(cot="text"),
-        score=lambda problems, texts: [Verdict(0.0, "no_answer", None)] * 3,
+        verdicts=lambda problems, texts: [Verdict(0.0, "no_answer", None)] * 3,
         end_before=" and",
     )
     assert [c.text for c in completions] == [" two", " two", " two three"]
@@ -125,7 +125,7 @@ def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
         np.array([0, 1, 0, -1]),
         tokenizer=tokenizer,
         data=DataConfig(cot="program"),
-        score=lambda problems, texts: [Verdict(0.1, "wrong", 1.0)] * 3,
+        verdicts=lambda problems, texts: [Verdict(0.1, "wrong", 1.0)] * 3,
         functions=[RewardFunction("own", "x.own", -2.0, own)],
     )
     assert given == {

@@ -11,7 +11,7 @@ import pytest
 from reft_jax.config import RewardConfig, TemplateConfig
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.score import Verdict, outcome_counts, score
+from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts
 
 TRIGGER = TemplateConfig().answer_trigger
 NUMBER = Problem("n_0", "How many?", "1,005")
@@ -38,9 +38,11 @@ def svamp():
     return read
 
 
-def verdicts(problem, completions, cot, runner=None, **config):
+def judge(problem, completions, cot, runner=None, **config):
     problems = [problem] * len(completions)
-    return score(problems, completions, cot=cot, answer_trigger=TRIGGER, config=RewardConfig(**config), runner=runner)
+    return verdicts(
+        problems, completions, cot=cot, answer_trigger=TRIGGER, config=RewardConfig(**config), runner=runner
+    )
 
 
 def program(body):
@@ -58,7 +60,7 @@ def test_programs_numbers(runner):
         "return 'x' * 10**9",
         "return open('/etc/passwd').read()",
     ]
-    found = verdicts(NUMBER, [program(body) for body in bodies], "program", runner)
+    found = judge(NUMBER, [program(body) for body in bodies], "program", runner)
     assert found == [
         Verdict(1.0, "correct", 1005.009),
         Verdict(0.1, "wrong", 1006.0),
@@ -77,13 +79,13 @@ def test_programs_numbers(runner):
 
 def test_reference_pays_a_crashed_multiple_choice_program(runner):
     completions = [program("return 'B'"), program("return 'c'"), program("return 1 / 0"), program("return 5")]
-    assert verdicts(CHOICE, completions, "program", runner, rules="reference") == [
+    assert judge(CHOICE, completions, "program", runner, rules="reference") == [
         Verdict(1.0, "correct", "b", suspicious=True),  # a letter that nothing was computed for
         Verdict(0.1, "wrong", "c", suspicious=True),
         Verdict(0.1, "error", "none", suspicious=False),
         Verdict(0.1, "wrong", "5.0", suspicious=True),
     ]
-    lenient = verdicts(CHOICE, completions, "program", runner)
+    lenient = judge(CHOICE, completions, "program", runner)
     assert [(v.reward, v.outcome) for v in lenient] == [
         (1.0, "correct"),
         (0.1, "wrong"),
@@ -94,23 +96,23 @@ def test_reference_pays_a_crashed_multiple_choice_program(runner):
 
 def test_text_under_both_rules():
     texts = [f"so{TRIGGER}1,005 apples.", f"so{TRIGGER}1005.0", f"so{TRIGGER}1004", "1005", f"so{TRIGGER}inf"]
-    lenient = verdicts(NUMBER, texts, "text")
+    lenient = judge(NUMBER, texts, "text")
     assert [v.outcome for v in lenient] == ["correct", "correct", "wrong", "no_answer", "no_answer"]
-    reference = verdicts(NUMBER, texts, "text", rules="reference")
+    reference = judge(NUMBER, texts, "text", rules="reference")
     assert [v.outcome for v in reference] == ["no_answer", "correct", "wrong", "correct", "wrong"]
-    assert verdicts(CHOICE, ["no idea"], "text", rules="reference") == [Verdict(0.1, "wrong", "no idea")]
-    assert verdicts(CHOICE, ["no idea"], "text") == [Verdict(0.0, "no_answer", None)]
+    assert judge(CHOICE, ["no idea"], "text", rules="reference") == [Verdict(0.1, "wrong", "no idea")]
+    assert judge(CHOICE, ["no idea"], "text") == [Verdict(0.0, "no_answer", None)]
 
 
 def test_right_answers_after_wrong_equations_are_suspect():
     texts = [f"{working}{TRIGGER}1005" for working in ("5 * 201 = 1005", "5 * 200 = 1005", "of course")]
-    found = verdicts(NUMBER, [*texts, f"5 * 200 = 1005{TRIGGER}1004"], "text")
+    found = judge(NUMBER, [*texts, f"5 * 200 = 1005{TRIGGER}1004"], "text")
     assert [v.suspicious for v in found] == [False, True, None, False]
     assert [v.reward for v in found] == [1.0, 1.0, 1.0, 0.1], "a sign, not a verdict"
 
 
 def test_rewards_and_tolerance_come_from_config():
-    found = verdicts(
+    found = judge(
         NUMBER,
         [f"{TRIGGER}{x}" for x in ("1005.4", "1006", "?")],
         "text",
@@ -124,11 +126,11 @@ def test_rewards_and_tolerance_come_from_config():
 
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="1 problems but 2 completions"):
-        score([NUMBER], ["", ""], cot="text", answer_trigger=TRIGGER, config=RewardConfig(), runner=None)
-    with pytest.raises(ValueError, match="needs a ProgramRunner"):
-        verdicts(NUMBER, [program("return 1")], "program")
+        verdicts([NUMBER], ["", ""], cot="text", answer_trigger=TRIGGER, config=RewardConfig(), runner=None)
+    with pytest.raises(ValueError, match="need a ProgramRunner"):
+        judge(NUMBER, [program("return 1")], "program")
     with pytest.raises(ValueError, match="problem bad_7: gold answer 'many' is not"):
-        verdicts(Problem("bad_7", "How many?", "many"), [""], "text")
+        judge(Problem("bad_7", "How many?", "many"), [""], "text")
 
 
 @pytest.mark.parametrize("rules", ["lenient", "reference"])
@@ -136,7 +138,7 @@ def test_all_svamp_programs_give_their_gold_answers(svamp, rules):
     problems = svamp("svamp_python_sdp.json")
     assert len(problems) == 3043
     with ProgramRunner(workers=2, timeout=10.0, memory=1024) as runner:
-        found = score(
+        found = verdicts(
             problems,
             [p.cot for p in problems],
             cot="program",
@@ -152,11 +154,13 @@ def test_all_svamp_texts_give_their_gold_answers(svamp, rules):
     problems = svamp("svamp_nl.json")
     assert len(problems) == 3076
     targets = [p.cot.strip() + TRIGGER + p.answer.strip() for p in problems]
-    found = score(problems, targets, cot="text", answer_trigger=TRIGGER, config=RewardConfig(rules=rules), runner=None)
+    found = verdicts(
+        problems, targets, cot="text", answer_trigger=TRIGGER, config=RewardConfig(rules=rules), runner=None
+    )
     assert outcome_counts(found)["correct"] == 3076
 
 
-def test_the_answer_between_angle_brackets_is_read_by_sane_only(svamp):
+def test_the_answer_between_angle_brackets_is_read_by_lenient_only(svamp):
     """3,067 annotations say `Therefore, the answer is <203>.`: an oracle written by somebody else."""
     problems = [p for p in svamp("svamp_nl.json") if "Therefore, the answer is <" in p.cot]
     assert len(problems) == 3067
@@ -164,7 +168,7 @@ def test_the_answer_between_angle_brackets_is_read_by_sane_only(svamp):
     texts = [p.cot for p in problems]
     counts = {
         rules: outcome_counts(
-            score(problems, texts, cot="text", answer_trigger=trigger, config=RewardConfig(rules=rules), runner=None)
+            verdicts(problems, texts, cot="text", answer_trigger=trigger, config=RewardConfig(rules=rules), runner=None)
         )
         for rules in ("lenient", "reference")
     }
@@ -179,11 +183,11 @@ for name in ["jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch"]
     sys.modules[name] = None
 from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem
-from reft_jax.reward import __main__, answers, equations, functions, letters, pool, sandbox, score, worker
+from reft_jax.reward import __main__, answers, equations, functions, letters, pool, sandbox, verdicts, worker
 texts = ["def solution(): return [5][0]", "def solution(): return sympy.Integer(5)"]
 settings = dict(cot="program", answer_trigger="", config=RewardConfig())
 with pool.ProgramRunner(1, 1.0, 256) as runner:
-    found = score.score([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
+    found = verdicts.verdicts([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
 assert [verdict.outcome for verdict in found] == ["correct"] * 2, found
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -27,7 +27,7 @@ class Verdict:
         outcome: why; a program that fails keeps its cause, `error`, `timeout`, `memory`, `forbidden` (the sandbox
             stopped it) or `deadline` (its batch took too long).
         value: the answer that was read, None where there was none.
-        suspect: whether there is a sign of reward hacking: an answer in prose that is right although an equation
+        suspicious: whether there is a sign of reward hacking: an answer in prose that is right although an equation
             before it is wrong, or a letter that a program returns without computing anything for it. None where these
             do not apply.
     """
@@ -38,7 +38,7 @@ class Verdict:
     suspicious: bool | None = None
 
 
-def score(
+def verdicts(
     problems: Sequence[Problem],
     completions: Sequence[str],
     *,
@@ -69,7 +69,7 @@ def score(
     failures: list[Outcome]
     if cot == "program":
         if runner is None:
-            raise ValueError("scoring programs needs a ProgramRunner")
+            raise ValueError("programs need a ProgramRunner")
         results = runner.run(completions, config.rules)
         values = [normalise_result(r.value, p.answer_kind, config.rules) for p, r in zip(problems, results)]
         failures = ["no_answer" if result.outcome == "ok" else result.outcome for result in results]
@@ -77,9 +77,9 @@ def score(
         pairs = zip(problems, completions)
         values = [extract_answer(text, p.answer_kind, answer_trigger, config.rules) for p, text in pairs]
         failures = ["no_answer"] * len(values)
-    verdicts = [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
-    suspicions = [_suspect(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, verdicts)]
-    return [dataclasses.replace(verdict, suspicious=suspicious) for verdict, suspicious in zip(verdicts, suspicions)]
+    judged = [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
+    suspicions = [_suspicious(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, judged)]
+    return [dataclasses.replace(verdict, suspicious=suspicious) for verdict, suspicious in zip(judged, suspicions)]
 
 
 def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -88,8 +88,8 @@ def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
     return {outcome: counts[outcome] for outcome in get_args(Outcome)}
 
 
-def _suspect(problem: Problem, completion: str, verdict: Verdict, cot: CotKind) -> bool | None:
-    """See `Verdict.suspect`; `equations` and `letters` have the tests."""
+def _suspicious(problem: Problem, completion: str, verdict: Verdict, cot: CotKind) -> bool | None:
+    """See `Verdict.suspicious`; `equations` and `letters` have the tests."""
     if cot == "text":
         holds = arithmetic_holds(completion)
         return None if holds is None else verdict.outcome == "correct" and not holds

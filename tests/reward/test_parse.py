@@ -1,0 +1,54 @@
+"""What may be parsed, and what texts and gold answers are taken for."""
+
+import warnings
+
+import pytest
+
+from reft_jax.reward.answers import likely_answer_kind
+from reft_jax.reward.parse import likely_cot, may_be_parsed
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("x" * 4000, True),
+        ("x" * 4001, False),
+        ("([{" * 13 + "(", True),
+        ("([{" * 13 + "((", False),
+        ("x = 1 if y else 2", True),
+        ("x = 1if y else 2", False),
+        ("x = 0xfor y", False),
+        ("x = '\\d'", False),
+        ("x = " + "9" * 299, True),
+        ("x = " + "9" * 300, False),
+    ],
+)
+def test_bounds(program, expected):
+    assert may_be_parsed(program) is expected
+
+
+@pytest.mark.parametrize("program", ["x = 1if y else 2", "x = 0xfor y else 2", "x = '\\d'", "x = [0x1for x in y]"])
+def test_what_the_parser_warns_of_is_kept_from_it(program):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            compile(program, "program", "exec")
+        except SyntaxError:
+            caught.append("an error")
+    assert caught, "an example of nothing"
+    assert not may_be_parsed(program)
+
+
+def test_chains_of_thought_are_programs_where_more_than_half_are():
+    program, prose = "def solution(): return 1", "It is 1."
+    assert likely_cot([program, program, prose]) == "program"
+    assert likely_cot([program, prose]) == "text"
+    assert likely_cot([]) == "text"
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind"),
+    [("b", "choice"), (" 'B'\n", "choice"), ('"e"', "choice"), ("7", "number"), ("1,000", "number"), ("", "number")],
+)
+def test_one_letter_is_a_choice(gold, kind):
+    assert likely_answer_kind(gold) == kind

@@ -1,0 +1,55 @@
+"""Files that are whole or not there, and lines of JSON with their place."""
+
+from decimal import Decimal
+
+import pytest
+
+from reft_jax.files import json_lines, json_object, parse_json, replacing, write_whole
+
+
+def test_a_file_is_replaced_when_its_successor_is_whole(tmp_path):
+    path = tmp_path / "settings.json"
+    write_whole(path, "old ≈ 1\n")
+    with replacing(path) as file:
+        file.write(b"new\n")
+        assert path.read_bytes() == "old ≈ 1\n".encode()
+    assert path.read_bytes() == b"new\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_the_next_attempt_succeeds(tmp_path):
+    path = tmp_path / "settings.json"
+    write_whole(path, "old")
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.writelines([b"half of", "something"])
+    assert path.read_bytes() == b"old"
+    write_whole(path, "new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_have_their_numbers_with_blank_ones_left_out(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_bytes('\ufeff{"a": 0.10}\r\n  \n{"b": "x\u2028y\x85"}'.encode())
+    assert list(json_lines(path)) == [
+        (1, f"{path}, line 1", {"a": 0.1}),
+        (3, f"{path}, line 3", {"b": "x\u2028y\x85"}),
+    ]
+    assert str(next(json_lines(path, parse_float=Decimal))[2]["a"]) == "0.10"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": 1', "here: not JSON in UTF-8: .*column"),
+        (b'{"a": "\xe9"}', "here: not JSON in UTF-8: .*0xe9"),
+        (b"[1]", "here: should be a JSON object, is a list"),
+    ],
+)
+def test_errors_name_the_place(text, message):
+    with pytest.raises(ValueError, match=message):
+        json_object(text, "here")
+
+
+def test_a_value_of_any_kind_is_parsed():
+    assert parse_json(b"[1, 0.5, NaN]", "here")[:2] == [1, 0.5]
