@@ -1,5 +1,6 @@
 """Parameters, optimizer and step as one pytree, made sharded; micro-batches accumulated into one gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
 
 
+@functools.lru_cache(maxsize=64)  # tracing a model takes a tenth of a second or more, and every step asks
 def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
     """Shapes, types and shardings of the model's parameters in its layout; touches no device.
 
