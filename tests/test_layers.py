@@ -1,6 +1,8 @@
 """The architecture, read from the source: imports go down, Flax modules stay in `models/`, importing does nothing."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,3 +116,17 @@ def test_importing_everything_touches_no_device_and_writes_no_file(tmp_path):
     }
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", sorted({module.rpartition(".")[0] for module in SOURCES} - {"", "reft_jax"}))
+def test_a_room_says_what_it_is_for_and_hands_out_what_it_says(package):
+    """One line for each of its modules, and names that are there."""
+    found = importlib.import_module(package)
+    modules = {path.stem for path in Path(found.__path__[0]).glob("*.py")} - {"__init__", "__main__"}
+    assert not {module for module in modules if not re.search(rf"\b{module}\b", str(found.__doc__))}
+    assert len(str(found.__doc__).splitlines()) < 25
+    for name in getattr(found, "__all__", ()):
+        assert f"{package}.{name}" not in SOURCES, "the module of this name would hide it"
+        assert hasattr(found, name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = found.no_such_name

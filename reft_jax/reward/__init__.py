@@ -1,14 +1,26 @@
-"""The reward room: completions in, one verdict each out. Standard library and sympy only, no jax.
+"""Completions in, one verdict each out. Standard library and sympy only, no jax.
 
 answers     what a text or a program's result says, and whether it is right
+parse       what the two parsers of programs may be given
 arithmetic  programs that are nothing but arithmetic, computed without a process
-parse       what may be parsed, and whether texts are programs or prose
-programs    a pool of processes that run the others under hard limits
-worker      the command that each of these processes is
+programs    what came out of a program, and the worker process that runs it under hard limits
+pool        the workers
+worker      the command that each of them is
 sandbox     what the Linux kernel takes from a program
 equations, sums, letters   signs of reward hacking, in prose and in programs
 functions   reward functions of the user's own
 verdicts    problems and completions to verdicts
 
-`python -m reft_jax.reward FILE.jsonl` audits a file of completions.
+Imports config, problem and files. `python -m reft_jax.reward FILE.jsonl` audits a file of completions.
 """
+
+from reft_jax import hand_out
+
+__getattr__, __all__ = hand_out(
+    __name__,
+    answers="extract_answer is_correct parse_gold",
+    functions="RewardFunction load_functions",
+    pool="ProgramRunner",
+    programs="ProgramResult",
+    verdicts="Verdict verdicts_of",
+)

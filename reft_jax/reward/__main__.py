@@ -17,7 +17,7 @@ from reft_jax.problem import Problem
 from reft_jax.reward.answers import likely_answer_kind
 from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts
+from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts_of
 
 
 class Row(NamedTuple):
@@ -77,7 +77,7 @@ def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: Reward
     limits = config.workers, config.program_timeout_s, config.program_memory_mb
     with ProgramRunner(*limits, deadline=config.batch_deadline_s, sandbox=config.sandbox) as runner:
         judged = [
-            verdicts(
+            verdicts_of(
                 problems,
                 texts,
                 cot=cot,

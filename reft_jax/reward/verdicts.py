@@ -38,7 +38,7 @@ class Verdict:
     suspicious: bool | None = None
 
 
-def verdicts(
+def verdicts_of(
     problems: Sequence[Problem],
     completions: Sequence[str],
     *,

@@ -1,1 +1,30 @@
-"""See docs/design.md."""
+"""A run from its config to its summary: opening, loops, and how it ends.
+
+lifecycle      how every command begins and ends: processes, signals, exit codes
+startup        from a config to a run at work
+directory      the run's folder, taken up where its last resume point left it
+state          stages, progress, and the records that a run keeps
+model          the model at work: devices, compiled steps, where parameters come from
+sampler        a model with problems: sample, judge, evaluate
+completion     tokens to text, text to verdicts
+evaluation     what an evaluation said
+supervised     the loop of SFT
+reinforcement  the loop of reinforcement
+learners       what an algorithm does with an iteration's completions
+model_source   which model `sample` and `evaluate` ask
+
+Imports all rooms but preflight and reward_model.
+"""
+
+from reft_jax import hand_out
+
+__getattr__, __all__ = hand_out(
+    __name__,
+    completion="Completion judge",
+    evaluation="Evaluation",
+    lifecycle="Lifecycle",
+    model="Model",
+    sampler="Sampler",
+    startup="Run open_run open_sampler prepare",
+    state="Records RunProgress Stage",
+)

@@ -25,7 +25,7 @@ from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction, load_functions
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.verdicts import verdicts
+from reft_jax.reward.verdicts import verdicts_of
 from reft_jax.training.directory import claim_directory, open_records
 from reft_jax.training.model import Model
 from reft_jax.training.sampler import Sampler
@@ -132,7 +132,7 @@ def open_sampler(
             problems=problems,
             prompts=prompts,
             verdicts=functools.partial(
-                verdicts, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
+                verdicts_of, cot=data.cot, answer_trigger=data.templates.answer_trigger, config=reward, runner=runner
             ),
             runner=runner,
             display=display,

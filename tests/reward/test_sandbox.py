@@ -18,7 +18,7 @@ from reft_jax.problem import Problem
 from reft_jax.reward import programs, sandbox
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
-from reft_jax.reward.verdicts import verdicts
+from reft_jax.reward.verdicts import verdicts_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has what is tested here")
 TIMEOUT = 0.5  # CPU seconds
@@ -202,7 +202,7 @@ def test_patches_die_with_their_program(runner, body):
 def test_objects_that_lie_are_not_right(runner, lie):
     """Only plain values leave the child: what an object answers to a comparison does not matter."""
     body = "def solution():\n" + textwrap.indent(lie, "    ")
-    verdict, after = verdicts(
+    verdict, after = verdicts_of(
         [Problem("a", "?", "4710"), Problem("b", "?", "7")], [body, NEXT],
         cot="program", answer_trigger="", config=RewardConfig(), runner=runner,
     )  # fmt: skip
@@ -228,7 +228,9 @@ def test_the_gold_answer_is_nowhere(runner):
     problems = [Problem("a", "?", "4141451515"), Problem("b", "?", "7")]
     completions = [program, "def solution(): return divmod(7, 8)[1] + 0 * 4141451515"]  # nor the next one's text
     with ProgramRunner(1, timeout=20.0, memory=1024) as patient:
-        found = verdicts(problems, completions, cot="program", answer_trigger="", config=RewardConfig(), runner=patient)
+        found = verdicts_of(
+            problems, completions, cot="program", answer_trigger="", config=RewardConfig(), runner=patient
+        )
     assert (found[0].outcome, found[0].value) == ("wrong", 0)
     assert found[1].outcome == "correct"
 

@@ -11,7 +11,7 @@ import pytest
 from reft_jax.config import RewardConfig, TemplateConfig
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts
+from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts_of
 
 TRIGGER = TemplateConfig().answer_trigger
 NUMBER = Problem("n_0", "How many?", "1,005")
@@ -40,7 +40,7 @@ def svamp():
 
 def judge(problem, completions, cot, runner=None, **config):
     problems = [problem] * len(completions)
-    return verdicts(
+    return verdicts_of(
         problems, completions, cot=cot, answer_trigger=TRIGGER, config=RewardConfig(**config), runner=runner
     )
 
@@ -126,7 +126,7 @@ def test_rewards_and_tolerance_come_from_config():
 
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="1 problems but 2 completions"):
-        verdicts([NUMBER], ["", ""], cot="text", answer_trigger=TRIGGER, config=RewardConfig(), runner=None)
+        verdicts_of([NUMBER], ["", ""], cot="text", answer_trigger=TRIGGER, config=RewardConfig(), runner=None)
     with pytest.raises(ValueError, match="need a ProgramRunner"):
         judge(NUMBER, [program("return 1")], "program")
     with pytest.raises(ValueError, match="problem bad_7: gold answer 'many' is not"):
@@ -138,7 +138,7 @@ def test_all_svamp_programs_give_their_gold_answers(svamp, rules):
     problems = svamp("svamp_python_sdp.json")
     assert len(problems) == 3043
     with ProgramRunner(workers=2, timeout=10.0, memory=1024) as runner:
-        found = verdicts(
+        found = verdicts_of(
             problems,
             [p.cot for p in problems],
             cot="program",
@@ -154,7 +154,7 @@ def test_all_svamp_texts_give_their_gold_answers(svamp, rules):
     problems = svamp("svamp_nl.json")
     assert len(problems) == 3076
     targets = [p.cot.strip() + TRIGGER + p.answer.strip() for p in problems]
-    found = verdicts(
+    found = verdicts_of(
         problems, targets, cot="text", answer_trigger=TRIGGER, config=RewardConfig(rules=rules), runner=None
     )
     assert outcome_counts(found)["correct"] == 3076
@@ -168,7 +168,9 @@ def test_the_answer_between_angle_brackets_is_read_by_lenient_only(svamp):
     texts = [p.cot for p in problems]
     counts = {
         rules: outcome_counts(
-            verdicts(problems, texts, cot="text", answer_trigger=trigger, config=RewardConfig(rules=rules), runner=None)
+            verdicts_of(
+                problems, texts, cot="text", answer_trigger=trigger, config=RewardConfig(rules=rules), runner=None
+            )
         )
         for rules in ("lenient", "reference")
     }
@@ -187,7 +189,7 @@ from reft_jax.reward import __main__, answers, equations, functions, letters, po
 texts = ["def solution(): return [5][0]", "def solution(): return sympy.Integer(5)"]
 settings = dict(cot="program", answer_trigger="", config=RewardConfig())
 with pool.ProgramRunner(1, 1.0, 256) as runner:
-    found = verdicts.verdicts([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
+    found = verdicts.verdicts_of([Problem("a", "b", "5")] * 2, texts, runner=runner, **settings)
 assert [verdict.outcome for verdict in found] == ["correct"] * 2, found
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -18,7 +18,7 @@ from reft_jax.data.readers import question_key
 from reft_jax.problem import Problem
 from reft_jax.reward.answers import extract_answer, is_correct, parse_gold
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.reward.verdicts import verdicts
+from reft_jax.reward.verdicts import verdicts_of
 
 Key = Callable[[Problem], str]
 
@@ -109,7 +109,7 @@ def wrong_chains(
     chains = [problem for problem in problems if problem.cot is not None]
     targets = [target_text(problem, templates, cot) for problem in chains]
     trigger = templates.answer_trigger
-    judged = verdicts(chains, targets, cot=cot, answer_trigger=trigger, config=reward, runner=runner)
+    judged = verdicts_of(chains, targets, cot=cot, answer_trigger=trigger, config=reward, runner=runner)
     wrong = [item for item in zip(chains, targets, judged) if item[2].outcome != "correct"]
     results = runner.run([target for _, target, _ in wrong], reward.rules) if runner and cot == "program" else []
     details = [result.detail for result in results] or [""] * len(wrong)
