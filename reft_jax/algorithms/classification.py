@@ -62,7 +62,7 @@ def update(
 
 def abstract_batch(mesh: Mesh, batch: int, length: int) -> LabelledRows:
     """Shapes and shardings of a batch of rows, as an argument for lowering."""
-    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
     return abstract_rows(LabelledRows(tokens=ids(length), lengths=ids(), labels=ids()), mesh)
 
 

@@ -38,10 +38,10 @@ class Experience:
 
     sequences: Sequences
     log_probs: Array  # [B, R] of the policy that sampled, scored by the training forward
-    reference: Array  # [B, R] log-probs of the reference; None where the KL is not in the loss
+    reference: Any  # [B, R] log-probs of the reference; None where the KL is not in the loss
     advantages: Array  # [B, R]
-    values: Array  # [B, R] of the state in which each token was chosen; None without a critic
-    returns: Array  # [B, R]; None without a critic
+    values: Any  # [B, R] of the state in which each token was chosen; None without a critic
+    returns: Any  # [B, R]; None without a critic
 
 
 KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
@@ -99,7 +99,7 @@ def make_experience(
         "rl/sampler_gap": losses.masked_mean(gap, mask),
         "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
     }
-    values: Array = scored.get("values")
+    values: Any = scored.get("values")
     advantages, returns = estimate_advantages(config, per_token, values, mask)
     metrics["rl/advantage_mean"] = losses.masked_mean(advantages, mask)
     if returns is not None:
@@ -126,9 +126,7 @@ def has_critic(config: RlConfig) -> bool:
     return config.algorithm == "ppo"
 
 
-def estimate_advantages(
-    config: RlConfig, rewards: jax.Array, values: Array, mask: jax.Array
-) -> tuple[jax.Array, Array]:
+def estimate_advantages(config: RlConfig, rewards: jax.Array, values: Any, mask: jax.Array) -> tuple[jax.Array, Any]:
     """How much better each action was than expected, by the algorithm of the config; PPO's are not whitened yet.
 
     GRPO and RLOO give all actions of a response its one advantage, made from the sum of its rewards.

@@ -196,7 +196,7 @@ def start_params(run: Run, classifier: Classifier, abstract: Params) -> Params:
     settings = run.config.reward_model
     given = run.params_from_checkpoint(settings.init_from) if settings.init_from else run.start_params()
     decoder = {name: tree for name, tree in given["decoder"].items() if name in abstract["decoder"]}
-    head = {"class_head": abstract["class_head"]}
+    head: Params = {"class_head": abstract["class_head"]}
     return {"decoder": decoder, **init_parts(classifier, run.mesh, jax.random.key(run.config.seed), head)}
 
 

@@ -99,7 +99,7 @@ def begin(run: Run, stage: Stage, start: Callable[[], Params]) -> tuple[TrainSta
     reference = start()
     if state is None:
         own = reference if adapted or alone else copy_params(reference)
-        critic = {"critic": copy_params(reference["decoder"])} if policy.separate_critic else {}
+        critic: Params = {"critic": copy_params(reference["decoder"])} if policy.separate_critic else {}
         fresh = run.fresh("lora", *(("value_head",) if ppo.has_critic(config) else ()))
         state = init_state({**own, **critic, **fresh}, optimizer, run.mesh)
     return state, None if alone else reference

@@ -23,7 +23,8 @@ from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.adapters import load_adapters
 from reft_jax.models.lora import merge
-from reft_jax.models.policy import Params, Policy
+from reft_jax.models.params import Params, select
+from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import Programs
 from reft_jax.parallel.processes import StopRequest, gather
 from reft_jax.parallel.sharding import own_rows, rows_to_host
@@ -91,7 +92,7 @@ class Sampler:
     def fresh(self, *parts: str) -> Params:
         """Fresh parameters of some parts: `value_head`, and `lora` where the model is adapted."""
         abstract = abstract_params(self.policy, self.mesh, value_head=True)
-        wanted = {name: abstract[name] for name in parts if name in abstract}
+        wanted = select(abstract, parts)
         return wanted and init_parts(self.policy, self.mesh, jax.random.key(self.config.seed), wanted)
 
     def judge(
@@ -139,7 +140,7 @@ class Sampler:
 
     def sampling_params(self, params: Params) -> Params:
         """What the sampling programs take: decoder and adapters, these 0 for a model into which they were merged."""
-        adapted = {name: params[name] for name in ("decoder", "lora") if name in params}
+        adapted = select(params, ("decoder", "lora"))
         if self.config.model.lora.rank and "lora" not in adapted:
             adapted["lora"] = jax.tree.map(jnp.zeros_like, self.fresh("lora")["lora"])
         layout = (self.config.model, self.mesh, self.config.generation.weight_layout)

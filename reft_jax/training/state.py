@@ -9,7 +9,7 @@ from typing import Any
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.data.encoding import Example
 from reft_jax.models.lora import merge
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params, select
 from reft_jax.records.checkpoint import Checkpoints, chosen_name, part_name
 from reft_jax.records.records import MetricsWriter
 from reft_jax.reward.functions import RewardFunction
@@ -95,7 +95,7 @@ class Run(Sampler):
         self.checkpoints.save_params(name, merge(params, self.config.model.lora))
         for part in PARTS:
             if part in params:
-                self.checkpoints.save_params(part_name(name, part), {part: params[part]})
+                self.checkpoints.save_params(part_name(name, part), select(params, {part}))
 
     def evaluate_dev(self, params: Params, step: int, *, best: str, parts: tuple[str, ...]) -> None:
         """Reads dev, records it, and keeps `params` if they are among the best of their kind so far.
