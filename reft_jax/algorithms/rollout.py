@@ -3,6 +3,8 @@
 Rows stay contiguous, each with its own length, so that what comes out is what the trainer scores. A token's random
 number depends on (seed, step, problem, sample, place in the response) alone: neither the batch a row sits in nor its
 neighbours change it.
+
+Shapes: B batch, P prompt, R response, T = P + R, V vocabulary, D embed.
 """
 
 from __future__ import annotations

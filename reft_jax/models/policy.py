@@ -1,6 +1,8 @@
 """The policy: a decoder with a value head on the same body, and the scoring of responses.
 
 SFT and the reference use the same module without ever touching the value head: of `Params` they have the decoder alone.
+
+Shapes: as in `decoder`; R response, T prompt and response.
 """
 
 from __future__ import annotations
