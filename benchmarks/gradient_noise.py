@@ -22,7 +22,8 @@ from jax.flatten_util import ravel_pytree
 from reft_jax.config import config_parser
 from reft_jax.data.batches import Sequences, training_prompts
 from reft_jax.losses import masked_mean
-from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.models.params import Params
+from reft_jax.models.policy import Policy, score_responses
 from reft_jax.training.model_source import open_model, read_source
 from reft_jax.training.sampler import Sampler
 

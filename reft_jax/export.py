@@ -26,7 +26,8 @@ from reft_jax.models.classifier import Classifier
 from reft_jax.models.hf.adapters import save_adapters
 from reft_jax.models.hf.export import classifier_fields, fresh_fields, save_decoder
 from reft_jax.models.hf.load import CONFIG_FILE, GENERATION_FILE
-from reft_jax.models.policy import Params, Policy
+from reft_jax.models.params import Tree, select
+from reft_jax.models.policy import Policy
 from reft_jax.parallel.processes import enable_x64
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.records.checkpoint import part_name, restore_params, run_of
@@ -122,13 +123,13 @@ def read_fields(run_dir: Path, config: Config) -> dict[str, Any]:
     return fresh_fields(config.model.decoder)
 
 
-def read_params(checkpoint: Path, config: Config, *, part: str, reward_model: bool = False) -> Params:
+def read_params(checkpoint: Path, config: Config, *, part: str, reward_model: bool = False) -> Tree:
     """The only part in a checkpoint of a policy or a reward model, such as `decoder` or `lora`, on the first device."""
     mesh = make_mesh(MeshConfig(fsdp=1, data=1, tensor=1), jax.devices()[:1])
     critic = config.rl.critic == "separate"
     model = Classifier(config.model, mesh) if reward_model else Policy(config.model, mesh, critic)
     abstract = abstract_params(model, mesh, value_head=True)
-    return restore_params(checkpoint, {part: abstract[part]})[part]
+    return restore_params(checkpoint, select(abstract, {part}))[part]
 
 
 def write_generation_config(run_dir: Path, out: Path, ids: SpecialIds) -> None:

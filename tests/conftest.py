@@ -1,14 +1,17 @@
-"""JAX, strict for all tests: eight CPU devices, no silent rank promotion."""
+"""JAX, strict for all tests: eight CPU devices, no silent rank promotion, and shapes as the annotations say."""
 
 import os
 
 import jax
 import pytest
 
-from reft_jax.parallel.processes import REFUSED
-from reft_jax.parallel.sharding import fake_cpu_devices
-from reft_jax.train import main
-from tests.runs import command_line, complete
+from tests.shapes import checked_shapes
+
+with checked_shapes():  # before anything imports the modules that it wraps
+    from reft_jax.parallel.processes import REFUSED
+    from reft_jax.parallel.sharding import fake_cpu_devices
+    from reft_jax.train import main
+    from tests.runs import command_line, complete
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 fake_cpu_devices(8)

@@ -106,7 +106,8 @@ def test_config_and_validation_know_no_library_of_arrays():
 
 def test_importing_everything_touches_no_device_and_writes_no_file(tmp_path):
     modules = [module for module in SOURCES if module != "reft_jax.reward.worker"]
-    check = "from jax._src import xla_bridge\nassert not xla_bridge.backends_are_initialized()"
+    check = "import sys\nfrom jax._src import xla_bridge\nassert not xla_bridge.backends_are_initialized()"
+    check += "\nassert not {'jaxtyping', 'beartype'} & sys.modules.keys()"
     code = f"import {', '.join(modules)}\n{check}"
     environment = {
         "PYTHONPATH": str(ROOT),

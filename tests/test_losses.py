@@ -3,6 +3,7 @@
 import math
 import statistics
 from functools import partial
+from inspect import unwrap
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +54,8 @@ MASKED = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _float64():
-    with jax.enable_x64(True):
+def _strict_float64():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         yield
 
 
@@ -450,7 +451,7 @@ def test_micro_batches_add_up_to_the_whole_batch():
         policy = losses.ppo_policy_loss(log_probs, a["old_log_probs"], a["advantages"], a["mask"], clip_range=0.2)
         value = losses.ppo_value_loss(values, a["old_values"], a["returns"], a["mask"], clip_range=0.2)
         nll, _ = losses.masked_nll(log_probs, a["mask"])
-        return jnp.sum(policy + 5 * value) / sequences + nll / batch["mask"].sum()
+        return jnp.sum(policy + 5 * value) / sequences + nll / int(batch["mask"].sum())
 
     whole = total(weights, batch)
     for pieces in (2, 6):
@@ -460,12 +461,13 @@ def test_micro_batches_add_up_to_the_whole_batch():
 
 
 def test_wrong_shapes_and_masks_are_refused():
+    """By the functions themselves, as users have them; in this session their annotations would be first."""
     x, mask = example()["values"], mask_of(LENGTHS)
     with pytest.raises(AssertionError):
-        losses.ppo_policy_loss(x, x, x[:, :1], mask, clip_range=0.2)  # would broadcast
+        unwrap(losses.ppo_policy_loss)(x, x, x[:, :1], mask, clip_range=0.2)  # would broadcast
     with pytest.raises(AssertionError):
-        losses.gae(x, x, mask.astype(np.float32), discount=1.0, gae_lambda=1.0)
+        unwrap(losses.gae)(x, x, mask.astype(np.float32), discount=1.0, gae_lambda=1.0)
     with pytest.raises(AssertionError):
-        losses.place_score(np.ones((B, 1)), mask)
+        unwrap(losses.place_score)(np.ones((B, 1)), mask)
     with pytest.raises(AssertionError):
-        losses.token_log_probs(np.zeros((B, R, 7)), np.zeros((B, R - 1), int))
+        unwrap(losses.token_log_probs)(np.zeros((B, R, 7)), np.zeros((B, R - 1), int))

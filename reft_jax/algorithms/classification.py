@@ -12,7 +12,7 @@ from reft_jax.config import ModelConfig, RewardModelConfig
 from reft_jax.data.samples import LabelledRows
 from reft_jax.losses import masked_nll, token_log_probs
 from reft_jax.models.classifier import Classifier, class_logits
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params
 from reft_jax.parallel.sharding import abstract_rows, replicated
 
 
@@ -50,7 +50,7 @@ def update(
 
 def abstract_batch(mesh: Mesh, batch: int, length: int) -> LabelledRows:
     """Shapes and shardings of a batch of rows, as an argument for lowering."""
-    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
     return abstract_rows(LabelledRows(tokens=ids(length), lengths=ids(), labels=ids()), mesh)
 
 

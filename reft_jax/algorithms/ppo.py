@@ -26,7 +26,8 @@ from reft_jax.algorithms.train_state import (
 )
 from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Array, Sequences
-from reft_jax.models.policy import Params, Policy, response_values, score_responses
+from reft_jax.models.params import Params
+from reft_jax.models.policy import Policy, response_values, score_responses
 from reft_jax.parallel.sharding import abstract_rows, batch_shardings, replicated
 
 
@@ -36,10 +37,10 @@ class Experience:
 
     sequences: Sequences
     log_probs: Array  # [B, R] of the policy that sampled, scored by the training forward
-    reference: Array  # [B, R] log-probs of the reference; None where the KL is not in the loss
+    reference: Array | None  # [B, R] log-probs of the reference; None where the KL is not in the loss
     advantages: Array  # [B, R]
-    values: Array  # [B, R] of the state in which each token was chosen; None without a critic
-    returns: Array  # [B, R]; None without a critic
+    values: Array | None  # [B, R] of the state in which each token was chosen; None without a critic
+    returns: Array | None  # [B, R]; None without a critic
 
 
 KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
@@ -52,7 +53,7 @@ class RolloutScores:
     log_probs: Array  # [B, R] of the policy, nats
     entropy: Array  # [B, R] of the policy, nats
     reference: Array  # [B, R] log-probs of the reference, nats
-    values: Array  # [B, R]; None without a critic
+    values: Array | None  # [B, R]; None without a critic
 
 
 def score_rollout(
@@ -128,7 +129,7 @@ def make_experience(
     )
     advantages, returns = estimate_advantages(config, per_token, scores.values, mask)
     metrics = rollout_metrics(rollout, scores) | {"rl/advantage_mean": losses.masked_mean(advantages, mask)}
-    if returns is not None:
+    if scores.values is not None and returns is not None:
         metrics |= {
             "rl/explained_variance": losses.explained_variance(scores.values, returns, mask),
             "rl/value_mean": losses.masked_mean(scores.values, mask),
@@ -152,9 +153,7 @@ def has_critic(config: RlConfig) -> bool:
     return config.algorithm == "ppo"
 
 
-def estimate_advantages(
-    config: RlConfig, rewards: jax.Array, values: Array, mask: jax.Array
-) -> tuple[jax.Array, Array]:
+def estimate_advantages(config: RlConfig, rewards: jax.Array, values: Any, mask: jax.Array) -> tuple[jax.Array, Any]:
     """How much better each action was than expected, by the algorithm of the config; PPO's are not whitened yet.
 
     GRPO and RLOO give all actions of a response its one advantage, made from the sum of its rewards.
@@ -182,7 +181,7 @@ def estimate_advantages(
 
 
 def objective(
-    config: RlConfig, log_probs: jax.Array, values: Array, experience: Experience, weight: jax.Array
+    config: RlConfig, log_probs: jax.Array, values: jax.Array | None, experience: Experience, weight: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
     """`policy_loss + vf_coef * value_loss + kl_coef * kl_loss` of some responses.
 
@@ -208,14 +207,14 @@ def objective(
     log_ratio = jnp.where(mask, log_probs - old, 0)
     clipped = losses.clip_fraction(log_probs, old, mask, clip_range=config.clip_range)
     total, sums = policy_loss, {"rl/policy_loss": policy_loss, "rl/clip_fraction": mean(clipped)}
-    if has_critic(config):
+    if values is not None and experience.values is not None and experience.returns is not None:
         value_loss = mean(
             losses.ppo_value_loss(
                 values, experience.values, experience.returns, mask, clip_range=config.value_clip_range
             )
         )
         total, sums["rl/value_loss"] = total + config.vf_coef * value_loss, value_loss
-    if config.kl_in == "loss":
+    if experience.reference is not None:
         estimator = KL[config.kl_estimator]
         kl_loss = mean(losses.kl_loss(log_probs, old, experience.reference, mask, estimator=estimator))
         total, sums["rl/kl_loss"] = total + config.kl_coef * kl_loss, kl_loss

@@ -3,11 +3,15 @@
 Rows stay contiguous, each with its own length, so that what comes out is what the trainer scores. A token's random
 number depends on (seed, step, problem, sample, place in the response) alone: neither the batch a row sits in nor its
 neighbours change it.
+
+Shapes: B batch, P prompt, R response, T = P + R, V vocabulary, D embed.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +20,24 @@ from jax.sharding import Mesh
 
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import ModelConfig, SamplingLayout
-from reft_jax.data.batches import Array, PromptBatch, Sequences
+from reft_jax.data.batches import ArrayT, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
 from reft_jax.models.decoder import KVCache
-from reft_jax.models.policy import Params, Policy, call
+from reft_jax.models.params import Params
+from reft_jax.models.policy import Policy, call
 from reft_jax.parallel.sharding import abstract_rows, batch_shardings, constrain, replicated
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, Key
 
 
 @struct.dataclass
-class Rollout:
+class Rollout(Generic[ArrayT]):
     """Sampled responses with what the sampler knows of them."""
 
-    sequences: Sequences
-    log_probs: Array  # [B, R] of the response tokens under the distribution they were drawn from, nats
-    ended: Array  # [B] bool, False where the response was cut at its longest length
+    sequences: Sequences[ArrayT]
+    log_probs: Float[ArrayT, "B R"]  # of the response tokens under the distribution they were drawn from, nats
+    ended: Bool[ArrayT, " B"]  # False where the response was cut at its longest length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +49,8 @@ class SamplingParams:
     top_p: float = 1.0  # only the most likely tokens that together reach this probability
 
 
-def filter_logits(logits: jax.Array, sampling: SamplingParams) -> jax.Array:
-    """Divides by the temperature and hides the tokens that top-k and top-p exclude, [B, V] -> [B, V]."""
+def filter_logits(logits: Float[Array, "B V"], sampling: SamplingParams) -> Float[Array, "B V"]:
+    """Divides by the temperature and hides the tokens that top-k and top-p exclude."""
     hidden = jnp.finfo(logits.dtype).min
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
@@ -58,16 +66,13 @@ def filter_logits(logits: jax.Array, sampling: SamplingParams) -> jax.Array:
     return logits
 
 
-def draw(logits: jax.Array, keys: jax.Array, sampling: SamplingParams) -> tuple[jax.Array, jax.Array]:
+def draw(
+    logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: SamplingParams
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Draws one token a row by inverting the distribution function: one uniform number a row, not one a token.
 
-    Args:
-        logits: [B, V].
-        keys: [B] random keys.
-        sampling: how.
-
     Returns:
-        (tokens [B] int32, their log-probs [B] under the filtered distribution).
+        (tokens, int32; their log-probs under the filtered distribution).
     """
     logits = filter_logits(logits, sampling)
     if sampling.temperature == 0:
@@ -83,8 +88,8 @@ def draw(logits: jax.Array, keys: jax.Array, sampling: SamplingParams) -> tuple[
     return tokens, token_log_probs(logits, tokens)
 
 
-def row_keys(seed: jax.Array, step: jax.Array, prompts: PromptBatch) -> jax.Array:
-    """One random key a row [B], from (seed, step, problem, sample)."""
+def row_keys(seed: Int[Array, ""], step: Int[Array, ""], prompts: PromptBatch) -> Key[Array, " B"]:
+    """One random key a row, from (seed, step, problem, sample)."""
     base = jax.random.fold_in(jax.random.key(seed), step)
     fold = lambda problem, sample: jax.random.fold_in(jax.random.fold_in(base, problem), sample)
     return jax.vmap(fold)(prompts.problem, prompts.sample)
@@ -94,21 +99,21 @@ def row_keys(seed: jax.Array, step: jax.Array, prompts: PromptBatch) -> jax.Arra
 class _Loop:
     """The decode loop's carry: `t` tokens of each row's response are drawn."""
 
-    t: jax.Array  # []
+    t: Int[Array, ""]
     cache: KVCache
-    token: jax.Array  # [B] the newest token
-    responses: jax.Array  # [B, R]
-    log_probs: jax.Array  # [B, R]
-    lengths: jax.Array  # [B] response lengths, end token included
-    ended: jax.Array  # [B]
+    token: Int[Array, " B"]  # the newest token
+    responses: Int[Array, "B R"]
+    log_probs: Float[Array, "B R"]
+    lengths: Int[Array, " B"]  # response lengths, end token included
+    ended: Bool[Array, " B"]
 
 
 def generate(
     policy: Policy,
     params: Params,
     prompts: PromptBatch,
-    seed: jax.Array,
-    step: jax.Array,
+    seed: Int[Array, ""],
+    step: Int[Array, ""],
     *,
     max_new_tokens: int,
     sampling: SamplingParams,
@@ -120,8 +125,8 @@ def generate(
     Args:
         policy: the model.
         params: its parameters; the value head is not used.
-        prompts: [B, P]; filler rows (problem -1) end at once with an empty response.
-        seed, step: [] integers, see `row_keys`.
+        prompts: B rows; filler rows (problem -1) end at once with an empty response.
+        seed, step: see `row_keys`.
         max_new_tokens: R.
         sampling: how tokens are drawn.
         eos: id, or ids, that end a response and count as its last token.
@@ -133,8 +138,8 @@ def generate(
     keys = row_keys(seed, step, prompts)
     cache = KVCache.empty(policy.config, batch, prompt_size + max_new_tokens, policy.mesh, policy.layout)
 
-    def emit(loop: _Loop, hidden: jax.Array) -> _Loop:
-        """Draws the next token from the newest hidden states [B, D]."""
+    def emit(loop: _Loop, hidden: Float[Array, "B D"]) -> _Loop:
+        """Draws the next token from the newest hidden states."""
         key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, loop.t)
         # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
         logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
@@ -209,7 +214,7 @@ def abstract_rollout_params(policy: Policy) -> Params:
     They are in the compute type, but for those that are used in a wider one: norms, and the bias of the output.
     """
 
-    def narrow(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def narrow(path: tuple[jax.tree_util.DictKey, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         wide = any("norm" in key.key or key.key == "lm_head_bias" for key in path)
         return x if wide else jax.ShapeDtypeStruct(x.shape, policy.config.dtype, sharding=x.sharding)
 
@@ -251,7 +256,7 @@ def build_generate(
     pad: int,
     scan_layers: bool,
     weight_layout: SamplingLayout = "auto",
-) -> tuple[Callable[..., Rollout], tuple[Any, ...]]:
+) -> tuple[Callable[..., Rollout], tuple[Params, PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]]:
     """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments.
 
     `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do.
@@ -263,7 +268,7 @@ def build_generate(
             policy, params, prompts, seed, step, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, pad=pad
         )
 
-    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
     prompts = PromptBatch(tokens=ids(prompt), lengths=ids(), problem=ids(), sample=ids())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     args = (abstract_rollout_params(policy), abstract_rows(prompts, mesh), scalar, scalar)

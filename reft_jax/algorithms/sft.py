@@ -11,7 +11,8 @@ from reft_jax.algorithms.train_state import TrainState, abstract_sequences, abst
 from reft_jax.config import ModelConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import masked_nll
-from reft_jax.models.policy import Params, Policy, score_responses
+from reft_jax.models.params import Params
+from reft_jax.models.policy import Policy, score_responses
 
 
 def update(

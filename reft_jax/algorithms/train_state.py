@@ -1,8 +1,8 @@
 """Parameters, optimizer and step as one pytree, made sharded; micro-batches accumulated into one gradient."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,11 @@ from reft_jax.config import OptimizerConfig
 from reft_jax.data.batches import Array, Sequences
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.lora import join, split_trainable
-from reft_jax.models.policy import Params, Policy
+from reft_jax.models.params import Params, select
+from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import abstract_rows, constrain, param_shardings, replicated
+
+T = TypeVar("T")
 
 
 @struct.dataclass
@@ -38,8 +41,8 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; weights are decayed, biases and norms are not."""
-    is_weight = lambda path, _: path[-1].key not in ("bias", "scale")
+    """Clipping by global norm, then AdamW; weights are decayed, biases (`lm_head_bias` too) and norms are not."""
+    is_weight = lambda path, _: not path[-1].key.endswith(("bias", "scale"))
     adamw = optax.adamw(
         make_schedule(config, total_steps),
         b1=config.beta1,
@@ -66,15 +69,15 @@ def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool,
     """
     boxed = _parts(jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
     wanted = {"critic": value_head, "value_head": value_head, "lora": adapters}
-    boxed = {name: tree for name, tree in boxed.items() if wanted.get(name, True)}
+    boxed = select(boxed, [name for name in boxed if wanted.get(name, True)])
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     return jax.tree.map(with_sharding, nn.meta.unbox(boxed), param_shardings(boxed, mesh, model.layout))
 
 
-def _parts(variables: Params) -> Params:
-    """The parameters by part, {"decoder", "value_head"[, "critic"][, "lora"]}, of what a model's `init` gives."""
-    lora = variables.get("lora")
-    return {**variables["params"], **({"lora": lora["decoder"]} if lora else {})}
+def _parts(variables: Mapping[str, Any]) -> Params:
+    """The parameters by part of what a model's `init` gives."""
+    parts, lora = cast(Params, variables["params"]), variables.get("lora")
+    return {**parts, "lora": lora["decoder"]} if lora else parts
 
 
 def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool, adapters: bool = True) -> Params:
@@ -86,8 +89,7 @@ def init_parts(model: Policy | Classifier, mesh: Mesh, key: jax.Array, abstract:
     """Fresh parameters of the parts in `abstract`, some of those of `abstract_params`; the others are never made."""
 
     def init(key: jax.Array) -> Params:
-        params = nn.meta.unbox(_parts(model.init(key, jnp.zeros((1, 1), jnp.int32))))
-        return {name: params[name] for name in abstract}
+        return select(nn.meta.unbox(_parts(model.init(key, jnp.zeros((1, 1), jnp.int32)))), abstract)
 
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(key)
 
@@ -95,7 +97,7 @@ def init_parts(model: Policy | Classifier, mesh: Mesh, key: jax.Array, abstract:
 def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state around (abstract) `params`: moments lie where their parameters do."""
     trainable, _ = split_trainable(params)
-    scalar = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+    scalar: Callable[[Any], Any] = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
     opt_state = optax.tree_map_params(
         optimizer,
         lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
@@ -116,14 +118,14 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Me
 
 def abstract_sequences(mesh: Mesh, batch: int, prompt: int, response: int) -> Sequences:
     """Shapes and shardings of a batch of rows, as an argument for lowering."""
-    ids = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
+    ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
     rows = Sequences(
         tokens=ids(prompt + response), prompt_lengths=ids(), responses=ids(response), response_lengths=ids()
     )
     return abstract_rows(rows, mesh)
 
 
-def copy_params(params: Params) -> Params:
+def copy_params(params: T) -> T:
     """The same parameters in buffers of their own, safe from donation."""
     return jax.tree.map(jnp.copy, params)
 

@@ -8,38 +8,43 @@ Which rows a step takes is a function of (seed, step): resuming needs no state.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import flax.struct
+import jax
 import numpy as np
 
 from reft_jax.data.encoding import Example, Prompt
 
-Array = Any  # numpy on the host, jax on a device, shape and type alone where a step is lowered
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+Array = jax.Array
+ArrayT = TypeVar("ArrayT", bound=np.ndarray | jax.Array)  # of a batch on the host, or on devices
 
 
 @flax.struct.dataclass
-class Sequences:
+class Sequences(Generic[ArrayT]):
     """Prompts with their responses: contiguous, right-padded rows.
 
     A row without a response is filler: it has one padding token as its prompt, so that positions stay valid.
 
     Attributes:
-        tokens: [B, T] int32, prompt then response without a gap.
-        prompt_lengths: [B] int32, at least 1.
-        responses: [B, R] int32, the response again, beginning at column 0.
-        response_lengths: [B] int32, the end token included; 0 in filler.
+        tokens: int32, prompt then response without a gap.
+        prompt_lengths: int32, at least 1.
+        responses: int32, the response again, beginning at column 0.
+        response_lengths: int32, the end token included; 0 in filler.
     """
 
-    tokens: Array
-    prompt_lengths: Array
-    responses: Array
-    response_lengths: Array
+    tokens: "Int[ArrayT, 'B T']"
+    prompt_lengths: "Int[ArrayT, ' B']"
+    responses: "Int[ArrayT, 'B R']"
+    response_lengths: "Int[ArrayT, ' B']"
 
     @property
-    def response_mask(self) -> Array:
-        """[B, R] bool, true on the response's tokens; all false in filler."""
-        return np.arange(self.responses.shape[1])[None, :] < self.response_lengths[:, None]
+    def response_mask(self) -> "Bool[ArrayT, 'B R']":
+        """True on the response's tokens; all false in filler."""
+        return cast(ArrayT, np.arange(self.responses.shape[1])[None, :] < self.response_lengths[:, None])
 
     @property
     def row_count(self) -> int:
@@ -53,20 +58,20 @@ class Sequences:
 
 
 @flax.struct.dataclass
-class PromptBatch:
+class PromptBatch(Generic[ArrayT]):
     """Prompts to sample from, right-padded.
 
     Attributes:
-        tokens: [B, P] int32.
-        lengths: [B] int32, at least 1.
-        problem: [B] int32, index into the list of problems; -1 in filler.
-        sample: [B] int32, which of the problem's samples the row is.
+        tokens: int32.
+        lengths: int32, at least 1.
+        problem: int32, index into the list of problems; -1 in filler.
+        sample: int32, which of the problem's samples the row is.
     """
 
-    tokens: Array
-    lengths: Array
-    problem: Array
-    sample: Array
+    tokens: "Int[ArrayT, 'B P']"
+    lengths: "Int[ArrayT, ' B']"
+    problem: "Int[ArrayT, ' B']"
+    sample: "Int[ArrayT, ' B']"
 
 
 def bucket(length: int, buckets: Sequence[int]) -> int:
@@ -109,7 +114,7 @@ def sequence_batch(
     prompt_buckets: Sequence[int],
     response_buckets: Sequence[int],
     pad_id: int,
-) -> Sequences:
+) -> Sequences[np.ndarray]:
     """The examples at `indices` as a batch of `batch_size` rows, the rest filler."""
     rows = [examples[i] for i in indices]
     prompt_width = bucket(max(len(row.prompt) for row in rows), prompt_buckets)
@@ -128,7 +133,7 @@ def prompt_batch(
     prompt_buckets: Sequence[int],
     pad_id: int,
     samples_per_question: int = 1,
-) -> PromptBatch:
+) -> PromptBatch[np.ndarray]:
     """The prompts at `indices` as a batch for `batch_size` questions, the rest filler.
 
     B = batch_size * samples_per_question rows, all samples of a question next to each other.
@@ -155,7 +160,7 @@ def training_batch(
     prompt_buckets: Sequence[int],
     response_buckets: Sequence[int],
     pad_id: int,
-) -> Sequences:
+) -> Sequences[np.ndarray]:
     """The batch of a global step of supervised training."""
     indices = step_indices(seed, step, len(examples), batch_size)
     return sequence_batch(examples, indices, batch_size, prompt_buckets, response_buckets, pad_id)
@@ -169,7 +174,7 @@ def annotations(
     prompt_buckets: Sequence[int],
     response_buckets: Sequence[int],
     pad_id: int,
-) -> Sequences:
+) -> Sequences[np.ndarray]:
     """The annotation of each row's problem, [B, ...]; rows without one are filler.
 
     Args:
@@ -194,7 +199,7 @@ def training_prompts(
     samples_per_question: int,
     prompt_buckets: Sequence[int],
     pad_id: int,
-) -> PromptBatch:
+) -> PromptBatch[np.ndarray]:
     """The prompts of a global iteration of reinforcement: `batch_size` questions, each as often as it is sampled."""
     indices = step_indices(seed, step, len(prompts), batch_size)
     return prompt_batch(prompts, indices, batch_size, prompt_buckets, pad_id, samples_per_question)
@@ -202,7 +207,7 @@ def training_prompts(
 
 def evaluation_batches(
     prompts: Sequence[Prompt], *, batch_size: int, prompt_buckets: Sequence[int], pad_id: int
-) -> Iterator[PromptBatch]:
+) -> Iterator[PromptBatch[np.ndarray]]:
     """All prompts once, longest first, so that a batch pads little; `problem` tells which row is which."""
     return prompt_batches(prompts, samples=1, batch_size=batch_size, prompt_buckets=prompt_buckets, pad_id=pad_id)
 
@@ -221,7 +226,7 @@ def prompt_batches(
     prompt_buckets: Sequence[int],
     pad_id: int,
     first: int = 0,
-) -> Iterator[PromptBatch]:
+) -> Iterator[PromptBatch[np.ndarray]]:
     """Some samples of every prompt, longest prompt first and all samples of one next to each other.
 
     Args:
@@ -236,8 +241,8 @@ def prompt_batches(
     for start in range(first * batch_size, len(rows), batch_size):
         part = slice(start, start + batch_size)
         batch = prompt_batch(prompts, rows[part], batch_size, prompt_buckets, pad_id)
-        batch.sample[: len(rows[part])] = sample[part]
-        yield batch
+        filler = np.zeros(batch_size - len(rows[part]), np.int32)
+        yield dataclasses.replace(batch, sample=np.concatenate([sample[part], filler]))
 
 
 def _padded(rows: Sequence[np.ndarray], height: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,35 +8,36 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 import flax.struct
 import numpy as np
 
 from reft_jax.config import Overlong, TemplateConfig
-from reft_jax.data.batches import Array, prompt_batch
+from reft_jax.data.batches import ArrayT, prompt_batch
 from reft_jax.data.encoding import OverlongCount, Prompt, encode_completions
 from reft_jax.data.readers import question_hash
 from reft_jax.problem import Problem
 from reft_jax.samples.file import Sample, read_samples
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
     from transformers import PreTrainedTokenizerBase
 
 
 @flax.struct.dataclass
-class LabelledRows:
+class LabelledRows(Generic[ArrayT]):
     """Rows of prompt and completion, right-padded, with what is to be told of them.
 
     Attributes:
-        tokens: [B, T] int32.
-        lengths: [B] int32, at least 1.
-        labels: [B] int32, 1 where the completion is correct, 0 where it is not; -1 in filler.
+        tokens: int32.
+        lengths: int32, at least 1.
+        labels: int32, 1 where the completion is correct, 0 where it is not; -1 in filler.
     """
 
-    tokens: Array
-    lengths: Array
-    labels: Array
+    tokens: "Int[ArrayT, 'B T']"
+    lengths: "Int[ArrayT, ' B']"
+    labels: "Int[ArrayT, ' B']"
 
     @property
     def row_count(self) -> int:
@@ -158,7 +159,7 @@ def encode_samples(
 
 def labelled_batch(
     samples: SampleSet, indices: Sequence[int] | np.ndarray, batch_size: int, row_buckets: Sequence[int], pad_id: int
-) -> LabelledRows:
+) -> LabelledRows[np.ndarray]:
     """The rows at `indices` as a batch of `batch_size` rows, the rest filler."""
     batch = prompt_batch(samples.rows, indices, batch_size, row_buckets, pad_id)
     labels = [samples.unique[i].correct if i >= 0 else -1 for i in batch.problem]

@@ -1,20 +1,26 @@
 """The classifier: a decoder with two classes on the final state of a row's last token.
 
-Its parameters are `{"decoder": ..., "class_head": ...}`. It predicts no token, so that its decoder has no output
-projection, and all of it is trained, so that it has no adapters.
+Its parameters are decoder and class head. It predicts no token, so that its decoder has no output projection, and all
+of it is trained, so that it has no adapters.
 """
 
-import dataclasses
+from __future__ import annotations
 
-import jax
+import dataclasses
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
 from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
-from reft_jax.models.policy import Params, call
+from reft_jax.models.params import Params
+from reft_jax.models.policy import call
 from reft_jax.parallel.sharding import WeightLayout
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 CLASSES = 2  # wrong, right
 
@@ -44,21 +50,23 @@ class Classifier(nn.Module):
             kernel_init=nn.with_logical_partitioning(init, ("embed", "class")),
         )
 
-    def hidden(self, tokens: jax.Array) -> jax.Array:
-        """Final hidden states [B, T, D] of contiguous rows of tokens [B, T]."""
+    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Final hidden states of contiguous rows of tokens."""
         return self.decoder(tokens, jnp.arange(tokens.shape[1])[None])[0]
 
-    def classes(self, hidden: jax.Array) -> jax.Array:
-        """Scores of the classes, [..., D] -> [..., 2], float32."""
+    def classes(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n 2"]:
+        """Scores of the classes, float32."""
         return self.class_head(hidden)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B 2"]:
         """Touches every parameter; for `init`."""
         return self.classes(self.hidden(tokens)[:, 0])
 
 
-def class_logits(classifier: Classifier, params: Params, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Scores [B, 2], float32, of right-padded rows of tokens [B, T] that have `lengths` [B] tokens, at least one.
+def class_logits(
+    classifier: Classifier, params: Params, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]
+) -> Float[Array, "B 2"]:
+    """Scores, float32, of right-padded rows of tokens that have `lengths` tokens, at least one.
 
     The last token is found by its length, so that what pads the rows never matters.
     """

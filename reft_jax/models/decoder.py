@@ -7,10 +7,12 @@ mask is all the masking there is, and what pads a row on the right is never seen
 Shapes: B batch, T tokens in, S cache slots, D embed, H heads, K kv heads, G = H / K, h head_dim, V vocab, L layers.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,9 @@ from jax.sharding import Mesh, PartitionSpec
 from reft_jax.config import AttentionKind, DecoderConfig, ModelConfig
 from reft_jax.models.lora import SUFFIX, Adapter
 from reft_jax.parallel.sharding import WeightLayout, constrain, partition_spec
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -34,13 +39,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class KVCache:
     """Keys and values of every layer; slot s of a row holds its token at position s."""
 
-    k: jax.Array  # [L, B, S, K, h]
-    v: jax.Array  # [L, B, S, K, h]
+    k: Float[Array, "L B S K h"]
+    v: Float[Array, "L B S K h"]
 
     @classmethod
     def empty(
         cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, layout: WeightLayout = "training"
-    ) -> "KVCache":
+    ) -> KVCache:
         """An empty cache in the compute type, batch and heads split over the mesh."""
         d = config.decoder
         zeros = jnp.zeros((d.num_layers, batch, slots, d.num_kv_heads, d.head_dim), config.dtype)
@@ -48,8 +53,8 @@ class KVCache:
         return cls(k=zeros, v=zeros)
 
 
-def rope_frequencies(config: DecoderConfig) -> jax.Array:
-    """Radians per position of each rotated pair [rotary_dim / 2] (Su et al. 2021; Llama 3 scaling where configured).
+def rope_frequencies(config: DecoderConfig) -> Float[Array, " pairs"]:
+    """Radians per position of each rotated pair of features (Su et al. 2021; Llama 3 scaling where configured).
 
     Llama 3 divides the frequency by `rope_scaling_factor` where the wavelength is above original / low, leaves it
     where it is below original / high, and interpolates between the two.
@@ -63,8 +68,12 @@ def rope_frequencies(config: DecoderConfig) -> jax.Array:
     return frequency * (keep + (1 - keep) / config.rope_scaling_factor)
 
 
-def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array], config: DecoderConfig) -> jax.Array:
-    """Rotates the first `rotary_dim` features of x [B, T, n, h] by (sin, cos), each [B, T, 1, rotary_dim / 2]."""
+def rotate(
+    x: Float[Array, "B T H h"],
+    rotary: tuple[Float[Array, "#B T 1 pairs"], Float[Array, "#B T 1 pairs"]],
+    config: DecoderConfig,
+) -> Float[Array, "B T H h"]:
+    """Rotates the first `rotary_dim` features of x, in pairs, by (sin, cos)."""
     sin, cos = rotary
     rotated, rest = x[..., : config.rotary_dim], x[..., config.rotary_dim :]
     if config.rope_interleaved:
@@ -76,17 +85,24 @@ def rotate(x: jax.Array, rotary: tuple[jax.Array, jax.Array], config: DecoderCon
     return jnp.concatenate([rotated, rest], axis=-1)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: jax.Array | float) -> jax.Array:
+def attend(
+    q: Float[Array, "B T H h"],
+    k: Float[Array, "B S K h"],
+    v: Float[Array, "B S K h"],
+    visible: Bool[Array, "#B T S"],
+    scale: Float[Array, ""] | float,
+) -> Float[Array, "B T H h"]:
     """Softmax attention with grouped heads, in float32 where it counts.
 
     Args:
-        q: [B, T, H, h].
-        k, v: [B, S, K, h]; query head n reads key head n // (H / K).
-        visible: [B or 1, T, S] bool, True where a query may look.
+        q: the queries; head n reads key head n // (H / K).
+        k: the keys.
+        v: the values.
+        visible: True where a query may look.
         scale: multiplies the scores.
 
     Returns:
-        [B, T, H, h] in q's type.
+        In q's type.
     """
     batch, length, heads, head_dim = q.shape
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], head_dim)
@@ -109,7 +125,9 @@ def attention_kind(config: ModelConfig, mesh: Mesh | None, length: int) -> Atten
     return "plain" if platform == "cpu" else "recomputed"
 
 
-def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...], *, bias: bool, std: float, name: str):
+def _dense(
+    config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...], *, bias: bool, std: float, name: str
+) -> Callable[[jax.Array], jax.Array]:
     """A linear map whose kernel and bias carry their logical axis names; it contracts all axes but the features'."""
     contracted = len(axes) - len(features)
     dense = nn.DenseGeneral(
@@ -128,7 +146,7 @@ def _dense(config: ModelConfig, features: tuple[int, ...], axes: tuple[str, ...]
     return lambda x: dense(x) + adapter(x)
 
 
-def _norm(config: ModelConfig, axis: str, name: str | None) -> nn.Module:
+def _norm(config: ModelConfig, axis: str, name: str | None) -> Callable[[jax.Array], jax.Array]:
     """The configured norm over the last dimension, statistics in float32."""
     d = config.decoder
     scale_init = nn.with_logical_partitioning(nn.initializers.ones, (axis,))
@@ -148,13 +166,21 @@ def _norm(config: ModelConfig, axis: str, name: str | None) -> nn.Module:
 
 
 def _update(
-    cache: jax.Array, new: jax.Array, layer: jax.Array, positions: jax.Array, mesh: Mesh | None, layout: WeightLayout
-) -> jax.Array:
-    """Writes new [B, T, K, h] into the slots `positions` of one layer of cache [L, B, S, K, h], in place."""
-    if new.shape[1] > 1:  # a prefill: rows start at slot 0, and one block is written instead of B * T rows
+    cache: Float[Array, "L B S K h"],
+    new: Float[Array, "B T K h"],
+    layer: Int[Array, ""],
+    positions: Int[Array, "#B T"],
+    mesh: Mesh | None,
+    layout: WeightLayout,
+) -> Float[Array, "L B S K h"]:
+    """Writes `new` into the slots `positions` of one layer of the cache, in place."""
+    decoding = new.shape[1] == 1
+    if not decoding:  # a prefill: rows start at slot 0, and one block is written instead of B * T rows
         return jax.lax.dynamic_update_slice(cache, new[None], (layer, 0, 0, 0, 0))
 
-    def write(cache: jax.Array, token: jax.Array, layer: jax.Array, slots: jax.Array) -> jax.Array:
+    def write(
+        cache: Float[Array, "L B S K h"], token: Float[Array, "B K h"], layer: Int[Array, ""], slots: Int[Array, " B"]
+    ) -> Float[Array, "L B S K h"]:
         return cache.at[layer, jnp.arange(token.shape[0]), slots].set(token)
 
     if mesh is not None:  # each device its own rows; left to itself the compiler would gather the tokens of all
@@ -174,8 +200,16 @@ class Attention(nn.Module):
     layout: WeightLayout
 
     @nn.compact
-    def __call__(self, x, cache, layer, positions, rotary):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        cache: KVCache | None,
+        layer: Int[Array, ""],
+        positions: Int[Array, "#B T"],
+        rotary: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         d = self.config.decoder
+        decoding = x.shape[1] == 1  # one token a row, which sees the cache; a prefill sees only its own tokens
         project = functools.partial(_dense, self.config, bias=d.qkv_bias, std=d.initializer_range)
         q = project((d.num_heads, d.head_dim), ("embed", "heads", "head_dim"), name="q")(x)
         k = project((d.num_kv_heads, d.head_dim), ("embed", "kv_heads", "head_dim"), name="k")(x)
@@ -188,19 +222,19 @@ class Attention(nn.Module):
         if cache is not None:
             update = lambda old, new: _update(old, new, layer, positions, self.mesh, self.layout)
             cache = KVCache(k=update(cache.k, k), v=update(cache.v, v))
-            if x.shape[1] == 1:  # a prefill sees only its own tokens
+            if decoding:
                 k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (cache.k, cache.v))
-        scale = d.head_dim**-0.5 if d.scale_attention else 1.0
+        scale: Any = d.head_dim**-0.5 if d.scale_attention else 1.0  # an array where it depends on the layer
         if d.scale_attention_by_layer:
             scale = scale / (layer + 1)
         kind = attention_kind(self.config, self.mesh, x.shape[1])
-        if kind == "cudnn" and x.shape[1] > 1:  # whole rows, in which a token sees those before it
+        if kind == "cudnn" and not decoding:  # whole rows, in which a token sees those before it
             out = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation="cudnn")
         else:
             visible = jnp.arange(k.shape[1])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
-            again = kind == "recomputed" and cache is None
-            how = jax.checkpoint(attend, prevent_cse=not self.config.scan_layers) if again else attend
-            out = how(q, k, v, visible, scale)
+            recomputed = kind == "recomputed" and cache is None
+            attention = jax.checkpoint(attend, prevent_cse=not self.config.scan_layers) if recomputed else attend
+            out = attention(q, k, v, visible, scale)
         std = d.initializer_range / math.sqrt(2 * d.num_layers)
         axes = ("heads", "head_dim", "embed")
         return _dense(self.config, (d.embed_dim,), axes, bias=d.attention_out_bias, std=std, name="o")(out), cache
@@ -214,7 +248,7 @@ class Mlp(nn.Module):
     layout: WeightLayout
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         d = self.config.decoder
         project = functools.partial(_dense, self.config, bias=d.mlp_bias)
         up = functools.partial(project, (d.mlp_dim,), ("embed", "mlp"), std=d.initializer_range)
@@ -235,9 +269,16 @@ class Block(nn.Module):
     layout: WeightLayout
 
     @nn.compact
-    def __call__(self, carry, layer, positions, rotary):
+    def __call__(
+        self,
+        carry: tuple[Float[Array, "B T D"], KVCache | None],
+        layer: Int[Array, ""],
+        positions: Int[Array, "#B T"],
+        rotary: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
         x, cache = carry
         y = _norm(self.config, "norm", "attn_norm")(x)
+        attention: jax.Array | int
         attention, cache = Attention(self.config, self.mesh, self.layout, name="attn")(
             y, cache, layer, positions, rotary
         )
@@ -258,21 +299,23 @@ class Decoder(nn.Module):
 
     def setup(self):
         d = self.config.decoder
-        init = nn.initializers.normal(d.initializer_range)
+        normal = nn.initializers.normal(d.initializer_range)
         rows = math.ceil(d.vocab_size / d.vocab_multiple) * d.vocab_multiple
-        table = nn.with_logical_partitioning(init, ("table_rows", "table_embed"))
-        dtype = self.config.param_dtype
-        self.embed: Any = self.param("embed", table, (rows, d.embed_dim), dtype)
+
+        def param(name: str, init: nn.initializers.Initializer, shape: dict[str, int]) -> jax.Array:
+            """A parameter whose dimensions have these logical names and sizes."""
+            boxed = nn.with_logical_partitioning(init, tuple(shape))
+            return cast(jax.Array, self.param(name, boxed, tuple(shape.values()), self.config.param_dtype))
+
+        self.embed = param("embed", normal, {"table_rows": rows, "table_embed": d.embed_dim})
         if not d.rotary_dim:
-            positions = nn.with_logical_partitioning(init, ("position_rows", "embed"))
-            size = (d.max_positions + d.position_offset, d.embed_dim)
-            self.position_embed: Any = self.param("position_embed", positions, size, dtype)
+            positions = d.max_positions + d.position_offset
+            self.position_embed = param("position_embed", normal, {"position_rows": positions, "embed": d.embed_dim})
         if not d.tie_embeddings:
-            self.lm_head: Any = self.param("lm_head", table, (rows, d.embed_dim), dtype)
+            self.lm_head = param("lm_head", normal, {"table_rows": rows, "table_embed": d.embed_dim})
         if d.lm_head_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("table_rows",))
-            self.lm_head_bias: Any = self.param("lm_head_bias", zeros, (rows,), dtype)
-        block: Any = Block
+            self.lm_head_bias = param("lm_head_bias", nn.initializers.zeros, {"table_rows": rows})
+        block = Block
         if self.config.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else None
             block = nn.remat(Block, prevent_cse=not self.config.scan_layers, policy=policy)
@@ -287,17 +330,19 @@ class Decoder(nn.Module):
         )(self.config, self.mesh, self.layout)
         self.final_norm = _norm(self.config, "norm", None)
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array, cache: KVCache | None = None):
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: KVCache | None = None
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Runs all layers.
 
         Args:
-            tokens: [B, T] int32.
-            positions: [B or 1, T] int32, the position of each token in its row.
+            tokens: ids in [0, V).
+            positions: the position of each token in its row.
             cache: with T > 1 it must be empty and `positions` count from 0; with T = 1 the token's keys and
                 values are written to its slot, and it sees the slots up to there.
 
         Returns:
-            (final hidden states [B, T, D], the cache with the tokens in it).
+            (final hidden states, the cache with the tokens in it).
 
         Raises:
             ValueError: where a row can become longer than the model's positions.
@@ -317,8 +362,8 @@ class Decoder(nn.Module):
         (x, cache), _ = self.blocks((x, cache), jnp.arange(d.num_layers), positions, rotary)
         return self.final_norm(x), cache
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """Scores of every token, [..., D] -> [..., V] in float32; rows that only pad the table are cut off."""
+    def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+        """Scores of every token, float32; rows that only pad the table are cut off."""
         d = self.config.decoder
         table = self.embed if d.tie_embeddings else self.lm_head
         wide = jnp.promote_types(hidden.dtype, jnp.float32)

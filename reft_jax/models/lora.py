@@ -1,25 +1,29 @@
 """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / rank) B A x, with W frozen.
 
-Adapters are a collection of variables beside the parameters, in a tree of their own: {"decoder": ..., "lora": ...}.
-Where a tree has no `lora` the adapters are off, which is how policy and reference share one copy of frozen weights.
+Adapters are a collection of variables beside the parameters, a part of `Params` of their own. Where there is no `lora`
+the adapters are off, which is how policy and reference share one copy of frozen weights.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from reft_jax.config import LoraConfig, ModelConfig
+from reft_jax.models.params import Params, Tree, select
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 SUFFIX = "_lora"
 
-Params = Any  # a dict of arrays
-
 
 class Adapter(nn.Module):
-    """The low-rank part of one linear map: x [..., *in] -> [..., *out]; 0 where its variables are not given.
+    """The low-rank part of one linear map: [..., *in] -> [..., *out], or 0 [] where its variables are not given.
 
     A is uniform within 1 / sqrt(in) and B is 0, as in PEFT, so that a fresh adapter changes nothing.
     """
@@ -29,7 +33,7 @@ class Adapter(nn.Module):
     axes: tuple[str, ...]  # names of the kernel's dimensions, in before out
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*into"]) -> Float[Array, "*out"]:
         if not (self.has_variable("lora", "a") or self.is_initializing()):
             return jnp.zeros((), x.dtype)
         rank, contracted = self.config.lora.rank, len(self.axes) - len(self.features)
@@ -40,10 +44,11 @@ class Adapter(nn.Module):
         zeros = lambda key, shape: jnp.zeros(shape, dtype)
         boxed_a = nn.with_logical_partitioning(uniform, (*self.axes[:contracted], "lora_rank"))
         boxed_b = nn.with_logical_partitioning(zeros, ("lora_rank", *self.axes[contracted:]))
-        a: Any = self.variable("lora", "a", lambda: boxed_a(self.make_rng("params"), (*sizes, rank)))
-        b: Any = self.variable("lora", "b", lambda: boxed_b(self.make_rng("params"), (rank, *self.features)))
-        low = jnp.tensordot(x, a.value.astype(x.dtype), contracted)  # [..., rank]
-        return jnp.tensordot(low, b.value.astype(x.dtype), 1) * jnp.asarray(scale(self.config.lora), x.dtype)
+        key = lambda: self.make_rng("params")
+        a = cast(jax.Array, self.variable("lora", "a", lambda: boxed_a(key(), (*sizes, rank))).value)
+        b = cast(jax.Array, self.variable("lora", "b", lambda: boxed_b(key(), (rank, *self.features))).value)
+        low = jnp.tensordot(x, a.astype(x.dtype), contracted)  # [..., rank]
+        return jnp.tensordot(low, b.astype(x.dtype), 1) * jnp.asarray(scale(self.config.lora), x.dtype)
 
 
 def scale(config: LoraConfig) -> float:
@@ -52,7 +57,7 @@ def scale(config: LoraConfig) -> float:
 
 
 def merge(params: Params, config: LoraConfig) -> Params:
-    """{"decoder"} with the adapters, if there are any, added to its kernels, in their type and layout."""
+    """The decoder alone, the adapters, if there are any, added to its kernels, in their type and layout."""
     decoder = params["decoder"]
     if "lora" not in params:
         return {"decoder": decoder}
@@ -60,7 +65,7 @@ def merge(params: Params, config: LoraConfig) -> Params:
     return {"decoder": add(decoder, params["lora"], scale(config))}
 
 
-def _merge(decoder: Params, lora: Params, factor: float) -> Params:
+def _merge(decoder: Tree, lora: Tree, factor: float) -> Tree:
     blocks = {**decoder["blocks"]}
     for part, adapters in lora["blocks"].items():
         blocks[part] = {**blocks[part]}
@@ -78,8 +83,7 @@ def _merge(decoder: Params, lora: Params, factor: float) -> Params:
 def split_trainable(params: Params) -> tuple[Params, Params]:
     """(what is trained, what is frozen): beside adapters the decoder is frozen, without them nothing is."""
     if isinstance(params, dict) and "lora" in params:
-        trainable = {name: tree for name, tree in params.items() if name != "decoder"}
-        return trainable, {"decoder": params["decoder"]}
+        return select(params, params.keys() - {"decoder"}), {"decoder": params["decoder"]}
     return params, {}
 
 

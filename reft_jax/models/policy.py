@@ -1,13 +1,15 @@
 """The policy: a decoder with a value head on the same body, and the scoring of responses.
 
-SFT and the reference use the same module without ever touching the value head: their parameters are
-`{"decoder": ...}`, the policy's `{"decoder": ..., "value_head": ...}`; adapters (`"lora"`) and a separate critic
-(`"critic"`), where there are any, stand beside them.
+SFT and the reference use the same module without ever touching the value head: of `Params` they have the decoder alone.
+
+Shapes: as in `decoder`; R response, T prompt and response.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,11 @@ from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import entropy, token_log_probs
 from reft_jax.models.decoder import Decoder, KVCache
+from reft_jax.models.params import Params
 from reft_jax.parallel.sharding import WeightLayout
 
-Params = Any  # a dict of arrays
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 
 class Policy(nn.Module):
@@ -45,34 +49,36 @@ class Policy(nn.Module):
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("value",)),
         )
 
-    def hidden(self, tokens: jax.Array) -> jax.Array:
-        """Final hidden states [B, T, D] of contiguous rows of tokens [B, T]."""
+    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Final hidden states of contiguous rows of tokens."""
         return self.decoder(tokens, jnp.arange(tokens.shape[1])[None])[0]
 
-    def critic_hidden(self, tokens: jax.Array) -> jax.Array:
+    def critic_hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """As `hidden`, of the separate critic."""
         return self.critic(tokens, jnp.arange(tokens.shape[1])[None])[0]
 
-    def step(self, tokens: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+    def step(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: KVCache
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
         """As `Decoder.__call__` with a cache: a prefill, or one more token a row."""
-        return self.decoder(tokens, positions, cache)
+        return cast(tuple[jax.Array, KVCache], self.decoder(tokens, positions, cache))
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., D] -> [..., V], float32."""
+    def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+        """Scores of every token, float32."""
         return self.decoder.logits(hidden)
 
-    def values(self, hidden: jax.Array) -> jax.Array:
-        """Expected return of each state, [..., D] -> [...], float32."""
+    def values(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n"]:
+        """Expected return of each state, float32."""
         return self.value_head(hidden)[..., 0]
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, " B"]:
         """Touches every parameter; for `init`."""
         if self.separate_critic:
             self.critic_hidden(tokens)
         return self.values(self.hidden(tokens)[:, 0])
 
 
-def call(model: nn.Module, params: Params, *args: Any, method: str) -> Any:
+def call(model: nn.Module, params: Params, *args: jax.Array | KVCache, method: str) -> Any:
     """The result of one of the methods of a policy or a classifier; they are pure and mutate no state."""
     variables = {"params": {name: tree for name, tree in params.items() if name != "lora"}}
     if "lora" in params:
@@ -84,27 +90,31 @@ def call(model: nn.Module, params: Params, *args: Any, method: str) -> Any:
 class Scores:
     """What a forward pass over given responses says of them."""
 
-    log_probs: jax.Array  # [B, R] of the response tokens, nats
-    entropy: jax.Array  # [B, R] of the distribution each was drawn from, nats
-    hidden: jax.Array  # [B, R, D] the states in which they were chosen
+    log_probs: Float[Array, "B R"]  # of the response tokens, nats
+    entropy: Float[Array, "B R"]  # of the distribution each was drawn from, nats
+    hidden: Float[Array, "B R D"]  # the states in which they were chosen
 
 
-def response_hidden(policy: Policy, params: Params, sequences: Sequences, method: str = "hidden") -> jax.Array:
-    """Hidden states from which the response tokens are predicted, [B, R, D]: those one position before them."""
+def response_hidden(
+    policy: Policy, params: Params, sequences: Sequences, method: str = "hidden"
+) -> Float[Array, "B R D"]:
+    """Hidden states from which the response tokens are predicted: those one position before them."""
     hidden = call(policy, params, sequences.tokens, method=method)  # [B, T, D]
     before = sequences.prompt_lengths[:, None] - 1 + jnp.arange(sequences.responses.shape[1])[None]
     before = jnp.minimum(before, hidden.shape[1] - 1)  # beyond the row's end there is only padding, masked later
     return jnp.take_along_axis(hidden, before[:, :, None], axis=1)
 
 
-def response_values(policy: Policy, params: Params, sequences: Sequences, hidden: jax.Array) -> jax.Array:
-    """Values [B, R] of the states that the response tokens were chosen in.
+def response_values(
+    policy: Policy, params: Params, sequences: Sequences, hidden: Float[Array, "B R D"]
+) -> Float[Array, "B R"]:
+    """Values of the states that the response tokens were chosen in.
 
     Args:
         policy: the model.
         params: its parameters; with `critic` among them, that one's states are valued.
-        sequences: [B, T].
-        hidden: [B, R, D] the policy's own states, which a shared critic values.
+        sequences: the rows.
+        hidden: the policy's own states, which a shared critic values.
     """
     if "critic" in params:
         hidden = response_hidden(policy, params, sequences, method="critic_hidden")
@@ -120,7 +130,9 @@ def score_responses(policy: Policy, params: Params, sequences: Sequences, temper
     hidden = response_hidden(policy, params, sequences)
     batch, length, _ = hidden.shape
 
-    def head(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def head(
+        piece: tuple[Float[Array, "B R D"], Int[Array, "B R"]],
+    ) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
         states, tokens = piece
         logits = call(policy, params, states, method="logits") / temperature
         return token_log_probs(logits, tokens), entropy(logits)

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from rich.console import Console
@@ -26,6 +26,7 @@ from reft_jax.config.validation import check_batches, check_lengths, require_fil
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.models.classifier import Classifier
+from reft_jax.models.params import Params, select
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import REFUSED
 from reft_jax.parallel.sharding import make_mesh, shard_count
@@ -78,7 +79,8 @@ def rerank(
     questions, unasked = by_question(samples.drawn), len(left_out(path))
     abstract = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
     parts = {"decoder": checkpoint, "class_head": checkpoint.with_name(part_name(checkpoint.name, "class_head"))}
-    params = {name: restore_params(where, {name: abstract[name]})[name] for name, where in parts.items()}
+    read = {name: restore_params(where, select(abstract, {name}))[name] for name, where in parts.items()}
+    params = cast(Params, read)
     compiled, pad = CompiledSteps(steps(config, mesh)), special_ids(tokenizer).pad
     command.begin(mesh)
     probs = correct_probs(compiled, params, samples, config.reward_model, mesh=mesh, pad=pad, check=command.stop.check)

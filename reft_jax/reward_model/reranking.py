@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from reft_jax.config import RewardModelConfig
 from reft_jax.data.batches import evaluation_batches
 from reft_jax.data.samples import SampleSet
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.dispatch import one_ahead
 from reft_jax.parallel.sharding import batch_shardings, to_global

@@ -31,7 +31,7 @@ from reft_jax.data.samples import (
 )
 from reft_jax.data.tokenizers import special_ids
 from reft_jax.models.classifier import Classifier
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
@@ -186,7 +186,7 @@ def start_params(model: Model, classifier: Classifier, abstract: Params) -> Para
     init_from = model.config.reward_model.init_from
     given = model.params_from_checkpoint(Path(init_from)) if init_from else model.start_params()
     decoder = {name: tree for name, tree in given["decoder"].items() if name in abstract["decoder"]}
-    head = {"class_head": abstract["class_head"]}
+    head: Params = {"class_head": abstract["class_head"]}
     return {"decoder": decoder, **init_parts(classifier, model.mesh, jax.random.key(model.config.seed), head)}
 
 

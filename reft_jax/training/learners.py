@@ -22,7 +22,8 @@ from reft_jax.algorithms.train_state import (
 )
 from reft_jax.data.batches import PromptBatch, annotations, epoch_order
 from reft_jax.data.encoding import Example
-from reft_jax.models.policy import Params, Policy
+from reft_jax.models.params import Params
+from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import batch_shardings, to_global
 from reft_jax.training.completion import Completion
 from reft_jax.training.model import Model
@@ -87,7 +88,7 @@ def _resume(records: Records, model: Model, stage: Stage) -> TrainState | None:
 def _fresh(model: Model, stage: Stage, params: Params) -> TrainState:
     """A state that begins with `params`, {"decoder"}, whose buffers it owns."""
     config = model.config.rl
-    critic = {"critic": copy_params(params["decoder"])} if config.separate_critic else {}
+    critic: Params = {"critic": copy_params(params["decoder"])} if config.separate_critic else {}
     parts = model.fresh_parts("lora", *(("value_head",) if ppo.has_critic(config) else ()))
     return init_state({**params, **critic, **parts}, make_optimizer(config.optimizer, stage.schedule), model.mesh)
 

@@ -15,7 +15,8 @@ from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.adapters import load_adapters
 from reft_jax.models.lora import merge
-from reft_jax.models.policy import Params, Policy
+from reft_jax.models.params import Params, select
+from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest
 from reft_jax.records.checkpoint import restore_params
@@ -68,5 +69,5 @@ class Model:
     def fresh_parts(self, *parts: str) -> Params:
         """Fresh parameters of some parts: `value_head`, and `lora` where the model is adapted."""
         abstract = abstract_params(self.policy, self.mesh, value_head=True)
-        wanted = {name: abstract[name] for name in parts if name in abstract}
+        wanted = select(abstract, parts)
         return wanted and init_parts(self.policy, self.mesh, jax.random.key(self.config.seed), wanted)

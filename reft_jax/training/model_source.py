@@ -24,7 +24,7 @@ from reft_jax.config import (
 from reft_jax.config.validation import check_lengths, missing_files, validate
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.models.hf.load import resolve, resolve_model
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params
 from reft_jax.records.checkpoint import run_of
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.sampler import Sampler

@@ -10,7 +10,7 @@ from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import CollapseConfig
 from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.training.completion import Completion, summarise

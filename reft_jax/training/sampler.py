@@ -13,7 +13,7 @@ from reft_jax.algorithms.rollout import Rollout
 from reft_jax.config import Config
 from reft_jax.data.batches import PromptBatch, evaluation_batches
 from reft_jax.data.encoding import Prompt
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params, select
 from reft_jax.parallel.dispatch import one_ahead
 from reft_jax.parallel.processes import gather
 from reft_jax.parallel.sharding import batch_shardings, own_rows, rows_to_host, to_global
@@ -96,7 +96,7 @@ class Sampler:
 
     def sampling_params(self, params: Params) -> Params:
         """What sampling takes: decoder and adapters, these 0 for a model into which they were merged."""
-        adapted = {name: params[name] for name in ("decoder", "lora") if name in params}
+        adapted = select(params, ("decoder", "lora"))
         if self.config.model.lora.rank and "lora" not in adapted:
             adapted["lora"] = jax.tree.map(jnp.zeros_like, self.model.fresh_parts("lora")["lora"])
         compiled = self.model.compiled

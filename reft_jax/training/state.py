@@ -9,7 +9,7 @@ from typing import Any
 
 from reft_jax.config import Config, LoraConfig
 from reft_jax.models.lora import merge
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params, select
 from reft_jax.records.checkpoint import PARTS, Checkpoints, chosen_name, part_name
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.records import MetricsWriter
@@ -121,7 +121,7 @@ class Records:
         self.checkpoints.save_params(name, merge(params, self.lora))
         for part in PARTS:
             if part in params:
-                self.checkpoints.save_params(part_name(name, part), {part: params[part]})
+                self.checkpoints.save_params(part_name(name, part), select(params, {part}))
 
     def save_if_best(
         self, params: Params, step: int, figures: dict[str, float], *, best: str, parts: tuple[str, ...]

@@ -14,7 +14,7 @@ from reft_jax.config import SupervisedConfig
 from reft_jax.data.batches import Sequences, training_batch
 from reft_jax.data.encoding import Example
 from reft_jax.data.samples import LabelledRows
-from reft_jax.models.policy import Params
+from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
 from reft_jax.parallel.sharding import batch_shardings, to_global
 from reft_jax.training.model import Model

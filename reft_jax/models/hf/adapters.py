@@ -19,13 +19,14 @@ from safetensors.numpy import load_file, save_file
 from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
-from reft_jax.models.lora import SUFFIX, Params
+from reft_jax.models.lora import SUFFIX
+from reft_jax.models.params import Tree
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 
 
-def save_adapters(directory: Path, lora: Params, config: ModelConfig, model_type: str, base: str) -> None:
+def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str) -> None:
     """Writes adapters as `PeftModel.from_pretrained` reads them.
 
     Args:
@@ -64,7 +65,7 @@ def save_adapters(directory: Path, lora: Params, config: ModelConfig, model_type
     (directory / CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def load_adapters(directory: Path, config: ModelConfig, model_type: str) -> tuple[LoraConfig, Params]:
+def load_adapters(directory: Path, config: ModelConfig, model_type: str) -> tuple[LoraConfig, Tree]:
     """The adapters in a directory, on the host: their settings and their tree.
 
     Raises:
@@ -155,7 +156,7 @@ def _module(stored: TensorLayout, layer: int, model_type: str) -> str:
     return FAMILIES[model_type].prefix + stored.name.format(layer).removesuffix(".weight")
 
 
-def _shapes(config: ModelConfig) -> Params:
+def _shapes(config: ModelConfig) -> Tree:
     """The adapters' tree of shapes."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return nn.meta.unbox(jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["lora"])

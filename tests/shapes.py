@@ -1,0 +1,49 @@
+"""Checks, in tests alone, that arrays have the shapes and kinds of type that their annotations say.
+
+In the package the names in these annotations (`Float[Array, "B R"]`) are imported for type checkers only, and nothing
+looks at them. Here they become known, and each function of `MODULES` is wrapped as its module is imported.
+"""
+
+import builtins
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, get_args
+
+import jax
+import jaxtyping
+import numpy as np
+from beartype import BeartypeConf, beartype
+
+MODULES = (
+    "reft_jax.losses",
+    "reft_jax.models.classifier",
+    "reft_jax.models.decoder",
+    "reft_jax.models.lora",
+    "reft_jax.models.policy",
+    "reft_jax.algorithms.rollout",
+)
+NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int", "Key", "Real", "Shaped")}
+NAMES["Array"] = jax.Array | np.ndarray  # tests hand in numpy's arrays where they like
+
+
+def checked_shapes() -> AbstractContextManager[None]:
+    """While it is open, the modules are wrapped as they are imported; the names stay known afterwards."""
+    vars(builtins).update(NAMES)
+    return jaxtyping.install_import_hook(MODULES, "tests.shapes.check")
+
+
+def check(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, refusing arrays, among its arguments and in its result, that are not as annotated.
+
+    Nothing else is checked: tests have stand-ins for a mesh. Nor are structs when they are made: a tree's map puts
+    shardings, shapes or nothing in place of their arrays.
+    """
+    function.__annotations__ = {name: hint for name, hint in function.__annotations__.items() if has_arrays(hint)}
+    return function if function.__name__ == "__init__" else beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+
+
+def has_arrays(hint: Any) -> bool:
+    """Whether a shape is in an annotation."""
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(has_arrays, get_args(hint)))
