@@ -9,7 +9,7 @@ from pathlib import Path
 
 WARMUP = 0.30  # accuracy on test after the warm-up; 0 without it
 GAIN = 0.03  # of the best model on dev over the warm-up, on test
-SAMPLED = 0.10  # share of right samples, last eight iterations over the first
+SAMPLED = 0.20  # share of right samples, last eight iterations over the first
 
 
 def shortfalls(run_dir: Path) -> list[str]:

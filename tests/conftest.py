@@ -1,7 +1,8 @@
-"""JAX, strict for all tests: eight CPU devices, no silent rank promotion."""
+"""JAX, strict for all tests: eight CPU devices, no silent rank promotion. Hypothesis goes by no clock."""
 
 import os
 
+import hypothesis
 import jax
 import pytest
 
@@ -10,6 +11,8 @@ from reft_jax.parallel.sharding import fake_cpu_devices
 from reft_jax.train import main
 from tests.runs import command_line, complete
 
+hypothesis.settings.register_profile("without_clock", deadline=None)
+hypothesis.settings.load_profile("without_clock")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 fake_cpu_devices(8)
 jax.devices()  # makes their threads, whose number the processes that tests start shall not inherit
