@@ -1,6 +1,7 @@
 """`must_learn.py RUN_DIR`: fails unless a run of `.ci/short.yaml` has learned what it should.
 
-What seeds 1, 2 and 3 reach: SEEDS
+Seeds 1, 2 and 3 reach 0.574, 0.394 and 0.648 after the warm-up, gain 0.094, 0.104 and 0.054 by reinforcement, and their
+samples 0.369, 0.309 and 0.367; CI runs seed 1. Without learning each is 0.
 """
 
 import json
