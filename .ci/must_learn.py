@@ -1,6 +1,7 @@
 """`must_learn.py RUN_DIR`: fails unless a run of `.ci/short.yaml` has learned what it should.
 
-What seeds 1, 2 and 3 reach: SEEDS
+Seeds 1, 2 and 3 reach 0.574, 0.394 and 0.648 after the warm-up, gain 0.094, 0.104 and 0.054 by reinforcement, and their
+samples 0.369, 0.309 and 0.367; CI runs seed 1. Without learning each is 0.
 """
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 
 WARMUP = 0.30  # accuracy on test after the warm-up; 0 without it
 GAIN = 0.03  # of the best model on dev over the warm-up, on test
-SAMPLED = 0.10  # share of right samples, last eight iterations over the first
+SAMPLED = 0.20  # share of right samples, last eight iterations over the first
 
 
 def shortfalls(run_dir: Path) -> list[str]:

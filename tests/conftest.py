@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import jax
 import pytest
 
@@ -13,6 +14,8 @@ with checked_shapes():  # before anything imports the modules that it wraps
     from reft_jax.train import main
     from tests.runs import command_line, complete
 
+hypothesis.settings.register_profile("without_clock", deadline=None)
+hypothesis.settings.load_profile("without_clock")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 fake_cpu_devices(8)
 jax.devices()  # makes their threads, whose number the processes that tests start shall not inherit

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -117,7 +117,6 @@ def test_a_resumed_run_leaves_the_records_of_an_unbroken_one(tmp_path: Path, res
     assert (killed / "samples.jsonl").read_text() == "somebody else's\n"
 
 
-@settings(deadline=None)  # it waits for the disk
 @given(
     steps=st.lists(st.integers(0, 9), max_size=8),
     text=st.text(max_size=5),
