@@ -1,14 +1,29 @@
-"""JAX, strict for all tests: eight CPU devices, no silent rank promotion."""
+"""JAX, strict for all tests: eight CPU devices, no silent rank promotion, programs that are compiled quickly."""
 
+import fcntl
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 
 from reft_jax.parallel.processes import REFUSED
 from reft_jax.parallel.sharding import fake_cpu_devices
-from reft_jax.train import main
-from tests.runs import command_line, complete
+from tests.runs import command_line, complete, run
+
+# What the partitioner makes of a program stays, code for it is generated in half of the time. Inherited by all that
+# tests start; what the user has set stays: `XLA_FLAGS= make test` tests the code that users run.
+QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes --xla_cpu_use_fusion_emitters=false"
+if "XLA_FLAGS" not in os.environ:
+    asked = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        env={**os.environ, "XLA_FLAGS": QUICKLY, "JAX_PLATFORMS": "cpu"},
+        stderr=subprocess.DEVNULL,
+    )
+    os.environ["XLA_FLAGS"] = QUICKLY if asked.returncode == 0 else ""  # XLA ends where it does not know a flag
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 fake_cpu_devices(8)
@@ -32,23 +47,33 @@ def arguments(tmp_path_factory, compilation_cache):
 
 
 @pytest.fixture(scope="session")
-def finished(arguments, tmp_path_factory):
-    """The tiny run, uninterrupted: its folder and what it printed."""
-    run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    return run_dir, complete(arguments(run_dir))
+def finished(arguments, tmp_path_factory) -> tuple[Path, str]:
+    """The tiny run, uninterrupted: its folder, to be read only, and what it printed. All workers share it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    printed = folder / "finished.txt"
+    with (folder / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            printed.write_text(complete(arguments(folder / "finished")))
+    return folder / "finished", printed.read_text()
 
 
 @pytest.fixture
-def here(monkeypatch, capfd):
-    """Runs in this process on one device; returns what it printed, and leaves with what it says when it is refused."""
-    one = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: one)
+def copied(finished, tmp_path) -> Path:
+    """A copy of the folder of the finished run, for what claims or changes it."""
+    return shutil.copytree(finished[0], tmp_path / "copy", symlinks=True)
 
-    def run(arguments: list[str]) -> str:
-        try:
-            main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
-        except SystemExit as left:
-            raise SystemExit(capfd.readouterr().err if left.code in (1, REFUSED) else left.code) from None
-        return capfd.readouterr().out
 
-    return run
+@pytest.fixture
+def here():
+    """Runs in this process; returns what it printed, and leaves with what it says when it is refused."""
+
+    def train(arguments: list[str], devices: int = 1) -> str:
+        code, out, err = run(arguments, devices)
+        if code:
+            raise SystemExit(err if code in (1, REFUSED) else code)
+        return out
+
+    return train

@@ -6,6 +6,7 @@ before it. So no number of a study stands in two files. What a later file says w
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def load_config(
         description: what it does.
         adapt: what the command makes of the settings, such as switching off the stages that it has not.
     """
-    parser = config_parser(prog, description)
+    parser = _parser(prog, description)
     try:
         config, _ = parse_config(parser, args)
         config = adapt(config) if adapt else config
@@ -56,6 +57,9 @@ def config_parser(prog: str, description: str) -> Any:
     )
     parser.add_class_arguments(Config)
     return parser
+
+
+_parser = functools.cache(config_parser)  # making one takes longer than all that `load_config` does with it
 
 
 def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config, Any]:

@@ -118,7 +118,7 @@ def sampler(weights: Any, *shape: int) -> Any:
     """The compiled generation, `weights` in one of the layouts for sampling, or in `training`'s."""
     model, where = ModelConfig(decoder=DECODER), mesh(*shape)
     ids = {"sampling": SamplingParams(), "eos": 1, "pad": 0, "max_new_tokens": SAMPLED}
-    how = {"scan_layers": True, "weights": "auto" if weights == "training" else weights}
+    how = {"scan_layers": True, "weight_layout": "auto" if weights == "training" else weights}
     step, args = build_generate(model, where, batch=ROWS, prompt=PROMPT, **ids, **how)
     if weights == "training":
         policy = Policy(model, where)

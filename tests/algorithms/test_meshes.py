@@ -265,7 +265,7 @@ def sampled(shape: tuple[int, int, int], weights: Any, sampling: SamplingParams,
     """Responses to the prompts of `make_rows`, by a model that is trained on the same mesh."""
     rows, where, model = make_rows(), mesh(shape), Case(dtype="float32").model
     lengths = {"prompt": PROMPT, "max_new_tokens": 2 * RESPONSE}
-    how = {"sampling": sampling, "eos": eos, "pad": PAD, "scan_layers": True, "weights": weights}
+    how = {"sampling": sampling, "eos": eos, "pad": PAD, "scan_layers": True, "weight_layout": weights}
     generate, args = build_generate(model, where, batch=B, **lengths, **how)
     problem = np.where(rows.response_lengths > 0, np.arange(B) // 2, -1).astype(np.int32)
     prompts = PromptBatch(rows.tokens[:, :PROMPT], rows.prompt_lengths, problem, (np.arange(B) % 2).astype(np.int32))

@@ -197,7 +197,7 @@ def naive_sft(aggregation: str, microbatches: int):
 
 def test_sft_equals_adam_on_a_naive_loss():
     state, metrics = sft_steps(B)
-    adam, losses, norms = naive_sft("tokens", 1)
+    adam, losses, norms = naive_sft("token_mean", 1)
     assert_trees_close(state.params, adam.params, 1e-10)
     assert state.step == 2
     for k in range(2):
@@ -215,7 +215,7 @@ def test_sft_microbatches_add_up_to_the_batch():
 
 def test_sft_microbatch_average_is_the_mean_of_their_token_means():
     state, metrics = sft_steps(4, "microbatch_mean")
-    adam, losses, _ = naive_sft("microbatches", 2)
+    adam, losses, _ = naive_sft("microbatch_mean", 2)
     assert_trees_close(state.params, adam.params, 1e-10)
     whole, _ = sft_steps(B)
     assert abs(losses[0] - metrics[0]["loss"]) > 1e-3, "the two averages must differ here"
