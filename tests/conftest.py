@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -31,6 +32,35 @@ jax.devices()  # makes their threads, whose number the processes that tests star
 del os.environ["PJRT_NPROC"]
 
 
+compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compilations.append(event) if event.endswith("/backend_compile_duration") else None
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs a whole run; `compiles` comes first, so that the workers end with what is short."""
+    for item in items:
+        if {"finished", "here"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("compiles")
+    items.sort(key=is_fast)
+
+
+def is_fast(item: pytest.Item) -> bool:
+    return not any(item.iter_markers("compiles")) and not any(item.iter_markers("long"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """A test that is not marked `compiles` compiles nothing, else `make test-fast` would become slow unnoticed."""
+    before = len(compilations)
+    result = yield
+    count = len(compilations) - before
+    assert not (count and is_fast(item)), f"this test compiled {count} programs: mark it `compiles`"
+    return result
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(request) -> str:
     """The folder that keeps compiled programs between sessions: what JAX is told to use, else pytest's own cache."""
@@ -38,6 +68,24 @@ def compilation_cache(request) -> str:
         jax.config.update("jax_compilation_cache_dir", str(request.config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return jax.config.jax_compilation_cache_dir
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets, as they are published."""
+    return named_by("REFT_DATA", "the folder with svamp_nl.json and the other sets")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """The directory of SmolLM2 in Hugging Face's format."""
+    return named_by("REFT_MODEL", "a directory with the SmolLM2 of 135 million parameters")
+
+
+def named_by(variable: str, what: str) -> Path:
+    if not os.environ.get(variable):
+        pytest.skip(f"set {variable} to {what}")
+    return Path(os.environ[variable])
 
 
 @pytest.fixture(scope="session")

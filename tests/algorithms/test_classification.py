@@ -25,6 +25,8 @@ from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
 from tests.algorithms.test_updates import MODEL, OPTIMIZER, STEPS, Adam, assert_trees_close, mesh
 
+pytestmark = pytest.mark.compiles
+
 B, LENGTH, VOCAB = 8, 9, 21
 LENGTHS = np.array([9, 1, 5, 8, 2, 7, 3, 1], np.int32)
 LABELS = np.array([1, 0, 0, 1, 1, 0, 0, -1], np.int32)

@@ -19,6 +19,8 @@ from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.preflight import hlo
 
+pytestmark = pytest.mark.compiles
+
 D, H, K, h, M, V, L = 128, 16, 8, 16, 192, 256, 3  # embed, heads, kv heads, head_dim, mlp, vocabulary, layers
 KERNELS = {"q": D * H * h, "k": D * K * h, "v": D * K * h, "o": H * h * D, "gate": D * M, "up": D * M, "down": M * D}
 BLOCK, TABLE, NORMS = sum(KERNELS.values()), V * D, (2 * L + 1) * D  # entries; two norms a block and one behind them
@@ -43,16 +45,6 @@ def mesh(*shape: int):
     return make_mesh(MeshConfig(*shape), jax.devices()[:DEVICES])
 
 
-def compiled(step: Any, args: tuple[Any, ...]) -> Any:
-    """What the partitioner makes of it; code for it is generated quickly, where the compiler knows these options."""
-    try:
-        return step.lower(*args).compile({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return step.lower(*args).compile()
-
-
 # Training, all devices along fsdp
 
 
@@ -67,7 +59,7 @@ def trained(kind: str = "sft", remat: str = "none", microbatches: int = 1) -> tu
     else:
         config = RlConfig(rollout_batch_size=B, minibatch_size=B, microbatch_size=B)
         step, args = ppo.build_update(model, config, where, temperature=1.0, **lengths)
-    return compiled(step, args), args
+    return step.lower(*args).compile(), args
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
@@ -124,7 +116,7 @@ def sampler(weights: Any, *shape: int) -> Any:
         policy = Policy(model, where)
         step = jax.jit(functools.partial(generate, policy, **ids))
         args = (abstract_params(policy, where, value_head=False), *args[1:])
-    return compiled(step, args)
+    return step.lower(*args).compile()
 
 
 def turn(weights: str, *shape: int) -> dict[str, hlo.Traffic]:

@@ -15,6 +15,8 @@ from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import make_mesh, to_global
 
+pytestmark = pytest.mark.compiles
+
 PROMPT, RESPONSE, BATCH = 3, 4, 4
 MODEL = ModelConfig(
     decoder=DecoderConfig(

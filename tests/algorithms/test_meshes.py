@@ -29,6 +29,8 @@ from reft_jax.models.hf import configs as family_configs
 from reft_jax.models.hf.configs import ConfigFields
 from reft_jax.parallel.sharding import fake_cpu_devices, make_mesh, to_global, to_host
 
+pytestmark = pytest.mark.compiles
+
 SHAPES = [(1, 8, 1), (1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 1, 8), (8, 1, 1)]  # data, fsdp, tensor
 ONE, MIXED = (1, 1, 1), (2, 2, 2)
 B, PROMPT, RESPONSE, VOCAB = 16, 5, 6, 21
@@ -127,16 +129,6 @@ def make_rollout(dtype: Any) -> tuple[Rollout, np.ndarray]:
     return Rollout(rows, log_probs.astype(dtype), rows.response_lengths < RESPONSE), rewards.astype(dtype)
 
 
-def compile_quickly(step: Any, args: Any) -> Any:
-    """Partitions as always, then generates code in a fifth of the time, where the compiler knows these options."""
-    try:
-        return step.lower(*args).compile({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return step.lower(*args).compile()
-
-
 # Training
 
 
@@ -149,7 +141,7 @@ def begin(abstract: TrainState, noise: float = 0.0) -> TrainState:
 def supervised(case: Case, where: Mesh) -> Any:
     """The state after `case.steps` steps on one batch, and the metrics of each."""
     step, args = sft.build_step(case.model, case.sft, where, total_steps=STEPS, prompt=PROMPT, response=RESPONSE)
-    step, state = compile_quickly(step, args), begin(args[0])
+    step, state = step.lower(*args).compile(), begin(args[0])
     batch, metrics = place(make_rows(), args[1]), []
     for _ in range(case.steps):
         state, new = step(state, batch)
@@ -163,9 +155,9 @@ def reinforced(case: Case, where: Mesh) -> Any:
     score, args = ppo.build_experience(case.model, case.rl, where, **sizes)
     rollout = make_rollout(case.dtype)
     starts = (draw(args[0]), draw(args[1], 0.1), *rollout)
-    experience, scored = compile_quickly(score, args)(*place(starts, args))
+    experience, scored = score.lower(*args).compile()(*place(starts, args))
     step, args = ppo.build_update(case.model, case.rl, where, total_steps=STEPS, **sizes)
-    step, state = compile_quickly(step, args), begin(args[0], noise=0.05)
+    step, state = step.lower(*args).compile(), begin(args[0], noise=0.05)
     order, metrics = np.random.default_rng(4).permutation(B).astype(np.int32), []
     for _ in range(case.steps):
         state, new = step(state, experience, order)
@@ -270,8 +262,8 @@ def sampled(shape: tuple[int, int, int], weights: Any, sampling: SamplingParams,
     problem = np.where(rows.response_lengths > 0, np.arange(B) // 2, -1).astype(np.int32)
     prompts = PromptBatch(rows.tokens[:, :PROMPT], rows.prompt_lengths, problem, (np.arange(B) % 2).astype(np.int32))
     layout, trained = build_layout(model, where, weights)
-    params = compile_quickly(layout, trained)(place(draw(trained[0]), trained[0]))
-    return to_host(compile_quickly(generate, args)(params, place(prompts, args[1]), np.int32(5), np.int32(2)))
+    params = layout.lower(*trained).compile()(place(draw(trained[0]), trained[0]))
+    return to_host(generate.lower(*args).compile()(params, place(prompts, args[1]), np.int32(5), np.int32(2)))
 
 
 @functools.cache

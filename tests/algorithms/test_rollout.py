@@ -27,6 +27,8 @@ from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.compilation import Programs
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to_host
 
+pytestmark = pytest.mark.compiles
+
 DECODER = DecoderConfig(
     vocab_size=19,
     vocab_multiple=8,

@@ -21,6 +21,8 @@ from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to_host
 
+pytestmark = pytest.mark.compiles
+
 MODEL = ModelConfig(
     decoder=DecoderConfig(
         vocab_size=21,

@@ -5,7 +5,6 @@ read off ids instead of lengths fails.
 """
 
 import dataclasses
-import os
 
 import jax
 import numpy as np
@@ -43,8 +42,6 @@ PROBLEMS = [
     Problem("second", "longer than the first ?", "3", cot="as it should be"),
     Problem("third", "short ?", "4", cot="four"),
 ]
-REAL_MODEL = os.environ.get("REFT_MODEL", "")
-REAL_DATA = os.environ.get("REFT_DATA", "")
 
 
 def ids(text: str) -> list[int]:
@@ -348,18 +345,17 @@ def test_evaluation_asks_everything_once_by_length(examples, batch_size: int) ->
 # A real tokenizer and real problems
 
 
-@pytest.mark.skipif(not (REAL_MODEL and REAL_DATA), reason="set REFT_MODEL (SmolLM2) and REFT_DATA (svamp_*.json)")
-def test_token_boundaries_of_smollm2() -> None:
+def test_token_boundaries_of_smollm2(real_model, real_data) -> None:
     """Where training rows and generation prompts part, and why.
 
     Prompt and target meet at a newline in both. But the forced header, tokenised as one string, ends in the token
     newline, while in a training row that newline is one token with the indentation after it. So with the default
     header the model continues from a boundary that it never saw in SFT; without its final newline it does not.
     """
-    tokenizer = load_tokenizer(REAL_MODEL, "main")
+    tokenizer = load_tokenizer(str(real_model), "main")
     chosen = special_ids(tokenizer)
     assert chosen.pad == chosen.eos
-    problems = read_problems(SourceConfig(kind="reft_json", path=f"{REAL_DATA}/svamp_python_sdp.json", limit=200))
+    problems = read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/svamp_python_sdp.json", limit=200))
     problem = next(p for p in problems if p.cot and f'"""{p.question}"""\n' in p.cot)
 
     def row(templates: TemplateConfig) -> tuple[list[int], list[int]]:

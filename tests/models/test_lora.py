@@ -19,6 +19,8 @@ from reft_jax.models.lora import merge, split_trainable
 from reft_jax.models.policy import Policy, call
 from tests.models.test_parity import assert_close, torch_model
 
+pytestmark = pytest.mark.compiles
+
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("llama", "gpt2", "codegen", "qwen3")
 TOKENS = np.random.default_rng(0).integers(0, 61, (3, 9))

@@ -28,6 +28,8 @@ from reft_jax.parallel.sharding import (
     to_host,
 )
 
+pytestmark = pytest.mark.compiles
+
 MODEL = ModelConfig(
     decoder=DecoderConfig(
         vocab_size=30,

@@ -31,6 +31,8 @@ from reft_jax.samples.file import settings_path
 from reft_jax.training.supervised import StepRecorder
 from tests.runs import TINY, assert_same_bits, read, repeatable, restore
 
+pytestmark = pytest.mark.compiles
+
 QUESTIONS, SAMPLES, EPOCHS = 40, 8, 4
 GENERATED_TEST = {"kind": "generated", "path": "test"}
 SETTINGS = {

@@ -14,6 +14,8 @@ from reft_jax.training.reinforcement import detect_collapse
 from reft_jax.training.state import RunProgress
 from tests.runs import complete, read, restore, steps
 
+pytestmark = pytest.mark.compiles
+
 ALGORITHMS = {
     "ppo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3", "rl__loss_aggregation": "token_mean"},
     "grpo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3"},

@@ -33,6 +33,8 @@ from tests.runs import (
     wait_for_step,
 )
 
+pytestmark = pytest.mark.compiles
+
 
 def resume_points(run_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in (run_dir / "checkpoints/resume").iterdir() if path.name.isdigit())

@@ -36,6 +36,8 @@ from tests.runs import (
     steps,
 )
 
+pytestmark = pytest.mark.compiles
+
 # What a run writes
 
 

@@ -24,6 +24,8 @@ from reft_jax.parallel.sharding import make_mesh
 from reft_jax.records.checkpoint import Checkpoints, part_name
 from reft_jax.training.startup import prepare
 
+pytestmark = pytest.mark.compiles
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 

@@ -19,6 +19,8 @@ from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.load import decoder_config, load_decoder_params, resolve
 from reft_jax.parallel.sharding import make_mesh, param_shardings
 
+pytestmark = pytest.mark.compiles
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 LLAMA_31 = {  # meta-llama/Llama-3.1-8B, as it stands on the hub
