@@ -121,9 +121,9 @@ def run(arguments: list[str], devices: int = 1, command: str = "train") -> tuple
     return code, out.getvalue(), err.getvalue()
 
 
-def complete(arguments: list[str], code: int = 0, devices: int = 1) -> str:
+def complete(arguments: list[str], code: int = 0, devices: int = 1, command: str = "train") -> str:
     """Runs to the end, which is to have an exit code, in this process; returns what it printed."""
-    found, out, err = run(arguments, devices)
+    found, out, err = run(arguments, devices, command)
     assert found == code, out + err
     return out + err
 

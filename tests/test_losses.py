@@ -461,7 +461,7 @@ def test_micro_batches_add_up_to_the_whole_batch():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12), summed, whole)
 
 
-def test_wrong_shapes_and_masks_are_refused():
+def test_losses_refuse_wrong_shapes_and_masks():
     x, mask = example()["values"], mask_of(LENGTHS)
     with pytest.raises(AssertionError):
         losses.ppo_policy_loss(x, x, x[:, :1], mask, clip_range=0.2)  # would broadcast

@@ -203,7 +203,7 @@ def test_a_file_that_is_asked_to_stop_goes_on(take, whole, tmp_path, monkeypatch
     assert take(out) == whole.read_bytes()
 
 
-def test_other_settings_and_other_files_are_refused(take, whole, tmp_path):
+def test_sample_refuses_other_settings_and_other_files(take, whole, tmp_path):
     out = tmp_path / "taken.jsonl"
     out.write_bytes(whole.read_bytes())
     with pytest.raises(SystemExit, match=r"taken.jsonl is not empty, and there is no .*taken.settings.json"):
@@ -238,7 +238,7 @@ def test_other_settings_and_other_files_are_refused(take, whole, tmp_path):
         (["--evaluation.batch_size", "16", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 1 device"),
     ],
 )
-def test_what_cannot_work_is_said(take, tmp_path, arguments, message):
+def test_sample_refuses_what_cannot_work(take, tmp_path, arguments, message):
     with pytest.raises(SystemExit) as left:
         take(tmp_path / "x.jsonl", *arguments)
     assert message in str(left.value)
@@ -421,7 +421,7 @@ LINE = {"id": "a", "sample": 0, "question": "q", "gold": "7", "completion": "", 
         (2 * (json.dumps(LINE) + "\n"), "f.jsonl, line 2: sample 0 of `a` stands twice"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
+def test_reading_samples_names_what_is_wrong_in_the_file(tmp_path, text, message):
     (tmp_path / "f.jsonl").write_text(text)
     with pytest.raises(ValueError) as refused:
         list(read_samples(tmp_path / "f.jsonl"))

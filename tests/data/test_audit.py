@@ -402,7 +402,7 @@ def test_a_file_is_looked_at_with_the_settings_of_a_config(settings_file, tmp_pa
         ),
     ],
 )
-def test_what_stops_a_run_is_said_and_is_the_exit_status(settings_file, command, changes, what, split) -> None:
+def test_audit_says_what_would_stop_a_run_and_exits_with_it(settings_file, command, changes, what, split) -> None:
     from reft_jax.config import load_config
     from reft_jax.data.tokenizers import load_tokenizer
 
@@ -456,7 +456,7 @@ def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, 
         ),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, capsys, arguments, message) -> None:
+def test_audit_names_files_that_it_cannot_read(tmp_path, monkeypatch, capsys, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write(Path("f.jsonl"), {"question": "q", "a": 1})

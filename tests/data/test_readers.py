@@ -168,7 +168,7 @@ def test_parquet_holds_the_same(tmp_path: Path, kind) -> None:
     assert len(read_problems(parquet)) == len(rows)
 
 
-def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "set.parquet", "PAR")
     with pytest.raises(ValueError, match=r"set\.parquet: not Parquet: "):
         read_problems(SourceConfig(kind="jsonl", path=path))
@@ -298,7 +298,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reft_json", "gsm8k", "jsonl", "mathqa"])
-def test_a_missing_file_is_named(tmp_path: Path, kind) -> None:
+def test_a_missing_problem_file_is_named(tmp_path: Path, kind) -> None:
     for suffix in ("json", "jsonl", "parquet"):
         with pytest.raises(FileNotFoundError, match=rf"nowhere\.{suffix}"):
             read_problems(SourceConfig(kind=kind, path=str(tmp_path / f"nowhere.{suffix}")))

@@ -106,7 +106,7 @@ def test_peft_computes_the_same_logits_and_gradients(case, targets, tmp_path):
             assert_close(gradient, other, 1e-10, name=jax.tree_util.keystr(path))
 
 
-def test_what_the_format_has_no_place_for_is_named(tmp_path):
+def test_adapters_that_the_format_has_no_place_for_are_named(tmp_path):
     config, params = adapted("gpt2", "float32")
     with pytest.raises(ValueError, match=r"adapter of [qkv] has no place.*gpt2 keeps that projection with others"):
         save_adapters(tmp_path, params["lora"], config, "gpt2", "")

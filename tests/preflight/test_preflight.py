@@ -134,7 +134,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
         (["--target", "cpu:2", "--model.tokenizer", "some/tokenizer"], "set model.decoder.vocab_size"),
     ],
 )
-def test_what_cannot_be_told_ends_with_2(capsys, arguments, message):
+def test_preflight_exits_with_2_where_it_cannot_tell(capsys, arguments, message):
     assert main(["--config", QUICKSTART, *arguments]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert error.startswith("could not tell: ")

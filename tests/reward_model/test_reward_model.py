@@ -29,7 +29,7 @@ from reft_jax.reward_model import training as reward_training
 from reft_jax.reward_model.__main__ import main
 from reft_jax.samples.file import settings_path
 from reft_jax.training.supervised import StepRecorder
-from tests.runs import TINY, assert_same_bits, read, repeatable, restore
+from tests.runs import TINY, assert_same_bits, on_devices, read, repeatable, restore
 
 pytestmark = pytest.mark.compiles
 
@@ -89,9 +89,7 @@ def arguments(tmp_path_factory, compilation_cache):
 
 def command(arguments: list[str]) -> int:
     """Runs here on one device; returns the exit code."""
-    one = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda: one)
+    with on_devices(1):
         try:
             main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
         except SystemExit as left:
@@ -169,7 +167,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
     """Asked to stop in a step, in one that is followed by a reading of dev, and while dev is read."""
     run_dir, moments = tmp_path / "stopped", []
 
-    def detect_collapse(owner, name, place, step_of):
+    def watch(owner, name, place, step_of):
         original = getattr(owner, name)
 
         def watched(*args, **kwargs):
@@ -180,8 +178,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
 
         monkeypatch.setattr(owner, name, watched)
 
-    detect_collapse(StepRecorder, "push", "step", lambda recorder, step, *_: step)
-    detect_collapse(reward_training, "read_dev", "dev", lambda run, params, step: step)
+    watch(StepRecorder, "push", "step", lambda recorder, step, *_: step)
+    watch(reward_training, "read_dev", "dev", lambda run, params, step: step)
     for moment, saved in ((("step", 3), 4), (("step", 6), 7), (("dev", 14), 14)):
         moments[:] = [moment]
         assert command(arguments(run_dir)) == STOPPED
@@ -327,7 +325,7 @@ def test_a_reward_model_has_no_adapters_to_export(finished, tmp_path):
         ({"data__dev_fraction": "0.999"}, "there are no train samples"),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, tmp_path, capfd, overrides, message):
+def test_training_a_reward_model_refuses_what_cannot_work(arguments, tmp_path, capfd, overrides, message):
     assert command(arguments(tmp_path / "run", **overrides)) == REFUSED
     assert message in capfd.readouterr().err
 
@@ -342,7 +340,7 @@ def test_what_cannot_work_is_refused(arguments, tmp_path, capfd, overrides, mess
         ("checkpoints/reward_model", ["--reward_model.row_buckets", "[60]"], "longer than the 60 tokens"),
     ],
 )
-def test_what_cannot_be_reranked_is_said(finished, tmp_path, capfd, checkpoint, options, message):
+def test_rerank_refuses_what_it_cannot_rank(finished, tmp_path, capfd, checkpoint, options, message):
     samples = write_samples(tmp_path / "test.jsonl", "test", 2)
     assert command(["rerank", str(finished / checkpoint), str(samples), *options]) == REFUSED
     assert message in capfd.readouterr().err

@@ -161,7 +161,7 @@ def test_rows_longer_than_the_positions_are_refused(length, slots):
         ("qwen3-0.6b", {"num_key_value_heads": 3}, ["num_key_value_heads", "3", "16"]),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name_and_value(name, change, words):
+def test_decoder_configs_refuse_by_name_and_value_what_is_not_supported(name, change, words):
     with pytest.raises(ValueError) as error:
         translate(read(name, **change))
     for word in ["config.json", *words]:

@@ -220,7 +220,7 @@ def test_adapters_are_exported_apart_from_the_model(make_run, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, params["lora"], lora)
 
 
-def test_what_cannot_be_exported_is_named(make_run, tmp_path, capsys):
+def test_export_names_what_it_cannot_write(make_run, tmp_path, capsys):
     run, _, _ = make_run("--model.tokenizer", "embedded", "--model.decoder.gated_mlp", "false")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
