@@ -1,7 +1,6 @@
 """Batches: encoding against a vocabulary small enough to do by hand, padding against slow loops, order as properties.
 
-The tokenizer here has one token a character, and its padding token is its end token, as SmolLM2's is: whatever is
-read off ids instead of lengths fails.
+The tokenizer is that of `characters`.
 """
 
 import dataclasses
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import SourceConfig, TemplateConfig
@@ -32,30 +30,13 @@ from reft_jax.data.prompts import generation_prompt, prompt_text, target_text
 from reft_jax.data.readers import read_problems
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
 from reft_jax.problem import Problem
+from tests.data.characters import EOS, TEMPLATES, ids
 
-EOS = 0
-UNKNOWN = 1
-ALPHABET = '\n !"#()+-/0123456789:=?Q_abcdefghijklmnopqrstuvwxyz'
-TEMPLATES = TemplateConfig("Q", ":", "=", "#{question}\n")
 PROBLEMS = [
     Problem("first", "1 + 1 ?", "2", cot="two"),
     Problem("second", "longer than the first ?", "3", cot="as it should be"),
     Problem("third", "short ?", "4", cot="four"),
 ]
-
-
-def ids(text: str) -> list[int]:
-    return [ALPHABET.index(character) + 2 for character in text]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"<eos>": EOS, "<unk>": UNKNOWN} | {character: i + 2 for i, character in enumerate(ALPHABET)}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=characters, pad_token="<eos>", eos_token="<eos>", unk_token="<unk>", bos_token="<eos>"
-    )
 
 
 # Encoding
@@ -212,6 +193,7 @@ def test_sequence_batch_holds_its_rows_and_filler(examples, filler: int, pad: in
     assert all(leaf.dtype == np.int32 for leaf in jax.tree.leaves(batch))
 
 
+@pytest.mark.compiles
 def test_the_mask_is_the_same_on_a_device() -> None:
     examples = [Example(i, np.ones(1, np.int32), np.zeros(i + 1, np.int32)) for i in range(3)]
     batch = sequence_batch(examples, range(3), 4, (1,), (4,), 0)
