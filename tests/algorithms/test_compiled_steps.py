@@ -14,10 +14,10 @@ import pytest
 from reft_jax.algorithms import ppo, sft
 from reft_jax.algorithms.rollout import SamplingParams, build_generate, generate
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, RlConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.sharding import make_mesh
 from reft_jax.preflight import hlo
+from tests.devices import mesh
 
 pytestmark = pytest.mark.compiles
 
@@ -38,11 +38,6 @@ DECODER = DecoderConfig(
     mlp_dim=M,
     tie_embeddings=False,
 )
-
-
-@functools.cache
-def mesh(*shape: int):
-    return make_mesh(MeshConfig(*shape), jax.devices()[:DEVICES])
 
 
 # Training, all devices along fsdp

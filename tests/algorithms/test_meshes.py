@@ -6,7 +6,6 @@ Rows have unequal lengths and some are filler. Run as a script, this file is one
 import dataclasses
 import faulthandler
 import functools
-import math
 import os
 import socket
 import subprocess
@@ -23,11 +22,12 @@ from jax.sharding import Mesh
 from reft_jax.algorithms import ppo, sft
 from reft_jax.algorithms.rollout import Rollout, SamplingParams, build_generate, build_layout
 from reft_jax.algorithms.train_state import TrainState
-from reft_jax.config import LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
+from reft_jax.config import LoraConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import PromptBatch, Sequences
 from reft_jax.models.hf import configs as family_configs
 from reft_jax.models.hf.configs import ConfigFields
-from reft_jax.parallel.sharding import fake_cpu_devices, make_mesh, to_global, to_host
+from reft_jax.parallel.sharding import fake_cpu_devices, to_global, to_host
+from tests.devices import mesh
 
 pytestmark = pytest.mark.compiles
 
@@ -90,11 +90,6 @@ class Case:
         return RlConfig(
             critic=self.critic, kl_coef=0.3, vf_coef=0.7, value_clip_range=1.0, optimizer=self.optimizer, **sizes
         )
-
-
-@functools.cache
-def mesh(shape: tuple[int, int, int]) -> Mesh:
-    return make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
 
 
 def place(host: Any, abstract: Any) -> Any:
@@ -169,7 +164,7 @@ def reinforced(case: Case, where: Mesh) -> Any:
 
 def trained(case: Case, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """All that SFT and PPO end with, by path, on the host of every process."""
-    results = {"sft": supervised(case, mesh(shape)), "rl": reinforced(case, mesh(shape))}
+    results = {"sft": supervised(case, mesh(*shape)), "rl": reinforced(case, mesh(*shape))}
     several = jax.process_count() > 1
     on_host = multihost_utils.process_allgather(results, tiled=True) if several else to_host(results)
     return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree.leaves_with_path(on_host)}
@@ -255,7 +250,7 @@ GREEDY, SAMPLED = SamplingParams(temperature=0), SamplingParams(temperature=TEMP
 @functools.cache
 def sampled(shape: tuple[int, int, int], weights: Any, sampling: SamplingParams, eos: int) -> Rollout:
     """Responses to the prompts of `make_rows`, by a model that is trained on the same mesh."""
-    rows, where, model = make_rows(), mesh(shape), Case(dtype="float32").model
+    rows, where, model = make_rows(), mesh(*shape), Case(dtype="float32").model
     lengths = {"prompt": PROMPT, "max_new_tokens": 2 * RESPONSE}
     how = {"sampling": sampling, "eos": eos, "pad": PAD, "scan_layers": True, "weight_layout": weights}
     generate, args = build_generate(model, where, batch=B, **lengths, **how)
@@ -304,6 +299,7 @@ def test_responses_and_their_log_probs_are_those_of_one_device(shape, weights, s
 # Two processes
 
 
+ROOT = Path(__file__).parents[2]
 LIMIT = 240  # seconds that a process may take
 
 
@@ -311,9 +307,9 @@ def start_process(
     number: int, port: int, shape: tuple[int, ...], folder: Path, cache: str
 ) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, __file__, *map(str, (number, port, *shape, folder))]
+    command = [sys.executable, "-m", "tests.algorithms.test_meshes", *map(str, (number, port, *shape, folder))]
     with (folder / f"{number}.txt").open("wb") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def be_a_process(number: int, port: int, shape: tuple[int, int, int], folder: Path) -> None:

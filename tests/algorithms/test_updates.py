@@ -16,10 +16,11 @@ from flax import linen as nn
 from reft_jax.algorithms import ppo, self_checks, self_training, sft
 from reft_jax.algorithms.rollout import Rollout
 from reft_jax.algorithms.train_state import abstract_params, init_state, make_optimizer, make_schedule
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to_host
+from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
+from tests.devices import mesh
 
 pytestmark = pytest.mark.compiles
 
@@ -72,11 +73,6 @@ PPO = RlConfig(
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-@functools.cache
-def mesh(fsdp: int = 1, tensor: int = 1):
-    return make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor])
 
 
 def make_rows() -> Sequences:
