@@ -38,6 +38,7 @@ from reft_jax.training.model_source import without_training
 from reft_jax.training.startup import prepare
 from tests.runs import TINY, restore, run, start
 
+pytestmark = pytest.mark.compiles
 SAMPLES, TEST = 3, 20
 COMMAND = ["--split", "test", "--samples", str(SAMPLES), "--evaluation.batch_size", "16"]
 

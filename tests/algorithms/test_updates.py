@@ -220,6 +220,7 @@ def test_sft_microbatch_average_is_the_mean_of_their_token_means():
     assert np.abs(whole.params["decoder"]["embed"] - state.params["decoder"]["embed"]).max() > 1e-5
 
 
+@pytest.mark.long
 def test_sft_on_eight_devices_equals_one():
     (one, metrics), (eight, own) = sft_steps(4), sft_steps(4, shape=(4, 2))
     assert_trees_close(eight, one, 1e-9)
@@ -349,7 +350,13 @@ def test_the_kl_of_a_reward_may_be_k3_and_one_in_the_loss_is_in_no_reward():
     assert_rows_close(in_loss.reference, [own - k for own, k in zip(log_probs, k1)])
 
 
-@pytest.mark.parametrize("kwargs", [{"microbatch": 2}, {"microbatch": 4, "shape": (4, 2)}], ids=["split", "mesh"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        pytest.param({"microbatch": 2}, id="split"),
+        pytest.param({"microbatch": 4, "shape": (4, 2)}, id="mesh", marks=pytest.mark.long),  # as test_meshes has it
+    ],
+)
 def test_experience_does_not_depend_on_microbatches_or_devices(kwargs):
     (whole, metrics), (parts, own) = experience(), experience(**kwargs)
     visible = lambda e: [np.where(MASK, x, 0) for x in (e.log_probs, e.values, e.advantages, e.returns)]
@@ -453,6 +460,7 @@ def test_ppo_microbatches_add_up_to_the_minibatch():
     assert_trees_close(own, metrics, 1e-12)
 
 
+@pytest.mark.long
 def test_ppo_update_on_eight_devices_equals_one():
     (one, metrics), (eight, own) = ppo_steps(), ppo_steps(microbatch=4, shape=(4, 2))
     assert_trees_close(eight, one, 1e-9)

@@ -87,6 +87,7 @@ def test_two_processes_that_are_interrupted_are_one_run(finished, arguments, tmp
     assert_like_one_process(run_dir, finished[0])
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
     """Within `distributed.heartbeat_timeout_seconds` and a little, with an error, and without orphans."""
@@ -104,6 +105,7 @@ def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
     assert not (run_dir / "summary.json").exists()
 
 
+@pytest.mark.compiles
 def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
     """A user's reward function fails where process 1 calls it."""
     (tmp_path / "their_rewards.py").write_text(
@@ -128,6 +130,7 @@ def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
     assert not members(run_dir)
 
 
+@pytest.mark.compiles
 def test_two_processes_refuse_bad_settings_before_anything_is_computed(arguments, tmp_path):
     output = end(launch(arguments(tmp_path / "bad", evaluation__batch_size=3)), 2)
     assert "error: evaluation.batch_size (3) must be a multiple of mesh.data * mesh.fsdp (2)" in output
