@@ -121,6 +121,7 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     assert made.rl.epoch == -(-data.rows // batch)
 
 
+@pytest.mark.compiles
 def test_gsm8k_with_programs_by_the_step():
     """6,160 steps of SFT, the warm-up from within the ramp, at half the peak; then 69,000 rollouts, 138,000 updates."""
     config = loaded("gsm8k_pcot_codellama_7b")

@@ -41,7 +41,8 @@ def translate(fields: dict) -> DecoderConfig:
 def abstract_params(decoder: DecoderConfig) -> dict:
     """Boxed shapes by path."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(Decoder(ModelConfig(decoder=decoder)).init, jax.random.key(0), token, token)["params"]
+    init = lambda token: Decoder(ModelConfig(decoder=decoder)).init(jax.random.key(0), token, token)
+    tree = jax.eval_shape(init, token)["params"]
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "names"))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): box for path, box in leaves}
 
