@@ -9,8 +9,10 @@ BIN := $(VENV)/bin
 # Compiled programs are kept between runs, so that the second start is quick.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
+# The tests come in an order in which the workers end together.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup quickstart test test-long lint benchmark study clean
+.PHONY: setup quickstart test test-fast test-long lint benchmark study clean
 
 setup: $(VENV)/.installed
 
@@ -25,7 +27,10 @@ quickstart: setup
 	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not long' --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long' $(WORKERS) $(PYTEST_ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not long and not compiles' $(WORKERS)
 
 test-long: setup
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

@@ -1,21 +1,32 @@
-"""Whole runs for the tests: the settings of a tiny one, how to start it as a process, and how to read what it wrote.
+"""Whole runs for the tests: the settings of a tiny one, how to run it here or as a process, how to read what it wrote.
 
-The model is tiny, the problems are the embedded ones; all runs share a folder of compiled programs.
+The model is tiny, the problems are the embedded ones; all runs share a folder of compiled programs. A run of one device
+is given the first of eight, as many as this process has: programs compiled for one in a process of one are others.
+
+`python -m tests.runs COMMAND ARGUMENTS` is `python -m reft_jax.COMMAND ARGUMENTS` on the first of eight devices.
 """
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 import yaml
+
+from reft_jax.parallel.sharding import fake_cpu_devices
 
 OPTIMIZER = {"beta2": 0.98, "weight_decay": 0.01}
 TINY = {
@@ -86,24 +97,67 @@ def command_line(folder: Path, compilation_cache: str) -> Callable[..., list[str
     return make
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+@contextlib.contextmanager
+def on_devices(count: int) -> Iterator[None]:
+    """This process seems to have its first few devices only."""
+    all_devices = jax.devices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *platform: all_devices(*platform)[:count])
+        yield
+
+
+def run(arguments: list[str], devices: int = 1, command: str = "train") -> tuple[int, str, str]:
+    """Runs a command in this process; returns its exit code, and what it wrote to stdout and stderr."""
+    main = importlib.import_module(f"reft_jax.{command}").main
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with on_devices(devices), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
+        except SystemExit as left:
+            code = left.code or 0
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    return code, out.getvalue(), err.getvalue()
+
+
+def complete(arguments: list[str], code: int = 0, devices: int = 1, command: str = "train") -> str:
+    """Runs to the end, which is to have an exit code, in this process; returns what it printed."""
+    found, out, err = run(arguments, devices, command)
+    assert found == code, out + err
+    return out + err
+
+
+def start(arguments: list[str], command: tuple[str, ...] = ("tests.runs", "train")) -> subprocess.Popen:
+    """Starts a run as a process, on the first of eight devices, or the command itself: `("reft_jax.train",)`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "reft_jax.train", *arguments],
+        [sys.executable, "-m", *command, *arguments],
         cwd=Path(__file__).parents[1],
-        env=environment,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def complete(arguments: list[str], code: int = 0) -> str:
-    """Runs to the end, which is to have an exit code, in a process of its own; returns what it printed."""
-    process = start(arguments)
-    output, _ = process.communicate(timeout=600)
+def end(process: subprocess.Popen, code: int, timeout: float = 400) -> str:
+    """Waits for a process, which is to have an exit code; returns what it printed."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise
     assert process.returncode == code, output
     return output
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
+    """Returns once `metrics.jsonl` shows a step."""
+    path, deadline = run_dir / "metrics.jsonl", time.monotonic() + 300
+    while not path.exists() or f'"step": {step},' not in path.read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def read(run_dir: Path, name: str) -> list[dict[str, Any]]:
@@ -142,3 +196,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     for facts in (*summaries[0].values(), *summaries[1].values()):
         del facts["seconds"]
     assert summaries[0] == summaries[1]
+
+
+if __name__ == "__main__":
+    fake_cpu_devices(8)
+    with on_devices(1):
+        importlib.import_module(f"reft_jax.{sys.argv[1]}").main(sys.argv[2:])

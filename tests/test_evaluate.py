@@ -4,14 +4,12 @@ import json
 import subprocess
 import sys
 
-import jax
 import pytest
 
-from reft_jax import sample
 from reft_jax.evaluate import main
 from reft_jax.samples.file import settings_path
 from reft_jax.samples.statistics import mean_interval
-from tests.runs import read
+from tests.runs import complete, read
 
 
 def write(path, questions, **settings):
@@ -77,7 +75,7 @@ def test_questions_that_were_too_long_to_be_asked_are_not_solved(tmp_path, capsy
         (["runs/x"], "give a CHECKPOINT (or --config FILE), or --samples FILE and its --k"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, capsys, arguments, message):
+def test_evaluate_refuses_wrong_arguments(tmp_path, capsys, arguments, message):
     file = write(tmp_path / "f.jsonl", [("7", [7, 7, 7]), ("8", [8, 8])])
     with pytest.raises(SystemExit) as left:
         main(["--samples", file, *arguments])
@@ -85,7 +83,7 @@ def test_what_is_wrong_is_said(tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_file_is_named(tmp_path, capsys):
+def test_evaluate_names_a_missing_file_of_samples(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--samples", str(tmp_path / "none.jsonl")])
     assert "none.jsonl" in capsys.readouterr().err
@@ -99,21 +97,19 @@ def test_samples_are_read_without_jax(tmp_path):
     assert "pass@4" in done.stdout
 
 
-def test_a_checkpoint_reads_as_its_run_read_it(finished, tmp_path, monkeypatch):
+def test_a_checkpoint_reads_as_its_run_read_it(finished, tmp_path):
     """The accuracy on test in the run's summary, and each of the completions in its records."""
     run_dir, _ = finished
-    one = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: one)
     expected = json.loads((run_dir / "summary.json").read_text())["rl_best"]
-    checkpoint, here = str(run_dir / "checkpoints/rl_best"), ["--distributed.detect", "false"]
-    main([checkpoint, "--json", str(tmp_path / "out.json"), *here])
+    checkpoint = str(run_dir / "checkpoints/rl_best")
+    complete([checkpoint, "--json", str(tmp_path / "out.json")], command="evaluate")
     made = json.loads((tmp_path / "out.json").read_text())
     assert made["results"] == {"accuracy": {"value": expected["accuracy"], "interval": expected["interval"]}}
     assert (made["questions"], made["split"]) == (expected["total"], "test")
     assert made["checkpoint"] == str((run_dir / "checkpoints/rl_best").resolve())
 
     out = tmp_path / "greedy.jsonl"
-    sample.main([checkpoint, str(out), "--split", "test", "--samples", "1", "--temperature", "0", *here])
+    complete([checkpoint, str(out), "--split", "test", "--samples", "1", "--temperature", "0"], command="sample")
     told = [r for r in read(run_dir, "evaluations") if r["split"] == "test" and r["model"] == "rl_best"]
     greedy = [json.loads(line) for line in out.read_text().splitlines()]
     assert greedy == [

@@ -15,6 +15,8 @@ from jax.test_util import check_grads
 
 from reft_jax import losses
 
+pytestmark = pytest.mark.compiles
+
 B, R = 4, 5
 LENGTHS = (3, 5, 1, 0)  # ended early, filled the row, end token only, filler
 NAMES = (

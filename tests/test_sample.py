@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,19 +32,18 @@ from reft_jax.parallel.processes import REFUSED, STOPPED
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.records.checkpoint import Checkpoints
 from reft_jax.reward.__main__ import read_rows
-from reft_jax.sample import main
 from reft_jax.samples.file import FIELDS, SampleFile, read_samples, read_settings, settings_path
 from reft_jax.training import sampler as sampler_module
 from reft_jax.training.model_source import without_training
 from reft_jax.training.startup import prepare
-from tests.runs import TINY, restore
+from tests.runs import TINY, restore, run, start
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.compiles
 SAMPLES, TEST = 3, 20
 COMMAND = ["--split", "test", "--samples", str(SAMPLES), "--evaluation.batch_size", "16"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run_dir(tmp_path_factory, compilation_cache) -> Path:
     """The folder of a run with one checkpoint, `warmup`, of a fresh model in float64."""
     folder = tmp_path_factory.mktemp("fresh")
@@ -63,46 +60,31 @@ def run_dir(tmp_path_factory, compilation_cache) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
-def take(run_dir, monkeypatch, capfd):
+@pytest.fixture(scope="module")
+def take(run_dir):
     """Samples in this process on some devices from `warmup`; returns the file's bytes, leaves with what it says."""
 
-    def run(out: Path, *arguments: str, devices: int = 1, checkpoint: Path | None = run_dir / "checkpoints/warmup"):
-        some = jax.devices("cpu")[:devices]
-        monkeypatch.setattr(jax, "devices", lambda *_: some)
-        model = [str(checkpoint)] if checkpoint else []
+    def sample(out: Path, *arguments: str, devices: int = 1, checkpoint: Path | None = run_dir / "checkpoints/warmup"):
         try:
-            main([*model, str(out), *COMMAND, "--distributed.detect", "false", *arguments])
-        except SystemExit as left:
-            raise SystemExit(capfd.readouterr().err if left.code in (1, REFUSED) else left.code) from None
+            code, printed, said = run(
+                [*map(str, filter(None, (checkpoint, out))), *COMMAND, *arguments], devices, "sample"
+            )
         finally:
             jax.config.update("jax_enable_x64", False)
-            monkeypatch.undo()
+        if code:
+            raise SystemExit(said if code in (1, REFUSED) else code)
+        assert f"{out}: {len(lines(out)):,} completions" in printed
         return out.read_bytes()
 
-    return run
+    return sample
 
 
-@pytest.fixture(scope="session")
-def whole(run_dir, tmp_path_factory) -> Path:
-    """The file of an uninterrupted command, in a process of its own."""
+@pytest.fixture(scope="module")
+def whole(take, tmp_path_factory) -> Path:
+    """The file of an uninterrupted command."""
     out = tmp_path_factory.mktemp("samples") / "whole.jsonl"
-    process = start(run_dir, out)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    assert f"{out}: {SAMPLES * TEST} completions" in output
+    take(out)
     return out
-
-
-def start(run_dir: Path, out: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "reft_jax.sample", str(run_dir / "checkpoints/warmup"), str(out), *COMMAND, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def lines(path: Path) -> list[dict]:
@@ -183,7 +165,7 @@ def test_batches_hold_every_row_once_by_length_and_need_few_shapes():
 def test_a_killed_file_ends_like_an_uninterrupted_one(run_dir, whole, take, tmp_path):
     """Killed once while it writes, then cut at every kind of place: within a line, between lines, between batches."""
     out = tmp_path / "killed.jsonl"
-    process = start(run_dir, out)
+    process = start([str(run_dir / "checkpoints/warmup"), str(out), *COMMAND], ("tests.runs", "sample"))
     deadline = time.monotonic() + 300
     while not out.exists() or not out.stat().st_size:
         assert process.poll() is None, process.communicate()[0]
@@ -222,7 +204,7 @@ def test_a_file_that_is_asked_to_stop_goes_on(take, whole, tmp_path, monkeypatch
     assert take(out) == whole.read_bytes()
 
 
-def test_other_settings_and_other_files_are_refused(take, whole, tmp_path):
+def test_sample_refuses_other_settings_and_other_files(take, whole, tmp_path):
     out = tmp_path / "taken.jsonl"
     out.write_bytes(whole.read_bytes())
     with pytest.raises(SystemExit, match=r"taken.jsonl is not empty, and there is no .*taken.settings.json"):
@@ -257,7 +239,7 @@ def test_other_settings_and_other_files_are_refused(take, whole, tmp_path):
         (["--evaluation.batch_size", "16", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 1 device"),
     ],
 )
-def test_what_cannot_work_is_said(take, tmp_path, arguments, message):
+def test_sample_refuses_what_cannot_work(take, tmp_path, arguments, message):
     with pytest.raises(SystemExit) as left:
         take(tmp_path / "x.jsonl", *arguments)
     assert message in str(left.value)
@@ -308,7 +290,8 @@ def test_two_processes_write_one_file(run_dir, whole, tmp_path):
             "--mesh.fsdp",
             "2",
         ]
-        both = [start(run_dir, out, *join, "--distributed.process_id", str(i)) for i in range(2)]
+        line = [str(run_dir / "checkpoints/warmup"), str(out), *COMMAND, *join]
+        both = [start([*line, "--distributed.process_id", str(i)], ("reft_jax.sample",)) for i in range(2)]
         while interrupted and not (out.exists() and out.stat().st_size):
             assert both[0].poll() is None, both[0].communicate()[0]
             time.sleep(0.01)
@@ -439,7 +422,7 @@ LINE = {"id": "a", "sample": 0, "question": "q", "gold": "7", "completion": "", 
         (2 * (json.dumps(LINE) + "\n"), "f.jsonl, line 2: sample 0 of `a` stands twice"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
+def test_reading_samples_names_what_is_wrong_in_the_file(tmp_path, text, message):
     (tmp_path / "f.jsonl").write_text(text)
     with pytest.raises(ValueError) as refused:
         list(read_samples(tmp_path / "f.jsonl"))

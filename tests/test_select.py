@@ -149,7 +149,7 @@ def test_multiple_choice_stays_multiple_choice(tmp_path):
         (["s.jsonl", "o.jsonl", "--gold.kind", "jsonl", "--gold.path", "s.jsonl"], "field `answer` is missing"),
     ],
 )
-def test_what_cannot_work_is_said(tmp_path, capsys, monkeypatch, arguments, message):
+def test_select_refuses_what_cannot_work(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     write_samples(tmp_path / "s.jsonl", [Problem("a", "Q?", "7", cot="x")], ["{}"])
     assert main(arguments) == 2

@@ -10,6 +10,7 @@ Shapes: B batch, P prompt, R response, T = P + R, V vocabulary, D embed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, cast
 
@@ -222,6 +223,7 @@ def abstract_rollout_params(policy: Policy) -> Params:
     return jax.tree_util.tree_map_with_path(narrow, abstract)
 
 
+@functools.cache  # asked once an iteration and once an evaluation, and the model is traced four times for the answer
 def needs_layout(config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout) -> bool:
     """Whether the weights are sampled with in another layout or type than they are trained in."""
     trained = jax.tree.leaves(abstract_params(Policy(config, mesh), mesh, value_head=False))

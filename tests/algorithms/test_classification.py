@@ -23,7 +23,10 @@ from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
-from tests.algorithms.test_updates import MODEL, OPTIMIZER, STEPS, Adam, assert_trees_close, mesh
+from tests.algorithms.test_updates import MODEL, OPTIMIZER, STEPS, Adam, assert_trees_close
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 B, LENGTH, VOCAB = 8, 9, 21
 LENGTHS = np.array([9, 1, 5, 8, 2, 7, 3, 1], np.int32)

@@ -14,10 +14,12 @@ import pytest
 from reft_jax.algorithms import ppo, sft
 from reft_jax.algorithms.rollout import SamplingParams, build_generate, generate
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, RlConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.sharding import make_mesh
 from reft_jax.preflight import hlo
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 D, H, K, h, M, V, L = 128, 16, 8, 16, 192, 256, 3  # embed, heads, kv heads, head_dim, mlp, vocabulary, layers
 KERNELS = {"q": D * H * h, "k": D * K * h, "v": D * K * h, "o": H * h * D, "gate": D * M, "up": D * M, "down": M * D}
@@ -38,21 +40,6 @@ DECODER = DecoderConfig(
 )
 
 
-@functools.cache
-def mesh(*shape: int):
-    return make_mesh(MeshConfig(*shape), jax.devices()[:DEVICES])
-
-
-def compiled(step: Any, args: tuple[Any, ...]) -> Any:
-    """What the partitioner makes of it; code for it is generated quickly, where the compiler knows these options."""
-    try:
-        return step.lower(*args).compile({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return step.lower(*args).compile()
-
-
 # Training, all devices along fsdp
 
 
@@ -67,7 +54,7 @@ def trained(kind: str = "sft", remat: str = "none", microbatches: int = 1) -> tu
     else:
         config = RlConfig(rollout_batch_size=B, minibatch_size=B, microbatch_size=B)
         step, args = ppo.build_update(model, config, where, temperature=1.0, **lengths)
-    return compiled(step, args), args
+    return step.lower(*args).compile(), args
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
@@ -118,13 +105,13 @@ def sampler(weights: Any, *shape: int) -> Any:
     """The compiled generation, `weights` in one of the layouts for sampling, or in `training`'s."""
     model, where = ModelConfig(decoder=DECODER), mesh(*shape)
     ids = {"sampling": SamplingParams(), "eos": 1, "pad": 0, "max_new_tokens": SAMPLED}
-    how = {"scan_layers": True, "weights": "auto" if weights == "training" else weights}
+    how = {"scan_layers": True, "weight_layout": "auto" if weights == "training" else weights}
     step, args = build_generate(model, where, batch=ROWS, prompt=PROMPT, **ids, **how)
     if weights == "training":
         policy = Policy(model, where)
         step = jax.jit(functools.partial(generate, policy, **ids))
         args = (abstract_params(policy, where, value_head=False), *args[1:])
-    return compiled(step, args)
+    return step.lower(*args).compile()
 
 
 def turn(weights: str, *shape: int) -> dict[str, hlo.Traffic]:

@@ -1,7 +1,6 @@
 """A critic of its own: it values as the shared one does while it is its copy, and the two losses do not mix."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -10,10 +9,13 @@ import pytest
 from reft_jax.algorithms.ppo import build_experience, build_update
 from reft_jax.algorithms.rollout import Rollout
 from reft_jax.algorithms.train_state import abstract_params, copy_params, init_params, init_state, make_optimizer
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
+from reft_jax.config import DecoderConfig, ModelConfig, OptimizerConfig, RlConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.sharding import make_mesh, to_global
+from reft_jax.parallel.sharding import to_global
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 PROMPT, RESPONSE, BATCH = 3, 4, 4
 MODEL = ModelConfig(
@@ -35,11 +37,6 @@ def float64():
 def config(critic: str, **settings) -> RlConfig:
     sizes = {"rollout_batch_size": BATCH, "minibatch_size": BATCH, "microbatch_size": 2}
     return RlConfig(critic=critic, optimizer=OPTIMIZER, **sizes, **settings)
-
-
-@functools.cache
-def mesh():
-    return make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
 
 
 def make_params(critic: str) -> dict:

@@ -6,7 +6,6 @@ Rows have unequal lengths and some are filler. Run as a script, this file is one
 import dataclasses
 import faulthandler
 import functools
-import math
 import os
 import socket
 import subprocess
@@ -23,11 +22,14 @@ from jax.sharding import Mesh
 from reft_jax.algorithms import ppo, sft
 from reft_jax.algorithms.rollout import Rollout, SamplingParams, build_generate, build_layout
 from reft_jax.algorithms.train_state import TrainState
-from reft_jax.config import LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
+from reft_jax.config import LoraConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import PromptBatch, Sequences
 from reft_jax.models.hf import configs as family_configs
 from reft_jax.models.hf.configs import ConfigFields
-from reft_jax.parallel.sharding import fake_cpu_devices, make_mesh, to_global, to_host
+from reft_jax.parallel.sharding import fake_cpu_devices, to_global, to_host
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 SHAPES = [(1, 8, 1), (1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 1, 8), (8, 1, 1)]  # data, fsdp, tensor
 ONE, MIXED = (1, 1, 1), (2, 2, 2)
@@ -90,11 +92,6 @@ class Case:
         )
 
 
-@functools.cache
-def mesh(shape: tuple[int, int, int]) -> Mesh:
-    return make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
-
-
 def place(host: Any, abstract: Any) -> Any:
     return to_global(host, jax.tree.map(lambda x: x.sharding, abstract))
 
@@ -127,16 +124,6 @@ def make_rollout(dtype: Any) -> tuple[Rollout, np.ndarray]:
     return Rollout(rows, log_probs.astype(dtype), rows.response_lengths < RESPONSE), rewards.astype(dtype)
 
 
-def compile_quickly(step: Any, args: Any) -> Any:
-    """Partitions as always, then generates code in a fifth of the time, where the compiler knows these options."""
-    try:
-        return step.lower(*args).compile({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return step.lower(*args).compile()
-
-
 # Training
 
 
@@ -149,7 +136,7 @@ def begin(abstract: TrainState, noise: float = 0.0) -> TrainState:
 def supervised(case: Case, where: Mesh) -> Any:
     """The state after `case.steps` steps on one batch, and the metrics of each."""
     step, args = sft.build_step(case.model, case.sft, where, total_steps=STEPS, prompt=PROMPT, response=RESPONSE)
-    step, state = compile_quickly(step, args), begin(args[0])
+    step, state = step.lower(*args).compile(), begin(args[0])
     batch, metrics = place(make_rows(), args[1]), []
     for _ in range(case.steps):
         state, new = step(state, batch)
@@ -163,9 +150,9 @@ def reinforced(case: Case, where: Mesh) -> Any:
     score, args = ppo.build_experience(case.model, case.rl, where, **sizes)
     rollout = make_rollout(case.dtype)
     starts = (draw(args[0]), draw(args[1], 0.1), *rollout)
-    experience, scored = compile_quickly(score, args)(*place(starts, args))
+    experience, scored = score.lower(*args).compile()(*place(starts, args))
     step, args = ppo.build_update(case.model, case.rl, where, total_steps=STEPS, **sizes)
-    step, state = compile_quickly(step, args), begin(args[0], noise=0.05)
+    step, state = step.lower(*args).compile(), begin(args[0], noise=0.05)
     order, metrics = np.random.default_rng(4).permutation(B).astype(np.int32), []
     for _ in range(case.steps):
         state, new = step(state, experience, order)
@@ -177,7 +164,7 @@ def reinforced(case: Case, where: Mesh) -> Any:
 
 def trained(case: Case, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """All that SFT and PPO end with, by path, on the host of every process."""
-    results = {"sft": supervised(case, mesh(shape)), "rl": reinforced(case, mesh(shape))}
+    results = {"sft": supervised(case, mesh(*shape)), "rl": reinforced(case, mesh(*shape))}
     several = jax.process_count() > 1
     on_host = multihost_utils.process_allgather(results, tiled=True) if several else to_host(results)
     return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree.leaves_with_path(on_host)}
@@ -263,15 +250,15 @@ GREEDY, SAMPLED = SamplingParams(temperature=0), SamplingParams(temperature=TEMP
 @functools.cache
 def sampled(shape: tuple[int, int, int], weights: Any, sampling: SamplingParams, eos: int) -> Rollout:
     """Responses to the prompts of `make_rows`, by a model that is trained on the same mesh."""
-    rows, where, model = make_rows(), mesh(shape), Case(dtype="float32").model
+    rows, where, model = make_rows(), mesh(*shape), Case(dtype="float32").model
     lengths = {"prompt": PROMPT, "max_new_tokens": 2 * RESPONSE}
-    how = {"sampling": sampling, "eos": eos, "pad": PAD, "scan_layers": True, "weights": weights}
+    how = {"sampling": sampling, "eos": eos, "pad": PAD, "scan_layers": True, "weight_layout": weights}
     generate, args = build_generate(model, where, batch=B, **lengths, **how)
     problem = np.where(rows.response_lengths > 0, np.arange(B) // 2, -1).astype(np.int32)
     prompts = PromptBatch(rows.tokens[:, :PROMPT], rows.prompt_lengths, problem, (np.arange(B) % 2).astype(np.int32))
     layout, trained = build_layout(model, where, weights)
-    params = compile_quickly(layout, trained)(place(draw(trained[0]), trained[0]))
-    return to_host(compile_quickly(generate, args)(params, place(prompts, args[1]), np.int32(5), np.int32(2)))
+    params = layout.lower(*trained).compile()(place(draw(trained[0]), trained[0]))
+    return to_host(generate.lower(*args).compile()(params, place(prompts, args[1]), np.int32(5), np.int32(2)))
 
 
 @functools.cache
@@ -312,6 +299,7 @@ def test_responses_and_their_log_probs_are_those_of_one_device(shape, weights, s
 # Two processes
 
 
+ROOT = Path(__file__).parents[2]
 LIMIT = 240  # seconds that a process may take
 
 
@@ -319,9 +307,9 @@ def start_process(
     number: int, port: int, shape: tuple[int, ...], folder: Path, cache: str
 ) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, __file__, *map(str, (number, port, *shape, folder))]
+    command = [sys.executable, "-m", "tests.algorithms.test_meshes", *map(str, (number, port, *shape, folder))]
     with (folder / f"{number}.txt").open("wb") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def be_a_process(number: int, port: int, shape: tuple[int, int, int], folder: Path) -> None:

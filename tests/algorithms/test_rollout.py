@@ -22,11 +22,14 @@ from reft_jax.algorithms.rollout import (
     rollout_policy,
 )
 from reft_jax.algorithms.train_state import init_params
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
+from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.compilation import CompiledSteps, Step
-from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to_host
+from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 DECODER = DecoderConfig(
     vocab_size=19,
@@ -44,11 +47,6 @@ MODEL = ModelConfig(decoder=DECODER)
 PROMPT, RESPONSE, PAD = 6, 9, 3  # PAD is a token like any other: nothing may be read from it
 SEED, STEP = 11, 4
 GREEDY, SAMPLED, COOL = SamplingParams(temperature=0), SamplingParams(), SamplingParams(temperature=0.7)
-
-
-@functools.cache
-def mesh(fsdp: int = 1, tensor: int = 1):
-    return make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor])
 
 
 @functools.cache

@@ -16,10 +16,13 @@ from flax import linen as nn
 from reft_jax.algorithms import ppo, self_checks, self_training, sft
 from reft_jax.algorithms.rollout import Rollout
 from reft_jax.algorithms.train_state import abstract_params, init_state, make_optimizer, make_schedule
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to_host
+from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 MODEL = ModelConfig(
     decoder=DecoderConfig(
@@ -70,11 +73,6 @@ PPO = RlConfig(
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-@functools.cache
-def mesh(fsdp: int = 1, tensor: int = 1):
-    return make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor])
 
 
 def make_rows() -> Sequences:
@@ -197,7 +195,7 @@ def naive_sft(aggregation: str, microbatches: int):
 
 def test_sft_equals_adam_on_a_naive_loss():
     state, metrics = sft_steps(B)
-    adam, losses, norms = naive_sft("tokens", 1)
+    adam, losses, norms = naive_sft("token_mean", 1)
     assert_trees_close(state.params, adam.params, 1e-10)
     assert state.step == 2
     for k in range(2):
@@ -215,13 +213,14 @@ def test_sft_microbatches_add_up_to_the_batch():
 
 def test_sft_microbatch_average_is_the_mean_of_their_token_means():
     state, metrics = sft_steps(4, "microbatch_mean")
-    adam, losses, _ = naive_sft("microbatches", 2)
+    adam, losses, _ = naive_sft("microbatch_mean", 2)
     assert_trees_close(state.params, adam.params, 1e-10)
     whole, _ = sft_steps(B)
     assert abs(losses[0] - metrics[0]["loss"]) > 1e-3, "the two averages must differ here"
     assert np.abs(whole.params["decoder"]["embed"] - state.params["decoder"]["embed"]).max() > 1e-5
 
 
+@pytest.mark.long
 def test_sft_on_eight_devices_equals_one():
     (one, metrics), (eight, own) = sft_steps(4), sft_steps(4, shape=(4, 2))
     assert_trees_close(eight, one, 1e-9)
@@ -351,7 +350,13 @@ def test_the_kl_of_a_reward_may_be_k3_and_one_in_the_loss_is_in_no_reward():
     assert_rows_close(in_loss.reference, [own - k for own, k in zip(log_probs, k1)])
 
 
-@pytest.mark.parametrize("kwargs", [{"microbatch": 2}, {"microbatch": 4, "shape": (4, 2)}], ids=["split", "mesh"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        pytest.param({"microbatch": 2}, id="split"),
+        pytest.param({"microbatch": 4, "shape": (4, 2)}, id="mesh", marks=pytest.mark.long),  # as test_meshes has it
+    ],
+)
 def test_experience_does_not_depend_on_microbatches_or_devices(kwargs):
     (whole, metrics), (parts, own) = experience(), experience(**kwargs)
     visible = lambda e: [np.where(MASK, x, 0) for x in (e.log_probs, e.values, e.advantages, e.returns)]
@@ -455,6 +460,7 @@ def test_ppo_microbatches_add_up_to_the_minibatch():
     assert_trees_close(own, metrics, 1e-12)
 
 
+@pytest.mark.long
 def test_ppo_update_on_eight_devices_equals_one():
     (one, metrics), (eight, own) = ppo_steps(), ppo_steps(microbatch=4, shape=(4, 2))
     assert_trees_close(eight, one, 1e-9)

@@ -13,6 +13,8 @@ import pytest
 
 from reft_jax import losses
 
+pytestmark = pytest.mark.compiles
+
 PAD, EOS = 0, 9
 PROMPT = 3  # P, padded on the left; T = 8, R = 5
 KL_COEF, DISCOUNT, GAE_LAMBDA, CLIP_RANGE, VF_COEF = 0.05, 1.0, 0.95, 0.2, 5.0

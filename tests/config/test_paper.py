@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +21,6 @@ from reft_jax.train import stages, updates
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "configs" / "paper"
 RUNS = sorted(path.stem for path in PAPER.glob("*.yaml"))
-REAL = os.environ.get("REFT_DATA")
-needs_data = pytest.mark.skipif(not REAL, reason="REFT_DATA is not set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +121,7 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     assert made.rl.epoch == -(-data.rows // batch)
 
 
+@pytest.mark.compiles
 def test_gsm8k_with_programs_by_the_step():
     """6,160 steps of SFT, the warm-up from within the ramp, at half the peak; then 69,000 rollouts, 138,000 updates."""
     config = loaded("gsm8k_pcot_codellama_7b")
@@ -196,10 +194,9 @@ def test_every_overlay_of_the_paper_is_tested_here():
     assert overlays == set(OVERLAYS)
 
 
-@needs_data
 @pytest.mark.parametrize(("run", "rows"), [("svamp_pcot_codellama_7b", 3043), ("svamp_ncot_galactica_6.7b", 3076)])
-def test_the_papers_protocol_trains_on_all_rows_and_chooses_on_test(run, rows, monkeypatch, tmp_path):
-    (tmp_path / "data").symlink_to(REAL)
+def test_the_papers_protocol_trains_on_all_rows_and_chooses_on_test(real_data, run, rows, monkeypatch, tmp_path):
+    (tmp_path / "data").symlink_to(real_data)
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     carved = read_problem_sets(loaded(run), said.append)

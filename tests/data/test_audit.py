@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import json
 import math
-import os
 import re
 from pathlib import Path
 
@@ -37,8 +36,6 @@ from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training,
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
 
-REAL = os.environ.get("REFT_DATA", "")
-needs_data = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")
 ALPHABET = "\n !\"#'()*+-/0123456789:=?QRTWabcdefghijklmnopqrstuvwxyzAS_,."
 TEMPLATES = TemplateConfig()
 
@@ -405,7 +402,7 @@ def test_a_file_is_looked_at_with_the_settings_of_a_config(settings_file, tmp_pa
         ),
     ],
 )
-def test_what_stops_a_run_is_said_and_is_the_exit_status(settings_file, command, changes, what, split) -> None:
+def test_audit_says_what_would_stop_a_run_and_exits_with_it(settings_file, command, changes, what, split) -> None:
     from reft_jax.config import load_config
     from reft_jax.data.tokenizers import load_tokenizer
 
@@ -459,7 +456,7 @@ def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, 
         ),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, capsys, arguments, message) -> None:
+def test_audit_names_files_that_it_cannot_read(tmp_path, monkeypatch, capsys, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write(Path("f.jsonl"), {"question": "q", "a": 1})
@@ -474,13 +471,12 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, capsys, arguments, 
 # The real files
 
 
-@needs_data
-def test_what_is_published_of_the_real_files_is_found() -> None:
+def test_what_is_published_of_the_real_files_is_found(real_data) -> None:
     """The counts of svamp_python_sdp and svamp_nl that were taken by other programs."""
     from reft_jax.config import SourceConfig
     from reft_jax.data.readers import read_problems
 
-    read = lambda name: read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/{name}"))
+    read = lambda name: read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/{name}"))
     sets = {"file": read("svamp_python_sdp.json"), "test": read("svamp_test_set.json")}
     report = audit(sets, config(cot="program"), with_tokens=False, stated_after=())
     assert {finding["what"]: len(finding["rows"]) for finding in report["findings"]} == {
@@ -497,7 +493,7 @@ def test_what_is_published_of_the_real_files_is_found() -> None:
         "as `svamp_993`, answer 3.33333 instead of 3.333"
     ]
 
-    mathqa = read_problems(SourceConfig(kind="mathqa", path=f"{REAL}/mathqa_dev.json"))
+    mathqa = read_problems(SourceConfig(kind="mathqa", path=f"{real_data}/mathqa_dev.json"))
     report = audit(
         {"file": mathqa, "test": read("mathqa_test_set.json")}, config(cot="text"), with_tokens=False, stated_after=()
     )

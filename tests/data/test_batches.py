@@ -1,18 +1,15 @@
 """Batches: encoding against a vocabulary small enough to do by hand, padding against slow loops, order as properties.
 
-The tokenizer here has one token a character, and its padding token is its end token, as SmolLM2's is: whatever is
-read off ids instead of lengths fails.
+The tokenizer is that of `characters`.
 """
 
 import dataclasses
-import os
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import SourceConfig, TemplateConfig
@@ -33,32 +30,13 @@ from reft_jax.data.prompts import generation_prompt, prompt_text, target_text
 from reft_jax.data.readers import read_problems
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
 from reft_jax.problem import Problem
+from tests.data.characters import EOS, TEMPLATES, ids
 
-EOS = 0
-UNKNOWN = 1
-ALPHABET = '\n !"#()+-/0123456789:=?Q_abcdefghijklmnopqrstuvwxyz'
-TEMPLATES = TemplateConfig("Q", ":", "=", "#{question}\n")
 PROBLEMS = [
     Problem("first", "1 + 1 ?", "2", cot="two"),
     Problem("second", "longer than the first ?", "3", cot="as it should be"),
     Problem("third", "short ?", "4", cot="four"),
 ]
-REAL_MODEL = os.environ.get("REFT_MODEL", "")
-REAL_DATA = os.environ.get("REFT_DATA", "")
-
-
-def ids(text: str) -> list[int]:
-    return [ALPHABET.index(character) + 2 for character in text]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"<eos>": EOS, "<unk>": UNKNOWN} | {character: i + 2 for i, character in enumerate(ALPHABET)}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=characters, pad_token="<eos>", eos_token="<eos>", unk_token="<unk>", bos_token="<eos>"
-    )
 
 
 # Encoding
@@ -215,6 +193,7 @@ def test_sequence_batch_holds_its_rows_and_filler(examples, filler: int, pad: in
     assert all(leaf.dtype == np.int32 for leaf in jax.tree.leaves(batch))
 
 
+@pytest.mark.compiles
 def test_the_mask_is_the_same_on_a_device() -> None:
     examples = [Example(i, np.ones(1, np.int32), np.zeros(i + 1, np.int32)) for i in range(3)]
     batch = sequence_batch(examples, range(3), 4, (1,), (4,), 0)
@@ -348,18 +327,17 @@ def test_evaluation_asks_everything_once_by_length(examples, batch_size: int) ->
 # A real tokenizer and real problems
 
 
-@pytest.mark.skipif(not (REAL_MODEL and REAL_DATA), reason="set REFT_MODEL (SmolLM2) and REFT_DATA (svamp_*.json)")
-def test_token_boundaries_of_smollm2() -> None:
+def test_token_boundaries_of_smollm2(real_model, real_data) -> None:
     """Where training rows and generation prompts part, and why.
 
     Prompt and target meet at a newline in both. But the forced header, tokenised as one string, ends in the token
     newline, while in a training row that newline is one token with the indentation after it. So with the default
     header the model continues from a boundary that it never saw in SFT; without its final newline it does not.
     """
-    tokenizer = load_tokenizer(REAL_MODEL, "main")
+    tokenizer = load_tokenizer(str(real_model), "main")
     chosen = special_ids(tokenizer)
     assert chosen.pad == chosen.eos
-    problems = read_problems(SourceConfig(kind="reft_json", path=f"{REAL_DATA}/svamp_python_sdp.json", limit=200))
+    problems = read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/svamp_python_sdp.json", limit=200))
     problem = next(p for p in problems if p.cot and f'"""{p.question}"""\n' in p.cot)
 
     def row(templates: TemplateConfig) -> tuple[list[int], list[int]]:

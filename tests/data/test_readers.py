@@ -1,7 +1,6 @@
 """Readers: every layout, every refusal, the dev split's properties, and the published row counts on the real files."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from reft_jax.data.readers import is_within, question_key, read_problems, shared
 from reft_jax.problem import Problem
 
 REFT_ROW = {"item_id": "svamp_7", "question": "how many ?", "answer_value": "203.0", "answer_cot": "<203>."}
-REAL = os.environ.get("REFT_DATA", "")
-needs_data = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -171,7 +168,7 @@ def test_parquet_holds_the_same(tmp_path: Path, kind) -> None:
     assert len(read_problems(parquet)) == len(rows)
 
 
-def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "set.parquet", "PAR")
     with pytest.raises(ValueError, match=r"set\.parquet: not Parquet: "):
         read_problems(SourceConfig(kind="jsonl", path=path))
@@ -301,7 +298,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reft_json", "gsm8k", "jsonl", "mathqa"])
-def test_a_missing_file_is_named(tmp_path: Path, kind) -> None:
+def test_a_missing_problem_file_is_named(tmp_path: Path, kind) -> None:
     for suffix in ("json", "jsonl", "parquet"):
         with pytest.raises(FileNotFoundError, match=rf"nowhere\.{suffix}"):
             read_problems(SourceConfig(kind=kind, path=str(tmp_path / f"nowhere.{suffix}")))
@@ -362,7 +359,6 @@ def test_questions_are_the_same_by_letters_and_digits() -> None:
 # The real files
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("name", "rows", "kind", "with_cot"),
     [
@@ -374,32 +370,30 @@ def test_questions_are_the_same_by_letters_and_digits() -> None:
         ("mathqa-numeric_test_set.json", 1605, "number", False),
     ],
 )
-def test_published_row_counts(name: str, rows: int, kind: str, with_cot: bool) -> None:
-    problems = read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/{name}"))
+def test_published_row_counts(real_data, name: str, rows: int, kind: str, with_cot: bool) -> None:
+    problems = read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/{name}"))
     assert len(problems) == rows
     assert {problem.answer_kind for problem in problems} == {kind}
     assert all((problem.cot is not None) == with_cot for problem in problems)
 
 
-@needs_data
-def test_gsm8k_read_from_its_lines_is_the_references_file() -> None:
-    ours = read_problems(SourceConfig(kind="gsm8k", path=f"{REAL}/gsm8k_test.jsonl"))
-    theirs = read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/gsm8k_test_set.json"))
+def test_gsm8k_read_from_its_lines_is_the_references_file(real_data) -> None:
+    ours = read_problems(SourceConfig(kind="gsm8k", path=f"{real_data}/gsm8k_test.jsonl"))
+    theirs = read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/gsm8k_test_set.json"))
     assert [(p.id, p.answer) for p in ours] == [(p.id, p.answer) for p in theirs]
     # They differ in no-break spaces, which the reference made blanks.
     assert [p.question.split() for p in ours] == [p.question.split() for p in theirs]
-    train = read_problems(SourceConfig(kind="gsm8k", path=f"{REAL}/gsm8k_train.jsonl"))
+    train = read_problems(SourceConfig(kind="gsm8k", path=f"{real_data}/gsm8k_train.jsonl"))
     assert len(train) == 7473
     assert not any("<<" in (p.cot or "") or "####" in (p.cot or "") for p in train)
     assert shared_questions(train, ours) == []
 
 
-@needs_data
-def test_mathqa_read_from_its_release_is_the_references_file() -> None:
+def test_mathqa_read_from_its_release_is_the_references_file(real_data) -> None:
     """The release's own test.json is not at hand: its row 2 by hand, and the split that is, which has the same form."""
-    theirs = read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/mathqa_test_set.json"))
+    theirs = read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/mathqa_test_set.json"))
     assert {p.id: p.question for p in theirs}["mathqa_2"] == STATIONS_QUESTION
-    ours = read_problems(SourceConfig(kind="mathqa", path=f"{REAL}/mathqa_dev.json"))
+    ours = read_problems(SourceConfig(kind="mathqa", path=f"{real_data}/mathqa_dev.json"))
     assert len(ours) == 4475
     assert not any(p.cot is None or p.cot.startswith('"') for p in ours)
     lines = re.compile(r"[^\n]*\S\n(a \) .*|\['a \) .*', 'e \) .*'\])")
@@ -408,10 +402,9 @@ def test_mathqa_read_from_its_release_is_the_references_file() -> None:
         assert any("['a ) " in p.question for p in problems)
 
 
-@needs_data
-def test_published_duplicates_and_overlaps() -> None:
+def test_published_duplicates_and_overlaps(real_data) -> None:
     read = {
-        name: read_problems(SourceConfig(kind="reft_json", path=f"{REAL}/{name}.json"))
+        name: read_problems(SourceConfig(kind="reft_json", path=f"{real_data}/{name}.json"))
         for name in ("svamp_nl", "svamp_python_sdp", "svamp_test_set", "mathqa_test_set")
     }
     repeats = {name: len(ps) - len({question_key(p.question) for p in ps}) for name, ps in read.items()}

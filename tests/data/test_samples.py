@@ -1,6 +1,6 @@
 """Samples: what a file must hold, what is unique, which side a question is on, and the rows of a reward model.
 
-The tokenizer has one token a character, and its padding token is its end token: what is read off ids fails.
+The tokenizer is that of `characters`.
 """
 
 import json
@@ -17,7 +17,7 @@ from reft_jax.data.readers import question_hash, split_dev
 from reft_jax.data.samples import encode_samples, labelled_batch, problem_of, read_files, split_samples, unique_samples
 from reft_jax.problem import Problem
 from reft_jax.samples.file import Sample
-from tests.data.test_batches import EOS, TEMPLATES, UNKNOWN, ids, tokenizer  # noqa: F401 - a fixture
+from tests.data.characters import EOS, TEMPLATES, UNKNOWN, ids
 
 LINE = {
     "id": "svamp_1",
@@ -134,7 +134,7 @@ def test_without_dev_questions_the_lowest_share_is_dev():
 # Rows
 
 
-def test_a_row_is_prompt_and_completion_without_an_end(tokenizer):  # noqa: F811
+def test_a_row_is_prompt_and_completion_without_an_end(tokenizer):
     texts = [("#1 + 1 ?\ntwo", True), ("three", False), ("three", False)]
     samples = [Sample("first", i, " 1 + 1 ? ", "2", "number", text, right, 2) for i, (text, right) in enumerate(texts)]
     found, count = encode_samples(samples, tokenizer, TEMPLATES, max_length=99, overlong="error")
@@ -153,12 +153,12 @@ def test_a_row_is_prompt_and_completion_without_an_end(tokenizer):  # noqa: F811
     assert {x.dtype for x in (batch.tokens, batch.lengths, batch.labels)} == {np.dtype(np.int32)}
 
 
-def test_sampled_text_may_have_holes(tokenizer):  # noqa: F811
+def test_sampled_text_may_have_holes(tokenizer):
     found, _ = encode_samples([make(1, 0, "aXb")], tokenizer, TEMPLATES, max_length=99, overlong="error")
     assert found.rows[0].tokens.tolist() == [*ids("Qnumber 1 ?:a"), UNKNOWN, *ids("b")]
 
 
-def test_rows_that_are_too_long(tokenizer):  # noqa: F811
+def test_rows_that_are_too_long(tokenizer):
     samples = [make(1, 0, "as"), make(2, 0, "as it should be", True)]  # 13 and 26 tokens with their prompts
     limits = {"templates": TemplateConfig("Q", ":"), "max_length": 20}
     with pytest.raises(ValueError, match=r"1 of 2 rows .* 20 tokens of `reward_model\.row_buckets`: `q2` \(27 tokens"):

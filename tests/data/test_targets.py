@@ -9,8 +9,8 @@ what they print made the result, whose answers are numbers.
 """
 
 import ast
+import functools
 import json
-import os
 import re
 import textwrap
 from pathlib import Path
@@ -23,19 +23,17 @@ from reft_jax.data.readers import read_problems
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
 
-REAL = os.environ.get("REFT_DATA", "")
-pytestmark = pytest.mark.skipif(not REAL, reason="set REFT_DATA to the folder with svamp_nl.json and the other sets")
 NOT_READ = json.loads(Path(__file__).with_name("targets_not_read.json").read_text(encoding="utf-8"))
 
 
-def source(kind, name: str) -> list[Problem]:
-    return read_problems(SourceConfig(kind=kind, path=f"{REAL}/{name}"))
+def source(kind, folder: Path, name: str) -> list[Problem]:
+    return read_problems(SourceConfig(kind=kind, path=f"{folder}/{name}"))
 
 
-def wolfram() -> list[Problem]:
-    """The programs of `gsm8k_wolfram_ndp.json` that are Python after two replacements."""
+def wolfram(folder: Path, name: str) -> list[Problem]:
+    """The programs of a file in Wolfram's language that are Python after two replacements."""
     problems = []
-    for row in json.loads(Path(REAL, "gsm8k_wolfram_ndp.json").read_text(encoding="utf-8")):
+    for row in json.loads((folder / name).read_text(encoding="utf-8")):
         lines = [line.strip() for line in re.split(r"[;\n]", row["answer_cot"].replace("^", "**")) if line.strip()]
         body = [*lines, f"return {lines[-1].partition('=')[0].strip()}"]
         program = "def solution():\n" + textwrap.indent("\n".join(body), "    ")
@@ -48,10 +46,10 @@ def wolfram() -> list[Problem]:
     return problems
 
 
-def gain(name: str) -> list[Problem]:
+def gain(folder: Path, name: str) -> list[Problem]:
     """The scripts of `mathqa_gain_*.jsonl` as programs."""
     problems = []
-    for i, line in enumerate(Path(REAL, name).read_text(encoding="utf-8").splitlines()):
+    for i, line in enumerate((folder / name).read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
         (script,), (answer,) = row["Output Program"], row["Output Answer"]
         assert script.endswith("\nprint(answer)")
@@ -61,14 +59,14 @@ def gain(name: str) -> list[Problem]:
 
 
 SETS = {
-    "svamp_python_sdp.json": ("program", 3043, lambda: source("reft_json", "svamp_python_sdp.json")),
-    "svamp_nl.json": ("text", 3076, lambda: source("reft_json", "svamp_nl.json")),
+    "svamp_python_sdp.json": ("program", 3043, functools.partial(source, "reft_json")),
+    "svamp_nl.json": ("text", 3076, functools.partial(source, "reft_json")),
     "gsm8k_wolfram_ndp.json": ("program", 7121, wolfram),
-    "gsm8k_train.jsonl": ("text", 7473, lambda: source("gsm8k", "gsm8k_train.jsonl")),
-    "gsm8k_test.jsonl": ("text", 1319, lambda: source("gsm8k", "gsm8k_test.jsonl")),
-    "mathqa_dev.json": ("text", 4475, lambda: source("mathqa", "mathqa_dev.json")),
-    "mathqa_gain_train.jsonl": ("program", 3655, lambda: gain("mathqa_gain_train.jsonl")),
-    "mathqa_gain_dev.jsonl": ("program", 505, lambda: gain("mathqa_gain_dev.jsonl")),
+    "gsm8k_train.jsonl": ("text", 7473, functools.partial(source, "gsm8k")),
+    "gsm8k_test.jsonl": ("text", 1319, functools.partial(source, "gsm8k")),
+    "mathqa_dev.json": ("text", 4475, functools.partial(source, "mathqa")),
+    "mathqa_gain_train.jsonl": ("program", 3655, gain),
+    "mathqa_gain_dev.jsonl": ("program", 505, gain),
 }
 
 
@@ -79,9 +77,9 @@ def runner():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_gold_targets_are_read_back(name: str, runner) -> None:
+def test_gold_targets_are_read_back(real_data, name: str, runner) -> None:
     cot, rows, read = SETS[name]
-    problems = read()
+    problems = read(real_data, name)
     assert len(problems) == rows
     found = wrong_chains(problems, cot, TemplateConfig(), RewardConfig(), runner)
     # Without the message of an exception, which is Python's and changes with it.

@@ -13,6 +13,8 @@ from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.models.decoder import Decoder, KVCache, attend, attention_kind, rope_frequencies, rotate
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, param_shardings
 
+pytestmark = pytest.mark.compiles
+
 COMMON = {"vocab_size": 13, "embed_dim": 16, "num_layers": 3, "mlp_dim": 24, "max_positions": 24}
 SHAPES = {
     "llama": DecoderConfig(**COMMON, num_heads=4, num_kv_heads=2, head_dim=6, rotary_dim=6, tie_embeddings=False),

@@ -11,6 +11,8 @@ from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.models.decoder import Decoder, attention_kind
 from reft_jax.parallel.sharding import make_mesh
 
+pytestmark = pytest.mark.compiles
+
 SHAPE = DecoderConfig(
     vocab_size=97,
     embed_dim=128,

@@ -25,6 +25,8 @@ from reft_jax.parallel.sharding import make_mesh
 from reft_jax.training.model import Model
 from tests.models.test_parity import assert_close, torch_model
 
+pytestmark = pytest.mark.compiles
+
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("llama", "gpt2", "codegen", "qwen3")
 TOKENS = np.random.default_rng(0).integers(0, 61, (3, 9))
@@ -110,7 +112,7 @@ def test_peft_computes_the_same_logits_and_gradients(case, targets, tmp_path):
             assert_close(gradient, other, 1e-10, name=jax.tree_util.keystr(path))
 
 
-def test_what_the_format_has_no_place_for_is_named(tmp_path):
+def test_adapters_that_the_format_has_no_place_for_are_named(tmp_path):
     config, params = adapted("gpt2", "float32")
     with pytest.raises(ValueError, match=r"adapter of [qkv] has no place.*gpt2 keeps that projection with others"):
         save_adapters(tmp_path, params["lora"], config, "gpt2", "")

@@ -5,7 +5,6 @@ Without torch the logits that it gave (`make_golden.py`) are still checked.
 
 import functools
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from safetensors.numpy import save_file
 from reft_jax.config import ModelConfig
 from reft_jax.models.decoder import Decoder, KVCache, rope_frequencies
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
+
+pytestmark = pytest.mark.compiles
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
@@ -175,13 +176,10 @@ PROMPT = "Question:\n{}\nAnswer reasoning:\n"
 
 
 @pytest.fixture(scope="module")
-def real():
-    """Directory of a real model, from REFT_MODEL, and real questions, from REFT_DATA."""
-    directory, data = os.environ.get("REFT_MODEL"), os.environ.get("REFT_DATA")
-    if not directory or not data:
-        pytest.skip("set REFT_MODEL to a model directory and REFT_DATA to the folder with svamp_test_set.json")
-    rows = json.loads((Path(data) / "svamp_test_set.json").read_text(encoding="utf-8"))
-    return Path(directory), [PROMPT.format(row["question"]) for row in rows[:20]]
+def real(real_model, real_data):
+    """Directory of a real model, and real questions."""
+    rows = json.loads((real_data / "svamp_test_set.json").read_text(encoding="utf-8"))
+    return real_model, [PROMPT.format(row["question"]) for row in rows[:20]]
 
 
 def greedy(config: ModelConfig, params: dict, prompts: list[list[int]]) -> np.ndarray:

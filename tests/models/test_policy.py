@@ -14,6 +14,8 @@ from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy, response_hidden, score_responses
 
+pytestmark = pytest.mark.compiles
+
 MODEL = ModelConfig(
     decoder=DecoderConfig(
         vocab_size=17,

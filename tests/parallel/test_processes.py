@@ -19,7 +19,7 @@ from reft_jax.config import DistributedConfig, load_config
 from reft_jax.parallel import processes, sharding
 from reft_jax.parallel.processes import STOPPED, gather, on_process_zero
 from reft_jax.parallel.sharding import own_rows
-from tests.runs import ITERATIONS, RECORDS, SFT_STEPS, assert_same_run, read, repeatable, steps
+from tests.runs import ITERATIONS, RECORDS, SFT_STEPS, assert_same_run, end, read, repeatable, steps, wait_for_step
 
 ROOT = Path(__file__).parents[2]
 MESH = {"mesh__fsdp": 2, "mesh__tensor": 2, "mesh__fake_cpu_devices": 2}  # of each of two processes
@@ -38,16 +38,6 @@ def launch(arguments: list[str], count: int = 2) -> subprocess.Popen:
     )
 
 
-def end(process: subprocess.Popen, code: int, timeout: float = 400) -> str:
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        raise
-    assert process.returncode == code, output
-    return output
-
-
 def members(run_dir: Path) -> dict[int, int]:
     """Process ids of a run by process index, from the system's list."""
     found = {}
@@ -59,14 +49,6 @@ def members(run_dir: Path) -> dict[int, int]:
         if str(run_dir) in line and "reft_jax.train" in line and "--distributed.process_id" in line:
             found[int(line[line.index("--distributed.process_id") + 1])] = int(folder.name)
     return found
-
-
-def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
-    path, deadline = run_dir / "metrics.jsonl", time.monotonic() + 300
-    while not path.exists() or f'"step": {step},' not in path.read_text():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def assert_like_one_process(run_dir: Path, one: Path) -> None:
@@ -105,11 +87,12 @@ def test_two_processes_that_are_interrupted_are_one_run(finished, arguments, tmp
     assert_like_one_process(run_dir, finished[0])
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
     """Within `distributed.heartbeat_timeout_seconds` and a little, with an error, and without orphans."""
     run_dir = tmp_path / "dead"
-    process = launch(arguments(run_dir, distributed__timeout=10))
+    process = launch(arguments(run_dir, distributed__heartbeat_timeout_seconds=10))
     wait_for_step(process, run_dir, 20)
     os.kill(members(run_dir)[victim], signal.SIGKILL)
     killed = time.monotonic()
@@ -122,6 +105,7 @@ def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
     assert not (run_dir / "summary.json").exists()
 
 
+@pytest.mark.compiles
 def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
     """A user's reward function fails where process 1 calls it."""
     (tmp_path / "their_rewards.py").write_text(
@@ -131,7 +115,8 @@ def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
         "    return [0.0] * len(completions)\n"
     )
     run_dir = tmp_path / "failing"
-    overrides = {"sft__schedule_epochs": 1, "sft__warmup_epoch": 1, "sft__stop_epoch": 1, "distributed__timeout": 10}
+    overrides = {"sft__schedule_epochs": 1, "sft__warmup_epoch": 1, "sft__stop_epoch": 1}
+    overrides["distributed__heartbeat_timeout_seconds"] = 10
     line = arguments(run_dir, **overrides, reward__functions='{"their_rewards.picky": 1.0}')
     os.environ["PYTHONPATH"] = str(tmp_path)
     try:
@@ -145,7 +130,8 @@ def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
     assert not members(run_dir)
 
 
-def test_bad_settings_are_told_before_anything_is_computed(arguments, tmp_path):
+@pytest.mark.compiles
+def test_two_processes_refuse_bad_settings_before_anything_is_computed(arguments, tmp_path):
     output = end(launch(arguments(tmp_path / "bad", evaluation__batch_size=3)), 2)
     assert "error: evaluation.batch_size (3) must be a multiple of mesh.data * mesh.fsdp (2)" in output
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 
@@ -21,12 +20,14 @@ from reft_jax.parallel import sharding
 from reft_jax.parallel.sharding import (
     batch_shardings,
     constrain,
-    make_mesh,
     mesh_shape,
     partition_spec,
     to_global,
     to_host,
 )
+from tests.devices import mesh
+
+pytestmark = pytest.mark.compiles
 
 MODEL = ModelConfig(
     decoder=DecoderConfig(
@@ -61,11 +62,6 @@ EXPECTED = {
 }
 
 
-@functools.cache
-def mesh(data: int = 1, fsdp: int = 4, tensor: int = 2):
-    return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
-
-
 def by_path(tree) -> dict:
     return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree.leaves_with_path(tree)}
 
@@ -78,10 +74,10 @@ def assert_laid_out(array: jax.Array, spec: P, where) -> None:
 
 
 def test_parameters_are_made_where_the_table_says():
-    params = by_path(init_params(Policy(MODEL, mesh()), mesh(), jax.random.key(0), value_head=True))
+    params = by_path(init_params(Policy(MODEL, mesh(4, 2)), mesh(4, 2), jax.random.key(0), value_head=True))
     assert set(params) == set(EXPECTED)
     for path, array in params.items():
-        assert_laid_out(array, EXPECTED[path], mesh())
+        assert_laid_out(array, EXPECTED[path], mesh(4, 2))
         if array.size > 64:
             shards = {shard.data.size for shard in array.addressable_shards}
             pieces = 4 if path.startswith("value_head") else 8
@@ -90,18 +86,18 @@ def test_parameters_are_made_where_the_table_says():
 
 def test_parameters_do_not_depend_on_the_mesh():
     one = init_params(Policy(MODEL, mesh(1, 1, 1)), mesh(1, 1, 1), jax.random.key(3), value_head=True)
-    eight = init_params(Policy(MODEL, mesh()), mesh(), jax.random.key(3), value_head=True)
+    eight = init_params(Policy(MODEL, mesh(4, 2)), mesh(4, 2), jax.random.key(3), value_head=True)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), to_host(one), to_host(eight))
 
 
 def test_moments_lie_where_their_parameters_do_and_the_rest_everywhere():
-    params = init_params(Policy(MODEL, mesh()), mesh(), jax.random.key(0), value_head=True)
-    state = init_state(copy_params(params), make_optimizer(OptimizerConfig(), 10), mesh())
+    params = init_params(Policy(MODEL, mesh(4, 2)), mesh(4, 2), jax.random.key(0), value_head=True)
+    state = init_state(copy_params(params), make_optimizer(OptimizerConfig(), 10), mesh(4, 2))
     moments = 0
     for path, array in by_path(state.opt_state).items():
         owner = [name for name in EXPECTED if path.endswith(name)]
         moments += len(owner)
-        assert_laid_out(array, EXPECTED[owner[0]] if owner else P(), mesh())
+        assert_laid_out(array, EXPECTED[owner[0]] if owner else P(), mesh(4, 2))
     assert moments == 2 * len(EXPECTED)
 
 
@@ -120,7 +116,7 @@ def test_moments_lie_where_their_parameters_do_and_the_rest_everywhere():
 def test_an_indivisible_dimension_names_its_parameter(change, message):
     model = dataclasses.replace(MODEL, decoder=dataclasses.replace(MODEL.decoder, **change))
     with pytest.raises(ValueError, match=message):
-        abstract_params(Policy(model, mesh()), mesh(), value_head=True)
+        abstract_params(Policy(model, mesh(4, 2)), mesh(4, 2), value_head=True)
     abstract_params(Policy(model, mesh(1, 1, 1)), mesh(1, 1, 1), value_head=True)
 
 
@@ -128,7 +124,7 @@ def test_a_name_that_the_table_lacks_is_an_error():
     with pytest.raises(KeyError, match="hedas"):
         partition_spec(("embed", "hedas"))
     with pytest.raises(KeyError, match="bacth"):
-        jax.jit(lambda x: constrain(x, mesh(), "bacth", None))(jnp.zeros((8, 8)))
+        jax.jit(lambda x: constrain(x, mesh(4, 2), "bacth", None))(jnp.zeros((8, 8)))
 
 
 # Activations

@@ -8,6 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from reft_jax.preflight.hlo import Traffic, aliased_inputs, collectives, type_bytes
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def mesh():

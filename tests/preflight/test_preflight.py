@@ -39,6 +39,7 @@ def quickstart(tmp_path_factory):
     return done.stdout, json.loads(path.read_text())
 
 
+@pytest.mark.compiles
 def test_a_run_that_fits_says_so_and_how_full_it_gets(quickstart):
     printed, report = quickstart
     steps = ["sft", "layout", "rollout", "experience", "update", "evaluation"]
@@ -56,6 +57,7 @@ def test_a_run_that_fits_says_so_and_how_full_it_gets(quickstart):
     assert report["changes"] == []
 
 
+@pytest.mark.compiles
 def test_arguments_are_those_of_the_hand_formula(quickstart):
     """One layer of width 64: what is split over 8 devices, and what every device holds."""
     steps = quickstart[1]["steps"]
@@ -77,16 +79,19 @@ def test_arguments_are_those_of_the_hand_formula(quickstart):
     assert steps["rollout"]["cache"] == 2 * 256 // 8 * (72 + 20) * 2 * 32 * 4  # k and v of two heads of 32
 
 
+@pytest.mark.compiles
 def test_donated_inputs_are_all_reused(quickstart):
     assert all(step["not_aliased"] == {} for step in quickstart[1]["steps"].values())
 
 
+@pytest.mark.compiles
 def test_only_sampling_has_a_loop_of_unknown_length_and_it_gathers_no_weights(quickstart):
     for name, step in quickstart[1]["steps"].items():
         assert step["open_loops"] == (name in ("rollout", "evaluation"))
         assert sum(kind["bytes"] for kind in step["per_turn"].values()) < 1000, "not even one weight"
 
 
+@pytest.mark.compiles
 def test_the_update_holds_the_reference_and_the_rollout_everything(quickstart):
     report = quickstart[1]
     parts = {(phase["stage"], phase["step"]): phase["parts"] for phase in report["phases"]}
@@ -106,6 +111,7 @@ def test_the_update_holds_the_reference_and_the_rollout_everything(quickstart):
     )
 
 
+@pytest.mark.compiles
 def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
     done = command(*SFT_ONLY, "--target", "cpu:8", "--memory_gb", "0.001", "--json", str(tmp_path / "report.json"))
     assert done.returncode == 1, done.stderr
@@ -134,7 +140,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
         (["--target", "cpu:2", "--model.tokenizer", "some/tokenizer"], "set model.decoder.vocab_size"),
     ],
 )
-def test_what_cannot_be_told_ends_with_2(capsys, arguments, message):
+def test_preflight_exits_with_2_where_it_cannot_tell(capsys, arguments, message):
     assert main(["--config", QUICKSTART, *arguments]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert error.startswith("could not tell: ")

@@ -2,14 +2,12 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -52,10 +50,8 @@ def disagreements(texts, rules, run_forked):
 
 
 @pytest.mark.parametrize(("rules", "step"), [("lenient", 1), ("reference", 4)])  # a step of 1 takes seconds more
-def test_svamp_programs_give_what_the_child_gives(rules, step, run_forked):
-    if "REFT_DATA" not in os.environ:
-        pytest.skip("REFT_DATA, the folder with svamp_python_sdp.json, is not set")
-    rows = json.loads((Path(os.environ["REFT_DATA"]) / "svamp_python_sdp.json").read_text())
+def test_svamp_programs_give_what_the_child_gives(real_data, rules, step, run_forked):
+    rows = json.loads((real_data / "svamp_python_sdp.json").read_text())
     texts = [row["answer_cot"] for row in rows]
     assert len(texts) == 3043
     assert sum(evaluate(text, rules) is not None for text in texts) >= 2980

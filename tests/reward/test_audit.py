@@ -94,7 +94,7 @@ def test_fields_and_rewards_can_be_named(tmp_path, capsys):
         ('{"id": "q_7", "gold": "five", "completion": ""}\n', "problem q_7: gold answer 'five' is not a finite number"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, capsys, text, message):
+def test_reward_audit_names_what_is_wrong_in_its_file(tmp_path, capsys, text, message):
     (tmp_path / "f.jsonl").write_text(text)
     assert main([str(tmp_path / "f.jsonl")]) == 2
     assert message in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_functions_of_one_name_are_told_apart_by_their_paths(package):
         ("style.tone", "1", "weight '1'"),
     ],
 )
-def test_what_cannot_be_loaded_is_an_error_that_names_it(package, path, weight, says):
+def test_reward_functions_that_cannot_be_loaded_are_named(package, path, weight, says):
     with pytest.raises(ValueError, match=re.escape(says.format(package=package))) as error:
         load_functions({f"{package}.{path}": weight})
     assert f"{package}.{path}" in str(error.value)

@@ -85,7 +85,7 @@ def test_the_kernel_refuses(runner, body):
     assert not os.path.lexists("/tmp/reft_jax_escape")
 
 
-def test_what_is_refused_may_be_caught_and_is_no_loss_to_the_program(runner):
+def test_what_the_sandbox_refuses_may_be_caught_and_is_no_loss_to_the_program(runner):
     assert attack(runner, "try: open('/etc/passwd')\nexcept OSError: pass\nreturn 5") == ProgramResult("ok", 5, "")
 
 

@@ -1,13 +1,11 @@
 """Signs of reward hacking: equations against Python's own arithmetic, and against the calculator notes of GSM8K."""
 
 import json
-import os
 import random
 import re
 import time
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -109,28 +107,27 @@ def test_hostile_texts_are_done_soon(piece):
     assert time.thread_time() - start < 2.0
 
 
-def gsm8k():
-    if "REFT_DATA" not in os.environ:
-        pytest.skip("REFT_DATA, the folder with gsm8k_train.jsonl and svamp_nl.json, is not set")
-    lines = (Path(os.environ["REFT_DATA"]) / "gsm8k_train.jsonl").read_text().splitlines()
+@pytest.fixture(scope="module")
+def gsm8k(real_data) -> list[str]:
+    lines = (real_data / "gsm8k_train.jsonl").read_text().splitlines()
     return [json.loads(line)["answer"] for line in lines]
 
 
-def test_chains_of_thought_by_people_hold():
+def test_chains_of_thought_by_people_hold(real_data, gsm8k):
     """27 of GSM8K's 7,473 are called wrong, and are: `So it cost 192 * 100 = $1920`."""
-    verdicts = [arithmetic_holds(re.sub("<<.*?>>", "", text)) for text in gsm8k()]
+    verdicts = [arithmetic_holds(re.sub("<<.*?>>", "", text)) for text in gsm8k]
     assert len(verdicts) == 7473
     assert verdicts.count(True) >= 7200
     assert verdicts.count(False) <= 30
-    rows = json.loads((Path(os.environ["REFT_DATA"]) / "svamp_nl.json").read_text())
+    rows = json.loads((real_data / "svamp_nl.json").read_text())
     verdicts = [arithmetic_holds(row["answer_cot"]) for row in rows]
     assert verdicts.count(True) >= 2900
     assert verdicts.count(False) <= 3
 
 
-def test_results_that_differ_from_the_calculator_are_found():
+def test_results_that_differ_from_the_calculator_are_found(gsm8k):
     draw, found = random.Random(0), []
-    for text in gsm8k():
+    for text in gsm8k:
         notes = list(re.finditer(r"<<[^<>]*=([0-9]+)>>\1(?![0-9.,])", text))
         if notes:
             end = draw.choice(notes).end()
@@ -187,8 +184,6 @@ def test_letters_that_nothing_computes_are_seen(program, computed):
     assert letter_is_computed(program) is computed
 
 
-def test_programs_of_svamp_compute():
-    if "REFT_DATA" not in os.environ:
-        pytest.skip("REFT_DATA, the folder with svamp_python_sdp.json, is not set")
-    rows = json.loads((Path(os.environ["REFT_DATA"]) / "svamp_python_sdp.json").read_text())
+def test_programs_of_svamp_compute(real_data):
+    rows = json.loads((real_data / "svamp_python_sdp.json").read_text())
     assert {letter_is_computed(row["answer_cot"]) for row in rows} == {True}

@@ -1,10 +1,8 @@
 """Verdicts: rewards and outcomes of whole batches, and the real SVAMP set as an oracle."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -25,12 +23,9 @@ def runner():
 
 
 @pytest.fixture(scope="module")
-def svamp():
-    if "REFT_DATA" not in os.environ:
-        pytest.skip("REFT_DATA, the folder with svamp_nl.json and svamp_python_sdp.json, is not set")
-
+def svamp(real_data):
     def read(name):
-        rows = json.loads((Path(os.environ["REFT_DATA"]) / name).read_text())
+        rows = json.loads((real_data / name).read_text())
         return [
             Problem(row["item_id"], row["question"], row["answer_value"], "number", row["answer_cot"]) for row in rows
         ]

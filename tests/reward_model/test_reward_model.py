@@ -29,7 +29,9 @@ from reft_jax.reward_model import training as reward_training
 from reft_jax.reward_model.__main__ import main
 from reft_jax.samples.file import settings_path
 from reft_jax.training.supervised import StepRecorder
-from tests.runs import TINY, assert_same_bits, read, repeatable, restore
+from tests.runs import TINY, assert_same_bits, on_devices, read, repeatable, restore
+
+pytestmark = pytest.mark.compiles
 
 QUESTIONS, SAMPLES, EPOCHS = 40, 8, 4
 GENERATED_TEST = {"kind": "generated", "path": "test"}
@@ -87,9 +89,7 @@ def arguments(tmp_path_factory, compilation_cache):
 
 def command(arguments: list[str]) -> int:
     """Runs here on one device; returns the exit code."""
-    one = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda: one)
+    with on_devices(1):
         try:
             main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
         except SystemExit as left:
@@ -325,7 +325,7 @@ def test_a_reward_model_has_no_adapters_to_export(finished, tmp_path):
         ({"data__dev_fraction": "0.999"}, "there are no train samples"),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, tmp_path, capfd, overrides, message):
+def test_training_a_reward_model_refuses_what_cannot_work(arguments, tmp_path, capfd, overrides, message):
     assert command(arguments(tmp_path / "run", **overrides)) == REFUSED
     assert message in capfd.readouterr().err
 
@@ -340,7 +340,7 @@ def test_what_cannot_work_is_refused(arguments, tmp_path, capfd, overrides, mess
         ("checkpoints/reward_model", ["--reward_model.row_buckets", "[60]"], "longer than the 60 tokens"),
     ],
 )
-def test_what_cannot_be_reranked_is_said(finished, tmp_path, capfd, checkpoint, options, message):
+def test_rerank_refuses_what_it_cannot_rank(finished, tmp_path, capfd, checkpoint, options, message):
     samples = write_samples(tmp_path / "test.jsonl", "test", 2)
     assert command(["rerank", str(finished / checkpoint), str(samples), *options]) == REFUSED
     assert message in capfd.readouterr().err

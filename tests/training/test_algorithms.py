@@ -14,20 +14,24 @@ from reft_jax.training.reinforcement import detect_collapse
 from reft_jax.training.state import RunProgress
 from tests.runs import complete, read, restore, steps
 
+pytestmark = pytest.mark.compiles
+
 ALGORITHMS = {
-    "ppo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3", "rl__average": "tokens"},
+    "ppo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3", "rl__loss_aggregation": "token_mean"},
     "grpo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3"},
-    "rloo": {"rl__average": "tokens"},
+    "rloo": {"rl__loss_aggregation": "token_mean"},
     "self_training": {"rl__self_training__gold_limit": 40},
 }
 SAMPLES = 3
 
 
-def train(arguments, run_dir, warmup, algorithm, **overrides):
-    """Two iterations of 12 questions with three samples each, from the warm-up."""
+def train(arguments, run_dir, warmup, algorithm, devices=1, **overrides):
+    """Two iterations of 12 questions with three samples each, from the warm-up; as few programs as can be."""
     sizes = {"rl__rollout_batch_size": 12, "rl__samples_per_question": SAMPLES, "rl__epochs": 1}
     start = {"sft__schedule_epochs": 0, "rl__init_from": warmup, "data__train__limit": 30}
-    complete(arguments(run_dir, rl__algorithm=algorithm, **sizes, **start, **ALGORITHMS[algorithm], **overrides))
+    few = {"data__test__kind": "none", "generation__prompt_buckets": "[72]"}
+    line = arguments(run_dir, rl__algorithm=algorithm, **sizes, **start, **few, **ALGORITHMS[algorithm], **overrides)
+    complete(line, devices=devices)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -48,7 +52,7 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
 def test_an_algorithm_learns_alike_on_one_device_and_on_eight(algorithm, finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
     train(arguments, tmp_path / "one", warmup, algorithm)
-    train(arguments, tmp_path / "eight", warmup, algorithm, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8)
+    train(arguments, tmp_path / "eight", warmup, algorithm, devices=8, mesh__fsdp=4, mesh__tensor=2)
     one, eight = (steps(tmp_path / name, "rl") for name in ("one", "eight"))
     for name in ("rl/total_loss", "optimizer/gradient_norm", "reward/mean"):
         assert eight[0][name] == pytest.approx(one[0][name], abs=2e-4), name
@@ -88,9 +92,7 @@ def test_a_fall_of_the_rewards_is_noticed():
     said = [detect_collapse(config, progress, verdict(reward), {}) for reward in rewards]
     assert [bool(text) for text in said] == [False] * 6 + [True, True]
     assert "0.333 on average, less than 0.5 of the 0.700" in said[6]
-    losses = (
-        RunProgress()
-    )  # a reward function of one's own may charge for what it dislikes: no share of that can be taken
+    losses = RunProgress()  # a reward function of one's own may charge for what it dislikes: no share of that
     assert not any(
         detect_collapse(config, losses, verdict(reward), {}) for reward in (-2.0, -1.0, -0.5, -0.4, -0.3, -0.9, -0.1)
     )

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -22,16 +21,20 @@ from reft_jax.training import reinforcement
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import Records
 from reft_jax.training.supervised import StepRecorder
-from tests.runs import ITERATIONS, SFT_STEPS, assert_same_run, complete, read, restore, start, steps
+from tests.runs import (
+    ITERATIONS,
+    SFT_STEPS,
+    assert_same_run,
+    complete,
+    end,
+    read,
+    restore,
+    start,
+    steps,
+    wait_for_step,
+)
 
-
-def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
-    """Returns once `metrics.jsonl` shows a step."""
-    path, deadline = run_dir / "metrics.jsonl", time.monotonic() + 300
-    while not path.exists() or f'"step": {step},' not in path.read_text():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+pytestmark = pytest.mark.compiles
 
 
 def resume_points(run_dir: Path) -> list[int]:
@@ -115,11 +118,11 @@ def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here
 
 def test_a_process_that_is_asked_to_stop_exits_with_its_own_code(arguments, tmp_path):
     run_dir = tmp_path / "asked"
-    process = start(arguments(run_dir))
+    process = start(arguments(run_dir), ("reft_jax.train",))
     wait_for_step(process, run_dir, 5)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == STOPPED == 75
+    assert STOPPED == 75
+    output = end(process, STOPPED)
     assert f"stopped as asked; the same command continues in {run_dir}" in output
     assert "Traceback" not in output
     assert resume_points(run_dir) == [max(r["step"] for r in read(run_dir, "metrics"))]
@@ -150,12 +153,10 @@ with StopRequest() as stop:
 
 
 @pytest.fixture
-def unfinished(finished, tmp_path):
+def unfinished(copied):
     """A copy of the finished run that was interrupted after its last step, before test was read."""
-    run_dir = tmp_path / "copy"
-    shutil.copytree(finished[0], run_dir, symlinks=True)
-    (run_dir / "summary.json").unlink()
-    return run_dir
+    (copied / "summary.json").unlink()
+    return copied
 
 
 def test_a_checkpoint_that_was_cut_short_is_left_out(finished, unfinished, arguments, here):
@@ -174,9 +175,9 @@ def test_a_checkpoint_that_was_cut_short_is_left_out(finished, unfinished, argum
 @pytest.mark.parametrize(
     ("key", "value"), [("rl.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
 )
-def test_other_settings_in_the_same_folder_are_refused(finished, arguments, here, key, value):
+def test_other_settings_in_the_same_folder_are_refused(copied, arguments, here, key, value):
     with pytest.raises(SystemExit, match=rf"other settings \({re.escape(key)}\): name a fresh run_dir"):
-        here(arguments(finished[0], **{key.replace(".", "__"): value}))
+        here(arguments(copied, **{key.replace(".", "__"): value}))
 
 
 def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, here):
@@ -188,15 +189,24 @@ def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, h
     here(arguments(unfinished, **overrides))
 
 
-def test_a_run_goes_on_on_other_devices(finished, arguments, tmp_path):
-    """From one device to eight in the middle of SFT, and back before PPO: the same data and nearly the same numbers."""
+@pytest.mark.parametrize(
+    ("first", "last", "devices", "mesh"),
+    [
+        (30, 45, 2, {"mesh__fsdp": 2}),
+        pytest.param(14, 61, 8, {"mesh__fsdp": 4, "mesh__tensor": 2}, marks=pytest.mark.long),
+    ],
+)
+def test_a_run_goes_on_on_other_devices(finished, arguments, here, signal_at, tmp_path, first, last, devices, mesh):
+    """From one device to several in the middle of SFT, and back before PPO: the same data and nearly the same numbers.
+
+    Between steps 30 and 45 nothing is evaluated, so that little is compiled for two devices.
+    """
     run_dir = tmp_path / "moved"
-    for step, mesh in ((14, {}), (61, {"mesh__fsdp": 4, "mesh__tensor": 2, "mesh__fake_cpu_devices": 8})):
-        process = start(arguments(run_dir, **mesh))
-        wait_for_step(process, run_dir, step)
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == STOPPED, output
+    for step, line, count in ((first, arguments(run_dir), 1), (last, arguments(run_dir, **mesh), devices)):
+        signal_at[:] = [("sft", step)]
+        with pytest.raises(SystemExit) as stopped:
+            here(line, devices=count)
+        assert stopped.value.code == STOPPED
     complete(arguments(run_dir))
     for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/value_loss", 1)):
         one, moved = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
@@ -225,12 +235,12 @@ def test_the_best_few_models_are_kept(arguments, here, tmp_path, monkeypatch):
 # What is in the way is said
 
 
-def test_a_folder_in_use_is_refused(finished, arguments, here):
-    with (finished[0] / ".lock").open("a") as other:
+def test_a_folder_in_use_is_refused(copied, arguments, here):
+    with (copied / ".lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match=f"error: run_dir {finished[0]} is in use by another run"):
-            here(arguments(finished[0]))
-    here(arguments(finished[0]))
+        with pytest.raises(SystemExit, match=f"error: run_dir {copied} is in use by another run"):
+            here(arguments(copied))
+    here(arguments(copied))
 
 
 def test_a_folder_that_cannot_be_made_is_named(arguments, here, tmp_path):

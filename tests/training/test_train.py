@@ -1,6 +1,6 @@
 """Whole small runs: what they write, what the numbers in it say of each other, and every way to start a stage.
 
-Runs that need devices of their own are processes; the others run here, on one device.
+A run that is to make devices of its own is a process; the others run here, on one device.
 """
 
 import json
@@ -28,11 +28,15 @@ from tests.runs import (
     UNREPEATABLE,
     assert_same_bits,
     complete,
+    end,
     read,
     repeatable,
     restore,
+    start,
     steps,
 )
+
+pytestmark = pytest.mark.compiles
 
 # What a run writes
 
@@ -168,8 +172,8 @@ def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
 # Runs that go on
 
 
-def test_a_finished_run_prints_its_table_and_does_nothing(finished, arguments, here):
-    run_dir, output = finished
+def test_a_finished_run_prints_its_table_and_does_nothing(finished, copied, arguments, here):
+    run_dir, output = copied, finished[1]
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     again = here(arguments(run_dir, logging__tensorboard=False))
     assert again.strip() == output[output.index(again.strip()[:20]) :].strip()
@@ -182,7 +186,8 @@ def test_a_finished_run_prints_its_table_and_does_nothing(finished, arguments, h
 @pytest.mark.long
 def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
     run_dir = tmp_path / "mesh"
-    complete(arguments(run_dir, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8))
+    line = arguments(run_dir, mesh__fsdp=4, mesh__tensor=2, mesh__fake_cpu_devices=8)
+    end(start(line, ("reft_jax.train",)), 0)
     for stage, name, count in (
         ("sft", "sft/loss", SFT_STEPS),
         ("rl", "rl/total_loss", 3),

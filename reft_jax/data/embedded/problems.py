@@ -86,6 +86,7 @@ def _numbers(question: str) -> tuple[str, ...]:
     return tuple(re.findall("[0-9]+", question))
 
 
+@functools.cache
 def _draw_stories() -> dict[tuple[str, ...], tuple[str, Step]]:
     """Questions and solutions of `test`, then `train`, by the numbers of the question."""
     rng = random.Random(1)

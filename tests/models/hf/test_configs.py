@@ -41,7 +41,8 @@ def translate(fields: dict) -> DecoderConfig:
 def abstract_params(decoder: DecoderConfig) -> dict:
     """Boxed shapes by path."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(Decoder(ModelConfig(decoder=decoder)).init, jax.random.key(0), token, token)["params"]
+    init = lambda token: Decoder(ModelConfig(decoder=decoder)).init(jax.random.key(0), token, token)
+    tree = jax.eval_shape(init, token)["params"]
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "names"))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): box for path, box in leaves}
 
@@ -161,7 +162,7 @@ def test_rows_longer_than_the_positions_are_refused(length, slots):
         ("qwen3-0.6b", {"num_key_value_heads": 3}, ["num_key_value_heads", "3", "16"]),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name_and_value(name, change, words):
+def test_decoder_configs_refuse_by_name_and_value_what_is_not_supported(name, change, words):
     with pytest.raises(ValueError) as error:
         translate(read(name, **change))
     for word in ["config.json", *words]:

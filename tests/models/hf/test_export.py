@@ -24,6 +24,8 @@ from reft_jax.parallel.sharding import make_mesh
 from reft_jax.records.checkpoint import Checkpoints, part_name
 from reft_jax.training.startup import prepare
 
+pytestmark = pytest.mark.compiles
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 
@@ -217,7 +219,7 @@ def test_adapters_are_exported_apart_from_the_model(make_run, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, params["lora"], lora)
 
 
-def test_what_cannot_be_exported_is_named(make_run, tmp_path, capsys):
+def test_export_names_what_it_cannot_write(make_run, tmp_path, capsys):
     run, _, _ = make_run("--model.tokenizer", "embedded", "--model.decoder.gated_mlp", "false")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

@@ -19,6 +19,8 @@ from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.load import decoder_config, load_decoder_params, resolve
 from reft_jax.parallel.sharding import make_mesh, param_shardings
 
+pytestmark = pytest.mark.compiles
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 LLAMA_31 = {  # meta-llama/Llama-3.1-8B, as it stands on the hub
@@ -117,7 +119,7 @@ def test_rotary_fields_mean_the_same_in_both_spellings(tmp_path):
         (GPT2, {"n_head": 7}, ["n_head", "7"]),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name_and_value(base, change, words, tmp_path):
+def test_loading_refuses_by_name_and_value_what_is_not_supported(base, change, words, tmp_path):
     with pytest.raises(ValueError) as error:
         decoder_config(write_config(tmp_path, base | change))
     for word in ["config.json", *words]:
@@ -235,7 +237,7 @@ def edit(directory: Path, change) -> Path:
     return directory
 
 
-def test_a_missing_or_extra_tensor_is_named(copy):
+def test_loading_names_a_missing_or_extra_tensor(copy):
     name = "transformer.h.1.mlp.c_fc.weight"
     with pytest.raises(ValueError, match=r"gpt2: 1 tensor\(s\) missing.*h\.1\.mlp\.c_fc\.weight"):
         load(edit(copy("gpt2"), lambda t: t.pop(name)))
