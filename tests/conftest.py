@@ -12,7 +12,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.shapes import checked_shapes
+from tests.shapes import check_shapes
 
 # What the partitioner makes of a program stays, code for it is generated in half of the time. Inherited by all that
 # tests start; what the user has set stays: `XLA_FLAGS= make test` tests the code that users run.
@@ -25,10 +25,11 @@ if "XLA_FLAGS" not in os.environ:
     )
     os.environ["XLA_FLAGS"] = QUICKLY if asked.returncode == 0 else ""  # XLA ends where it does not know a flag
 
-with checked_shapes():  # before anything imports the modules that it wraps
-    from reft_jax.parallel.processes import REFUSED
-    from reft_jax.parallel.sharding import fake_cpu_devices
-    from tests.runs import command_line, complete, run
+check_shapes()  # before anything imports the modules that it wraps
+
+from reft_jax.parallel.processes import REFUSED  # noqa: E402
+from reft_jax.parallel.sharding import fake_cpu_devices  # noqa: E402
+from tests.runs import command_line, complete, run  # noqa: E402
 
 hypothesis.settings.register_profile("without_clock", deadline=None)
 hypothesis.settings.load_profile("without_clock")

@@ -112,13 +112,13 @@ def run(arguments: list[str], devices: int = 1, command: str = "train") -> tuple
     code, out, err = 0, io.StringIO(), io.StringIO()
     with on_devices(devices), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
+            code = main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
         except SystemExit as left:
-            code = left.code or 0
+            code = left.code
         except Exception:
             traceback.print_exc()
             code = 1
-    return code, out.getvalue(), err.getvalue()
+    return code or 0, out.getvalue(), err.getvalue()
 
 
 def complete(arguments: list[str], code: int = 0, devices: int = 1, command: str = "train") -> str:

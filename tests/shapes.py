@@ -5,8 +5,9 @@ looks at them. Here they become known, and each function of `MODULES` is wrapped
 """
 
 import builtins
+import importlib
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, get_args
 
 import jax
@@ -26,10 +27,13 @@ NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int", "Ke
 NAMES["Array"] = jax.Array | np.ndarray  # tests hand in numpy's arrays where they like
 
 
-def checked_shapes() -> AbstractContextManager[None]:
-    """While it is open, the modules are wrapped as they are imported; the names stay known afterwards."""
+def check_shapes() -> None:
+    """Imports the modules, wrapped; to be called before anything else does. The names stay known afterwards."""
+    assert not set(MODULES) & set(sys.modules), "imported before they were wrapped"
     vars(builtins).update(NAMES)
-    return jaxtyping.install_import_hook(MODULES, "tests.shapes.check")
+    with jaxtyping.install_import_hook(MODULES, "tests.shapes.check"):
+        for module in MODULES:
+            importlib.import_module(module)
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,6 +41,7 @@ def test_every_public_function_of_arrays_says_their_shapes(module):
             assert not plain, name
 
 
+@pytest.mark.compiles
 def test_wrong_shapes_and_types_are_refused_in_this_session():
     assert losses.kl_k1(ROWS, ROWS).shape == (2, 3)
     with pytest.raises(TypeCheckError, match="reference_log_probs"):
@@ -54,6 +55,7 @@ def test_wrong_shapes_and_types_are_refused_in_this_session():
         attend(query, keys, keys, jnp.ones((1, 3, 2), bool), 1.0)
 
 
+@pytest.mark.compiles
 def test_the_functions_themselves_check_no_annotation():
     """What `test_layers` adds: the package imports neither jaxtyping nor beartype."""
     assert not np.any(inspect.unwrap(losses.entropy)(np.zeros((2, 1), int)))

@@ -67,7 +67,9 @@ def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool,
     Raises:
         ValueError: naming the parameter, when a dimension does not divide by its mesh axes.
     """
-    boxed = _parts(jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32)))
+    boxed = _parts(
+        jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    )
     wanted = {"critic": value_head, "value_head": value_head, "lora": adapters}
     boxed = select(boxed, [name for name in boxed if wanted.get(name, True)])
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)

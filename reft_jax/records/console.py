@@ -37,7 +37,7 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
 _MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
-_ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "online self-training"}
+_ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "self-training"}
 
 
 class ProgressDisplay:
@@ -139,8 +139,8 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     chosen = [key for key in _MODELS if summary.get(key, {}).get("test_best")]
     warning = "test-best: chosen on the test set itself, so that the accuracy is too high" if chosen else None
     table = Table(title="Accuracy on test", caption=warning)
-    table.add_column("model")
-    for heading in ("accuracy %", "95 % interval", "examples trained on", "seconds"):
+    table.add_column("model", no_wrap=True)
+    for heading in ("accuracy %", "95 % interval", "trained on", "seconds"):
         table.add_column(heading, justify="right")
     for key, name in _MODELS.items():
         if key in summary:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from reft_jax.algorithms.classification import build_scoring, build_step
+from reft_jax.algorithms.classification import build_classify, build_step
 from reft_jax.algorithms.train_state import abstract_params, init_parts, init_state, make_optimizer
 from reft_jax.config import LoraConfig, ModelConfig, RewardModelConfig
 from reft_jax.data.samples import LabelledRows
@@ -150,7 +150,7 @@ def test_a_step_donates_its_state_and_compiles_once():
 @pytest.mark.parametrize("shape", [(1, 1), (4, 2)])
 def test_scores_are_the_probability_of_the_second_class(shape):
     where, rows = mesh(*shape), make_rows(3)
-    score, _ = build_scoring(MODEL, where, batch=B, length=LENGTH)
+    score, _ = build_classify(MODEL, where, batch=B, length=LENGTH)
     batch = to_global((rows.tokens, rows.lengths), batch_shardings((rows.tokens, rows.lengths), where))
     found = to_host(score(on_mesh(host_params(), where), *batch))
     expected = [np.exp(x[1]) / np.sum(np.exp(x)) for x in map(np.asarray, naive_logits(host_params()))]

@@ -16,6 +16,8 @@ from reft_jax.models.hf.tensors import FAMILIES
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import make_mesh
 
+pytestmark = pytest.mark.compiles
+
 CONFIGS = Path(__file__).parents[1] / "models" / "configs"
 ATTENTION = {f"blocks/attn/{name}/kernel" for name in "qkvo"}
 GATED = {"embed", *ATTENTION, *(f"blocks/mlp/{name}/kernel" for name in ("gate", "up", "down"))}

@@ -16,7 +16,7 @@ from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.problem_sets import read_problem_sets
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.preflight.__main__ import with_model_directory
-from reft_jax.train import stages, updates
+from reft_jax.training.startup import plan_stages
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "configs" / "paper"
@@ -73,8 +73,7 @@ def loaded(run: str, *overlays: str) -> Config:
 
 def plan(config: Config, rows: int) -> Any:
     """The stages of a run that trains on so many problems."""
-    examples = {"pretrain": [], "sft": range(rows)}
-    return SimpleNamespace(**stages(SimpleNamespace(config=config, examples=examples, prompts={"train": range(rows)})))
+    return SimpleNamespace(**plan_stages(config, pretrain=0, sft=rows, rl=rows))
 
 
 def test_the_runs_are_those_of_the_papers_tables():
@@ -103,7 +102,7 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     assert (rl.algorithm, rl.critic, rl.rollout_batch_size, rl.samples_per_question) == ("ppo", "shared", batch, 1)
     assert (rl.epochs, rl.optimizer.learning_rate) == ((300, 3e-7) if large else (700, 3e-6))
     assert (rl.optimizer.schedule, rl.optimizer.lr_warmup_fraction) == ("constant", 0)
-    assert (rl.minibatch_size, rl.update_epochs, updates(rl)) == (batch, 2, 2)
+    assert (rl.minibatch_size, rl.update_epochs, rl.updates_per_iteration) == (batch, 2, 2)
     assert (rl.kl_coef, rl.vf_coef, rl.kl_in, rl.kl_estimator) == (data.kl_coef, 5, "reward", "k1")
     assert (rl.clip_range, rl.value_clip_range, rl.discount, rl.gae_lambda) == (0.2, 0.2, 1, 0.95)
     assert rl.whiten_advantages

@@ -267,7 +267,7 @@ def fake(config: Config, **measures):
         "update": state,
         "evaluation": {"weights": 50, "batch": 10},
         "reward_model": state,
-        "scoring": {"weights": 95, "batch": 10},
+        "classify": {"weights": 95, "batch": 10},
     }
     steps = {
         name: {"bucket": [8, 16, 16, 1], "arguments": arguments[name], "cache": 30 * (name == "rollout")}
@@ -309,7 +309,7 @@ def test_a_reward_model_is_a_run_of_its_own():
     measures = {
         "sft": {"argument": 310, "needed": 400, "code": 7},
         "reward_model": {"argument": 310, "needed": 900, "code": 5},
-        "scoring": {"argument": 105, "needed": 150},
+        "classify": {"argument": 105, "needed": 150},
     }
     report = fake(Config(model=ModelConfig(lora=LoraConfig(rank=4))), **measures)
     totals = {(phase["stage"], phase["step"]): phase["total"] for phase in report["phases"]}
@@ -317,9 +317,9 @@ def test_a_reward_model_is_a_run_of_its_own():
         ("sft", "sft"): 300 + 90 + 10 + 7,
         ("sft", "save"): 300 + 90 + 7,  # there, the adapters are merged
         ("reward_model", "reward_model"): 300 + 590 + 10 + 5,
-        ("reward_model", "scoring"): 300 + 45 + 10 + 5,
+        ("reward_model", "classify"): 300 + 45 + 10 + 5,
     }
-    report = fake(Config(), scoring={"argument": 105, "needed": 1000}, reward_model={"argument": 310, "needed": 900})
+    report = fake(Config(), classify={"argument": 105, "needed": 1000}, reward_model={"argument": 310, "needed": 900})
     assert any("reward_model.microbatch_size: 24 -> 8, down to 8" in text for text in report["changes"])
     assert not any("lora" in text or "logits" in text for text in report["changes"])
 

@@ -158,7 +158,13 @@ def test_other_processes_are_silent() -> None:
 
 def test_closing_table() -> None:
     summary = {
-        "rl_best": {"accuracy": 1.0, "interval": [0.9801, 1.0], "examples": 123456, "seconds": 3599.6},
+        "rl_best": {
+            "accuracy": 1.0,
+            "interval": [0.9801, 1.0],
+            "examples": 123456,
+            "seconds": 3599.6,
+            "algorithm": "ppo",
+        },
         "warmup": {"accuracy": 0.604, "interval": (0.55, 0.6604), "examples": 800, "seconds": 12.2},
         "sft_best": {"accuracy": 0.0, "interval": [0.0, 0.02], "examples": 4000, "seconds": 60.0, "step": 9},
         "another": {},
@@ -167,26 +173,28 @@ def test_closing_table() -> None:
     print_closing_table(summary, Console(file=file, width=80, force_terminal=False))
     assert [line.strip() for line in file.getvalue().splitlines()] == [
         "Accuracy on test",
-        "┏━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━┓",
-        "┃ model           ┃ accuracy % ┃ 95 % interval ┃ examples trained on ┃ seconds ┃",
-        "┡━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━┩",
-        "│ warm-up         │       60.4 │  55.0 to 66.0 │                 800 │      12 │",
-        "│ SFT best on dev │        0.0 │    0.0 to 2.0 │               4,000 │      60 │",
-        "│ ReFT            │      100.0 │ 98.0 to 100.0 │             123,456 │   3,600 │",
-        "└─────────────────┴────────────┴───────────────┴─────────────────────┴─────────┘",
+        "┏━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━┓",
+        "┃ model                  ┃ accuracy % ┃ 95 % interval ┃ trained on ┃ seconds ┃",
+        "┡━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━┩",
+        "│ warm-up                │       60.4 │  55.0 to 66.0 │        800 │      12 │",
+        "│ SFT best on dev        │        0.0 │    0.0 to 2.0 │      4,000 │      60 │",
+        "│ ReFT (PPO) best on dev │      100.0 │ 98.0 to 100.0 │    123,456 │   3,600 │",
+        "└────────────────────────┴────────────┴───────────────┴────────────┴─────────┘",
     ]
 
 
 def test_the_table_says_what_was_chosen_on_test() -> None:
     facts = {"accuracy": 0.5, "interval": [0.4, 0.6], "examples": 1, "seconds": 1.0}
-    summary = {"warmup": facts, "sft_best": {**facts, "test_best": True}, "rl_best": {**facts, "test_best": True}}
+    chosen = {**facts, "test_best": True}
+    summary = {"warmup": facts, "sft_best": chosen, "rl_best": {**chosen, "algorithm": "grpo"}}
     file = io.StringIO()
     print_closing_table(summary, Console(file=file, width=80, force_terminal=False))
     printed = " ".join(file.getvalue().split())
-    assert re.findall(r"│ ([\w -]+) │ 50.0", printed) == ["warm-up", "SFT test-best", "ReFT test-best"]
+    names = ["warm-up", "SFT test-best", "GRPO test-best"]
+    assert re.findall(r"│ ([\w ()-]+) │ 50.0", printed) == names, "only PPO is ReFT"
     assert "test-best: chosen on the test set itself, so that the accuracy is too high" in printed
 
 
 def test_a_model_without_its_accuracy_is_an_error() -> None:
     with pytest.raises(KeyError, match="interval"):
-        closing_table({"rl_best": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})
+        closing_table({"warmup": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})

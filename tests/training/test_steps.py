@@ -20,6 +20,8 @@ from reft_jax.reward_model.__main__ import main as reward_model
 from tests.runs import TINY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+pytestmark = pytest.mark.compiles
+
 VOCABULARY = 400
 OURS = {
     "model": {"path": "", "tokenizer": "embedded", "decoder": {**TINY["model"]["decoder"], "max_positions": 4096}},
