@@ -13,8 +13,6 @@ import pytest
 from reft_jax.config import ModelConfig
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
 
-pytestmark = pytest.mark.compiles
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
