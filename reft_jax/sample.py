@@ -121,7 +121,7 @@ def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
     """What determines the lines, but for rounding: not the devices, nor how many rows go together."""
     config = to_dict(sampler.config)
     kept = {key: config[key] for key in ("seed", "model", "data", "generation", "reward", "evaluation")}
-    free = {"generation": ("weights", "scan_layers"), "evaluation": ("batch_size",), "reward": ("workers",)}
+    free = {"generation": ("weight_layout", "scan_layers"), "evaluation": ("batch_size",), "reward": ("workers",)}
     for key, names in free.items():
         for name in names:
             del kept[key][name]

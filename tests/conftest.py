@@ -37,7 +37,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 fake_cpu_devices(8)
 jax.devices()  # makes their threads, whose number the processes that tests start shall not inherit
 del os.environ["PJRT_NPROC"]
-
+jax.random.key(0)  # its two small programs: who asks for the shapes of a model makes a key, and compiles nothing else
 
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(

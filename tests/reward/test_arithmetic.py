@@ -49,7 +49,9 @@ def disagreements(texts, rules, run_forked):
     ]
 
 
-@pytest.mark.parametrize(("rules", "step"), [("lenient", 1), ("reference", 4)])  # a step of 1 takes seconds more
+@pytest.mark.parametrize(
+    ("rules", "step"), [("lenient", 4), ("reference", 4), pytest.param("lenient", 1, marks=pytest.mark.long)]
+)
 def test_svamp_programs_give_what_the_child_gives(real_data, rules, step, run_forked):
     rows = json.loads((real_data / "svamp_python_sdp.json").read_text())
     texts = [row["answer_cot"] for row in rows]

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, cut short or moved: they end like the uninterrupted one, or say what is in the way."""
 
 import fcntl
+import functools
 import json
 import os
 import re
@@ -94,24 +95,28 @@ def signal_at(monkeypatch):
     return moments
 
 
-def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path):
+MOMENTS = {  # and the step that is then saved
+    ("sft", 20): 21,  # what the step before asked is heard after this one
+    ("dev", 48): 48,
+    ("dev", 54): 54,
+    ("rl", 0): SFT_STEPS,
+    ("rl", 4): SFT_STEPS + 4,
+    ("dev", 6): SFT_STEPS + 6,
+    ("test", 9): SFT_STEPS + 9,
+}
+SOME = [("sft", 20), ("dev", 54), ("rl", 4), ("test", 9)]
+
+
+@pytest.mark.parametrize("moments", [SOME, pytest.param([*MOMENTS], marks=pytest.mark.long)], ids=["some", "all"])
+def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path, moments):
     """In SFT, in evaluations of both stages, while sampling, and while test is read; it loses no step by that."""
     run_dir = tmp_path / "stopped"
-    moments = {
-        ("sft", 20): 21,  # what the step before asked is heard after this one
-        ("dev", 48): 48,
-        ("dev", 54): 54,
-        ("rl", 0): SFT_STEPS,
-        ("rl", 4): SFT_STEPS + 4,
-        ("dev", 6): SFT_STEPS + 6,
-        ("test", 9): SFT_STEPS + 9,
-    }
-    for moment, step in moments.items():
+    for moment in moments:
         signal_at[:] = [moment]
         with pytest.raises(SystemExit) as stopped:
             here(arguments(run_dir, checkpoint__keep_last=1))
         assert (stopped.value.code, signal_at) == (STOPPED, []), moment
-        assert resume_points(run_dir) == [step], moment
+        assert resume_points(run_dir) == [MOMENTS[moment]], moment
     here(arguments(run_dir))
     assert_same_run(run_dir, finished[0])
 
@@ -202,12 +207,13 @@ def test_a_run_goes_on_on_other_devices(finished, arguments, here, signal_at, tm
     Between steps 30 and 45 nothing is evaluated, so that little is compiled for two devices.
     """
     run_dir = tmp_path / "moved"
-    for step, line, count in ((first, arguments(run_dir), 1), (last, arguments(run_dir, **mesh), devices)):
+    untested = functools.partial(arguments, run_dir, data__test__kind="none")
+    for step, line, count in ((first, untested(), 1), (last, untested(**mesh), devices)):
         signal_at[:] = [("sft", step)]
         with pytest.raises(SystemExit) as stopped:
             here(line, devices=count)
         assert stopped.value.code == STOPPED
-    complete(arguments(run_dir))
+    complete(untested())
     for stage, name, count in (("sft", "sft/loss", SFT_STEPS), ("rl", "rl/value_loss", 1)):
         one, moved = ([r[name] for r in steps(folder, stage)[:count]] for folder in (finished[0], run_dir))
         np.testing.assert_allclose(moved, one, rtol=0, atol=1e-4, err_msg=name)
@@ -258,7 +264,8 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, he
     for free, fits in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free, 0, free))
         if fits:
-            here(arguments(tmp_path / "fits", rl__epochs=0, sft__stop_epoch=9))
+            short = {"sft__schedule_epochs": 1, "sft__warmup_epoch": 1, "sft__stop_epoch": 1}
+            here(arguments(tmp_path / "fits", rl__epochs=0, data__test__kind="none", **short))
         else:
             with pytest.raises(SystemExit, match=r"GB free and the run's checkpoints take up to .*make room"):
                 here(arguments(tmp_path / "full"))
