@@ -79,7 +79,11 @@ METRICS: Mapping[str, Metric] = {
     "optimizer/learning_rate": Metric("1", "Learning rate of the step"),
     "reward/mean": Metric("reward", "Mean reward of the sampled completions, without the KL penalty"),
     "reward/correct": Metric("share", "Sampled completions whose answer is right"),
-    **{f"reward/outcome_{key}": Metric("share", f"Sampled completions {value}") for key, value in _OUTCOMES.items()},
+    **{
+        f"reward/outcome_{key}": Metric("share", f"Sampled completions {value}")
+        for key, value in _OUTCOMES.items()
+        if key != "correct"  # that is `reward/correct`
+    },
     "reward/suspicious": Metric("share", f"Sampled completions {_SUSPECT}"),
     "reward/function/*": Metric(
         "reward", "Mean of a reward function of your own, named as its import path ends (all of it where two end alike)"
