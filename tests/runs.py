@@ -201,4 +201,4 @@ def assert_same_run(one: Path, other: Path) -> None:
 if __name__ == "__main__":
     fake_cpu_devices(8)
     with on_devices(1):
-        importlib.import_module(f"reft_jax.{sys.argv[1]}").main(sys.argv[2:])
+        sys.exit(importlib.import_module(f"reft_jax.{sys.argv[1]}").main(sys.argv[2:]))

@@ -1,6 +1,7 @@
 """A critic of its own: it values as the shared one does while it is its copy, and the two losses do not mix."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -49,7 +50,9 @@ def make_params(critic: str) -> dict:
     return {**params, "critic": copy_params(params["decoder"])} if critic == "separate" else params
 
 
+@functools.cache
 def score(critic: str):
+    """Parameters, and the experience and its metrics that they give."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 11, (BATCH, PROMPT + RESPONSE)).astype(np.int32)
     lengths = np.full(BATCH, PROMPT, np.int32), np.full(BATCH, RESPONSE, np.int32)
@@ -72,11 +75,11 @@ def test_a_copy_of_the_body_values_as_the_body_does():
 def updated(critic: str, **settings) -> tuple[dict, dict]:
     """Parameters before and after one step."""
     params, (experience, _) = score(critic)
-    before = jax.tree.map(np.asarray, params)
+    before = jax.tree.map(np.array, params)
     step, _ = build_update(
         MODEL, config(critic, **settings), mesh(), temperature=1.0, total_steps=9, prompt=PROMPT, response=RESPONSE
     )
-    state = init_state(params, make_optimizer(OPTIMIZER, 9), mesh())
+    state = init_state(copy_params(params), make_optimizer(OPTIMIZER, 9), mesh())
     return before, jax.tree.map(np.asarray, step(state, experience, np.arange(BATCH, dtype=np.int32))[0].params)
 
 

@@ -177,7 +177,8 @@ def test_equals_the_slow_loop(sampling):
 @pytest.mark.parametrize("sampling", [SAMPLED, COOL], ids=["sampled", "cool"])
 def test_log_probs_are_those_of_the_scorer(sampling):
     rollout = sample(make_prompts(), sampling, middle_token(sampling))
-    scores = score_responses(Policy(MODEL), params(), rollout.sequences, sampling.temperature)
+    score = jax.jit(lambda weights, rows: score_responses(Policy(MODEL), weights, rows, sampling.temperature))
+    scores = score(params(), rollout.sequences)
     mask = rollout.sequences.response_mask
     assert mask.sum() > 20
     np.testing.assert_allclose(rollout.log_probs[mask], scores.log_probs[mask], atol=1e-5)

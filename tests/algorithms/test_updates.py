@@ -99,6 +99,7 @@ def on_mesh(params: Any, where: Any) -> Any:
     return to_global(params, {name: jax.tree.map(lambda x: x.sharding, abstract[name]) for name in params})
 
 
+@jax.jit
 def full_log_softmax(params: Any, rows: Sequences, temperature: float):
     """([B, T, V] log-probs of what comes next, [B, T] values), all at once."""
     hidden = Policy(MODEL).apply({"params": params}, rows.tokens, method="hidden")
@@ -186,8 +187,9 @@ def naive_sft(aggregation: str, microbatches: int):
         return sum(means) / len(groups)
 
     adam, losses, norms = Adam({"decoder": host_params()["decoder"]}), [], []
+    value_and_gradient = jax.jit(jax.value_and_grad(loss))
     for _ in range(2):
-        value, gradient = jax.jit(jax.value_and_grad(loss))(adam.params)
+        value, gradient = value_and_gradient(adam.params)
         losses.append(float(value))
         norms.append(adam.step(gradient))
     return adam, losses, norms
@@ -560,8 +562,9 @@ def naive_grouped(case: str):
         return sum(sums) / (sum(LENGTHS) if config.loss_aggregation == "token_mean" else len(asked))
 
     adam, losses = Adam(without_critic(host_params(9, 0.05))), []
+    value_and_gradient = jax.jit(jax.value_and_grad(loss))
     for _ in range(2):
-        value, gradient = jax.jit(jax.value_and_grad(loss))(adam.params)
+        value, gradient = value_and_gradient(adam.params)
         losses.append(float(value))
         adam.step(gradient)
     return advantages, adam, losses

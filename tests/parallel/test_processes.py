@@ -64,6 +64,7 @@ def assert_like_one_process(run_dir: Path, one: Path) -> None:
     assert set(json.loads((run_dir / "summary.json").read_text())) == {"warmup", "sft", "sft_best", "rl_best"}
 
 
+@pytest.mark.long
 def test_two_processes_are_one_run(finished, arguments, tmp_path):
     end(launch(arguments(tmp_path / "two", **MESH)), 0)
     assert_like_one_process(tmp_path / "two", finished[0])

@@ -91,10 +91,9 @@ def command(arguments: list[str]) -> int:
     """Runs here on one device; returns the exit code."""
     with on_devices(1):
         try:
-            main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
+            return main([*arguments, "--distributed.detect", "false"])  # JAX is at work here already
         except SystemExit as left:
             return left.code
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,9 @@ def test_its_run_has_the_files_of_a_run(finished, arguments, capfd):
     )  # of equals the first
     assert sum(record["rerank/accuracy"] == best["rerank/accuracy"] for record in dev) > 1
     names = ("step", "rerank/accuracy", "rerank/classification_accuracy")
-    assert [facts[name] for name in ("step", "dev_accuracy", "dev_classified")] == [best[name] for name in names]
+    assert [facts[name] for name in ("step", "dev_accuracy", "dev_classification_accuracy")] == [
+        best[name] for name in names
+    ]
     checkpoints = finished / "checkpoints"
     for name in ("", "_class_head"):
         link = checkpoints / f"reward_model_best{name}"
