@@ -39,6 +39,7 @@ from reft_jax.reward_model.reranking import (
     evaluate_choices,
     evaluate_classification,
     key,
+    require_samples,
 )
 from reft_jax.reward_model.training import BEST, encode, open_reward_run, reward_model_only, train
 from reft_jax.samples.file import Sample, left_out
@@ -81,6 +82,7 @@ def rerank(
     parts = {"decoder": checkpoint, "class_head": checkpoint.with_name(part_name(checkpoint.name, "class_head"))}
     read = {name: restore_params(where, select(abstract, {name}))[name] for name, where in parts.items()}
     params = cast(Params, read)
+    require_samples(questions, max(ks, default=None))
     compiled, pad = CompiledSteps(steps(config, mesh)), special_ids(tokenizer).pad
     command.begin(mesh)
     probs = correct_probs(compiled, params, samples, config.reward_model, mesh=mesh, pad=pad, check=command.stop.check)

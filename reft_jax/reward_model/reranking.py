@@ -83,6 +83,17 @@ def by_question(samples: Sequence[Sample]) -> list[list[Sample]]:
     return list(found.values())
 
 
+def require_samples(questions: Sequence[Sequence[Sample]], k: int | None) -> None:
+    """Refuses to choose among `k` samples where a question has fewer; None asks for no number.
+
+    Raises:
+        ValueError: naming the questions.
+    """
+    if short := [samples for samples in questions if len(samples) < (k or 0)]:
+        named = ", ".join(f"`{samples[0].id}` ({len(samples)})" for samples in short[:5])
+        raise ValueError(f"{len(short)} questions have fewer than {k} samples: {named}; give a smaller --k")
+
+
 def evaluate_choices(
     questions: Sequence[Sequence[Sample]], probs: CorrectProbs, k: int | None = None, unasked: int = 0
 ) -> dict[str, Any]:
@@ -102,9 +113,7 @@ def evaluate_choices(
     Raises:
         ValueError: a question has fewer samples.
     """
-    if short := [samples for samples in questions if len(samples) < (k or 0)]:
-        named = ", ".join(f"`{samples[0].id}` ({len(samples)})" for samples in short[:5])
-        raise ValueError(f"{len(short)} questions have fewer than {k} samples: {named}; give a smaller --k")
+    require_samples(questions, k)
     first, total = [samples[:k] for samples in questions], len(questions) + unasked
     right = lambda choice: choice is not None and choice.correct
     return {
