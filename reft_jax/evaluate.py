@@ -11,9 +11,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from reft_jax.config import config_parser
+from reft_jax.config import Split, config_parser
 from reft_jax.problem import AnswerKind
 from reft_jax.samples.file import left_out, read_samples
 from reft_jax.samples.statistics import mean_interval, pass_at_k
@@ -105,10 +105,10 @@ def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> di
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)
     with open_model(source) as (sampler, params):
-        reading = sampler.evaluate(params, source.split)
-        unasked = reading.total - len(reading.completions)
-        measures = {"accuracy": Measure(reading.accuracy, reading.interval)}
-        made = {"checkpoint": source.name, "split": source.split, **report(measures, reading.total, unasked)}
+        evaluation = sampler.evaluate(params, source.split)
+        unasked = evaluation.total - len(evaluation.completions)
+        measures = {"accuracy": Measure(evaluation.accuracy, evaluation.interval)}
+        made = {"checkpoint": source.name, "split": source.split, **report(measures, evaluation.total, unasked)}
         return made if jax.process_index() == 0 else {}
 
 
@@ -140,8 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as `arguments` (or the command line) say; exits with 2 where file, settings or k do not do."""
     parser = config_parser("python -m reft_jax.evaluate", str(__doc__))
     parser.add_argument("paths", nargs="*", metavar="[CHECKPOINT]", help="folder of RUN_DIR/checkpoints")
-    splits = Literal["train", "dev", "test"]
-    parser.add_argument("--split", type=splits, default="test", help="problems to ask a model")
+    parser.add_argument("--split", type=Split, default="test", help="problems to ask a model")
     parser.add_argument("--samples", default="", help="file of samples, in place of a model")
     parser.add_argument("--k", type=int, nargs="+", default=[], help="of maj@k and pass@k; default: 1 and all samples")
     parser.add_argument("--json", default="", help="file that the numbers are written to as well")

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from reft_jax.config import Config, SourceConfig, config_parser, to_dict
+from reft_jax.config import Config, SourceConfig, Split, config_parser, to_dict
 from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
 from reft_jax.data.prompts import few_shot_prefix
@@ -25,7 +25,7 @@ from reft_jax.models.policy import Params
 from reft_jax.parallel.processes import REFUSED, exit_with, on_process_zero
 from reft_jax.samples.file import SampleFile
 from reft_jax.training.completion import Completion
-from reft_jax.training.model_source import ModelSource, Split, open_model, read_source
+from reft_jax.training.model_source import ModelSource, open_model, read_source
 from reft_jax.training.sampler import SAMPLE, Sampler
 
 

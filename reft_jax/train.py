@@ -1,4 +1,4 @@
-"""`python -m reft_jax.train --config FILE`: pretrain (optional), SFT with its warm-up, PPO, and one reading of test.
+"""`python -m reft_jax.train --config FILE`: pretrain (optional), SFT with its warm-up, reinforcement, then test, once.
 
 Here stands the order of the stages; their loops are `supervised` and `reinforcement`. Steps are counted through all
 stages, so that a run's records are ordered by one number; every stage continues where a resume point left it.

@@ -22,6 +22,8 @@ MODULES = (
     "reft_jax.models.lora",
     "reft_jax.models.policy",
     "reft_jax.algorithms.rollout",
+    "reft_jax.algorithms.ppo",
+    "reft_jax.algorithms.self_training",
 )
 NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int", "Key", "Real", "Shaped")}
 NAMES["Array"] = jax.Array | np.ndarray  # tests hand in numpy's arrays where they like

@@ -5,8 +5,10 @@ its question. All arrays are aligned to the response: index t is the action that
 included.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +27,13 @@ from reft_jax.algorithms.train_state import (
     optimizer_step,
 )
 from reft_jax.config import ModelConfig, RlConfig
-from reft_jax.data.batches import Array, Sequences
+from reft_jax.data.batches import Sequences
 from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy, response_values, score_responses
 from reft_jax.parallel.sharding import abstract_rows, batch_shardings, replicated
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
 
 
 @struct.dataclass
@@ -36,11 +41,11 @@ class Experience:
     """One iteration's completions with all that the update needs; constant during the update."""
 
     sequences: Sequences
-    log_probs: Array  # [B, R] of the policy that sampled, scored by the training forward
-    reference: Array | None  # [B, R] log-probs of the reference; None where the KL is not in the loss
-    advantages: Array  # [B, R]
-    values: Array | None  # [B, R] of the state in which each token was chosen; None without a critic
-    returns: Array | None  # [B, R]; None without a critic
+    log_probs: Float[Array, "B R"]  # of the policy that sampled, scored by the training forward
+    reference: Float[Array, "B R"] | None  # log-probs of the reference; None where the KL is not in the loss
+    advantages: Float[Array, "B R"]
+    values: Float[Array, "B R"] | None  # of the state in which each token was chosen; None without a critic
+    returns: Float[Array, "B R"] | None  # None without a critic
 
 
 KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
@@ -50,10 +55,10 @@ KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
 class RolloutScores:
     """What policy and reference say of sampled responses, by the training forward."""
 
-    log_probs: Array  # [B, R] of the policy, nats
-    entropy: Array  # [B, R] of the policy, nats
-    reference: Array  # [B, R] log-probs of the reference, nats
-    values: Array | None  # [B, R]; None without a critic
+    log_probs: Float[Array, "B R"]  # of the policy, nats
+    entropy: Float[Array, "B R"]  # of the policy, nats
+    reference: Float[Array, "B R"]  # log-probs of the reference, nats
+    values: Float[Array, "B R"] | None  # None without a critic
 
 
 def score_rollout(
@@ -103,7 +108,7 @@ def make_experience(
     params: Params,
     reference: Params,
     rollout: Rollout,
-    rewards: jax.Array,
+    rewards: Float[Array, " B"],
 ) -> tuple[Experience, dict[str, jax.Array]]:
     """Scores a rollout with policy and reference, and estimates advantages (ReFT, section 3.2).
 
@@ -153,7 +158,9 @@ def has_critic(config: RlConfig) -> bool:
     return config.algorithm == "ppo"
 
 
-def estimate_advantages(config: RlConfig, rewards: jax.Array, values: Any, mask: jax.Array) -> tuple[jax.Array, Any]:
+def estimate_advantages(
+    config: RlConfig, rewards: Float[Array, "B R"], values: Float[Array, "B R"] | None, mask: Bool[Array, "B R"]
+) -> tuple[Float[Array, "B R"], Float[Array, "B R"] | None]:
     """How much better each action was than expected, by the algorithm of the config; PPO's are not whitened yet.
 
     GRPO and RLOO give all actions of a response its one advantage, made from the sum of its rewards.
@@ -169,7 +176,7 @@ def estimate_advantages(config: RlConfig, rewards: jax.Array, values: Any, mask:
     """
     total, samples = jnp.sum(rewards, axis=1), config.samples_per_question
     match config.algorithm:
-        case "ppo":
+        case "ppo" if values is not None:
             return losses.gae(rewards, values, mask, discount=config.discount, gae_lambda=config.gae_lambda)
         case "grpo":
             by_response = losses.group_relative_advantages(total, samples=samples, scale=config.scale_by_group)
@@ -181,8 +188,12 @@ def estimate_advantages(config: RlConfig, rewards: jax.Array, values: Any, mask:
 
 
 def objective(
-    config: RlConfig, log_probs: jax.Array, values: jax.Array | None, experience: Experience, weight: jax.Array
-) -> tuple[jax.Array, dict[str, Any]]:
+    config: RlConfig,
+    log_probs: Float[Array, "B R"],
+    values: Float[Array, "B R"] | None,
+    experience: Experience,
+    weight: Float[Array, " B"],
+) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`policy_loss + vf_coef * value_loss + kl_coef * kl_loss` of some responses.
 
     The clipped surrogate (Schulman et al. 2017, eq. 7), the value loss where there is a critic, and the KL where the
@@ -224,7 +235,7 @@ def objective(
     return total, {"sums": sums, "rl/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
 
 
-def response_weights(config: RlConfig, lengths: jax.Array) -> jax.Array:
+def response_weights(config: RlConfig, lengths: Int[Array, " M"]) -> Float[Array, " M"]:
     """What each response of a minibatch counts for, [M]: alike, or as its tokens (`loss_aggregation`); filler is 0."""
     parts = lengths if config.loss_aggregation == "token_mean" else lengths > 0
     return parts / jnp.maximum(jnp.sum(parts), 1)
@@ -237,7 +248,7 @@ def update(
     total_steps: int,
     state: TrainState,
     experience: Experience,
-    rows: jax.Array,
+    rows: Int[Array, " M"],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step on a minibatch's `objective`.
 

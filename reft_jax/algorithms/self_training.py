@@ -4,8 +4,10 @@ The baseline of ReFT (arXiv 2401.08967, section 4.2) that learns from the same s
 right ones alone: no critic, no reference, no advantages.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,14 @@ from jax.sharding import Mesh
 
 from reft_jax.algorithms.train_state import TrainState, abstract_sequences, abstract_stage, jit_update, optimizer_step
 from reft_jax.config import ModelConfig, RlConfig
-from reft_jax.data.batches import Array, Sequences
+from reft_jax.data.batches import Sequences
 from reft_jax.losses import masked_nll
 from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.sharding import abstract_rows, replicated
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int
 
 
 @struct.dataclass
@@ -26,7 +31,7 @@ class SelfTrainingBatch:
     """One iteration's completions beside the annotation of each one's question; constant during the update."""
 
     sampled: Sequences
-    correct: Array  # [B] bool
+    correct: Bool[Array, " B"]
     gold: Sequences | None  # a row for each completion; None where annotations do not count
 
 
@@ -36,7 +41,7 @@ def update(
     total_steps: int,
     state: TrainState,
     data: SelfTrainingBatch,
-    rows: jax.Array,
+    rows: Int[Array, " M"],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step over a minibatch on `(1 - gold_weight) * nll(right completions) + gold_weight * nll(gold)`.
 

@@ -526,7 +526,7 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run: pretrain (optional), SFT, PPO, then one reading of the test set."""
+    """A run: pretrain (optional), SFT, reinforcement, then one evaluation on the test set."""
 
     run_dir: str = ""
     """Where everything is written; the same command with the same folder continues it."""

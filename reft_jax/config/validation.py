@@ -40,12 +40,12 @@ def missing_files(config: Config) -> Iterator[str]:
     if config.rl.init_from and not Path(config.rl.init_from).is_dir():
         yield f"rl.init_from: there is no checkpoint directory {config.rl.init_from!r}"
     if config.only_reward_model:  # in another run these may be yet to come
-        judge = config.reward_model
+        settings = config.reward_model
         yield from (
-            f"reward_model.samples: there is no file {path!r}" for path in judge.samples if not Path(path).is_file()
+            f"reward_model.samples: there is no file {path!r}" for path in settings.samples if not Path(path).is_file()
         )
-        if judge.init_from and not Path(judge.init_from).is_dir():
-            yield f"reward_model.init_from: there is no checkpoint directory {judge.init_from!r}"
+        if settings.init_from and not Path(settings.init_from).is_dir():
+            yield f"reward_model.init_from: there is no checkpoint directory {settings.init_from!r}"
 
 
 def range_errors(config: Any, prefix: str) -> Iterator[str]:

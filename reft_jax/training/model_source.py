@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from reft_jax.config import (
     Config,
@@ -19,9 +19,10 @@ from reft_jax.config import (
     RlConfig,
     SftConfig,
     SourceConfig,
+    Split,
     parse_config,
 )
-from reft_jax.config.validation import check_lengths, missing_files, validate
+from reft_jax.config.validation import check_lengths, require_files, validate
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.models.hf.load import resolve, resolve_model
 from reft_jax.models.params import Params
@@ -29,8 +30,6 @@ from reft_jax.records.checkpoint import run_of
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.startup import open_sampler
-
-Split = Literal["train", "dev", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +105,7 @@ def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], s
         raise ValueError("no model: name a folder of RUN_DIR/checkpoints, or a config with model.path by --config")
     config = without_training(config, split)
     validate(config, training=False)
-    for message in missing_files(config):
-        raise FileNotFoundError(message)
+    require_files(config)
     key = "train" if split == "dev" and config.data.dev.kind == "none" else split  # dev may be a part of train
     if getattr(config.data, key).kind == "none":
         raise ValueError(f"data.{key}.kind is `none`: there are no problems to ask")
