@@ -13,14 +13,12 @@ from typing import Any
 import jax
 
 from reft_jax.config import load_config
-from reft_jax.config.validation import require_files
 from reft_jax.data.readers import is_within
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.records.console import print_closing_table
-from reft_jax.training.directory import lock_run_dir, read_summary
 from reft_jax.training.lifecycle import lifecycle
 from reft_jax.training.reinforcement import BEST, reinforce
-from reft_jax.training.startup import Run, open_run, prepare
+from reft_jax.training.startup import Run, claim_run, open_run
 from reft_jax.training.supervised import supervised
 
 
@@ -90,10 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     config = load_config(arguments)
     with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
-        require_files(config)  # before a folder is made
-        command.open(lock_run_dir(Path(config.run_dir)))
-        config, tokenizer = prepare(config)
-        summary = read_summary(config.run_dir)
+        config, tokenizer, summary = claim_run(command, config)
         if summary is None:
             run = command.open(open_run(config, tokenizer, command.stop))
             command.begin(run.sampler.model.mesh)

@@ -22,7 +22,7 @@ from rich.table import Table
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, load_config
-from reft_jax.config.validation import check_batches, check_lengths, require_files
+from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.models.classifier import Classifier
@@ -43,10 +43,9 @@ from reft_jax.reward_model.reranking import (
 )
 from reft_jax.reward_model.training import BEST, encode, open_reward_run, reward_model_only, train
 from reft_jax.samples.file import Sample, left_out
-from reft_jax.training.directory import lock_run_dir, read_summary
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.model_source import own_devices
-from reft_jax.training.startup import prepare
+from reft_jax.training.startup import claim_run
 
 
 def rerank(
@@ -136,10 +135,7 @@ def train_command(arguments: Sequence[str]) -> int:
     prog, description = "python -m reft_jax.reward_model train", "Trains a reward model. Every key of the config:"
     config = load_config(arguments, prog=prog, description=description, adapt=reward_model_only)
     with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
-        require_files(config)  # before a folder is made
-        command.open(lock_run_dir(Path(config.run_dir)))
-        config, tokenizer = prepare(config)
-        summary = read_summary(config.run_dir)
+        config, tokenizer, summary = claim_run(command, config)
         if summary is None:
             run = command.open(open_reward_run(config, tokenizer, command.stop))
             command.begin(run.model.mesh)

@@ -25,6 +25,6 @@ __getattr__, __all__ = hand_out(
     lifecycle="Lifecycle",
     model="Model",
     sampler="Sampler",
-    startup="Run open_run open_sampler prepare",
+    startup="Run claim_run open_run open_sampler",
     state="Records RunProgress Stage",
 )

@@ -26,7 +26,8 @@ from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction, load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
-from reft_jax.training.directory import claim_directory, open_records
+from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary
+from reft_jax.training.lifecycle import Lifecycle
 from reft_jax.training.model import Model
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import Records, Stage
@@ -43,6 +44,19 @@ class Run(NamedTuple):
     """The user's own reward functions, in reinforcement."""
     stages: Mapping[str, Stage]
     """By name, in order."""
+
+
+def claim_run(command: Lifecycle, config: Config) -> tuple[Config, Any, dict[str, Any] | None]:
+    """Locks the run's folder until the command ends; config and tokenizer of `prepare`, and the summary if it is done.
+
+    Raises:
+        FileNotFoundError, ValueError: see `prepare`; where a file is missing, before a folder is made.
+        OSError: another run is at work in the folder.
+    """
+    require_files(config)
+    command.open(lock_run_dir(Path(config.run_dir)))
+    config, tokenizer = prepare(config)
+    return config, tokenizer, read_summary(config.run_dir)
 
 
 def prepare(config: Config) -> tuple[Config, Any]:
