@@ -12,7 +12,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 # The tests come in an order in which the workers end together.
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup quickstart test test-fast test-long lint benchmark study clean
+.PHONY: setup quickstart test test-fast test-ci test-long lint benchmark study clean
 
 setup: $(VENV)/.installed
 
@@ -27,10 +27,13 @@ quickstart: setup
 	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not long' $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long and not ci' $(WORKERS) $(PYTEST_ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m 'not long and not compiles' $(WORKERS)
+	$(BIN)/python -m pytest -m 'not long and not ci and not compiles' $(WORKERS)
+
+test-ci: setup
+	$(BIN)/python -m pytest -m ci $(WORKERS) $(PYTEST_ARGS)
 
 test-long: setup
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

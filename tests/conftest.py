@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def is_fast(item: pytest.Item) -> bool:
-    return not any(item.iter_markers("compiles")) and not any(item.iter_markers("long"))
+    return not any(mark.name in ("compiles", "ci", "long") for mark in item.iter_markers())
 
 
 @pytest.hookimpl(wrapper=True)

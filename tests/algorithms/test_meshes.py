@@ -237,7 +237,7 @@ def test_losses_log_probs_and_gradients_in_float32_are_those_of_one_device_in_fl
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"lora": 2, "critic": "separate"}, id="both"),
+        pytest.param({"lora": 2, "critic": "separate"}, id="both", marks=pytest.mark.ci),
         pytest.param({"lora": 2}, id="lora", marks=pytest.mark.long),
         pytest.param({"critic": "separate"}, id="critic", marks=pytest.mark.long),
     ],

@@ -89,7 +89,7 @@ def test_two_processes_that_are_interrupted_are_one_run(finished, arguments, tmp
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.ci), pytest.param(1, marks=pytest.mark.long)])
 def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
     """Within `distributed.heartbeat_timeout_seconds` and a little, with an error, and without orphans."""
     run_dir = tmp_path / "dead"
@@ -107,6 +107,7 @@ def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
     """A user's reward function fails where process 1 calls it."""
     (tmp_path / "their_rewards.py").write_text(

@@ -159,7 +159,7 @@ def test_activations_of_the_decoder_are_split_as_the_table_says(monkeypatch):
         # A block by itself: Flax's scan refuses functions that watch themselves.
         block = jax.tree.map(lambda stacked: stacked[0], params["decoder"]["blocks"])
         module, positions = decoder.Block(policy.config, where, policy.layout), jnp.arange(5)[None]
-        (hidden, _), _ = module.apply({"params": block}, (x, None), 0, positions, None)
+        (hidden, _), _ = module.apply({"params": block}, (x, None), jnp.int32(0), positions, None)
         return policy.apply({"params": params}, hidden, method="logits")
 
     x = jax.device_put(np.ones((8, 5, MODEL.decoder.embed_dim), np.float32), everywhere)

@@ -53,6 +53,7 @@ def kill_at(arguments: list[str], run_dir: Path, step: int) -> int:
     return max(resume_points(run_dir), default=0)
 
 
+@pytest.mark.ci
 def test_a_killed_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_path):
     """Killed before the first checkpoint, in the middle of SFT, and in the middle of PPO."""
     run_dir, line = tmp_path / "killed", arguments(tmp_path / "killed")
@@ -104,10 +105,10 @@ MOMENTS = {  # and the step that is then saved
     ("dev", 6): SFT_STEPS + 6,
     ("test", 9): SFT_STEPS + 9,
 }
-SOME = [("sft", 20), ("dev", 54), ("rl", 4), ("test", 9)]
+FEW = [("sft", 20), ("rl", 4)]
 
 
-@pytest.mark.parametrize("moments", [SOME, pytest.param([*MOMENTS], marks=pytest.mark.long)], ids=["some", "all"])
+@pytest.mark.parametrize("moments", [FEW, pytest.param([*MOMENTS], marks=pytest.mark.ci)], ids=["few", "all"])
 def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path, moments):
     """In SFT, in evaluations of both stages, while sampling, and while test is read; it loses no step by that."""
     run_dir = tmp_path / "stopped"
@@ -121,6 +122,7 @@ def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here
     assert_same_run(run_dir, finished[0])
 
 
+@pytest.mark.ci
 def test_a_process_that_is_asked_to_stop_exits_with_its_own_code(arguments, tmp_path):
     run_dir = tmp_path / "asked"
     process = start(arguments(run_dir), ("reft_jax.train",))
@@ -197,7 +199,7 @@ def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, h
 @pytest.mark.parametrize(
     ("first", "last", "devices", "mesh"),
     [
-        (30, 45, 2, {"mesh__fsdp": 2}),
+        pytest.param(30, 45, 2, {"mesh__fsdp": 2}, marks=pytest.mark.ci),
         pytest.param(14, 61, 8, {"mesh__fsdp": 4, "mesh__tensor": 2}, marks=pytest.mark.long),
     ],
 )
@@ -272,6 +274,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, he
             assert not (tmp_path / "full" / "metrics.jsonl").exists()
 
 
+@pytest.mark.ci
 def test_a_disk_that_runs_full_ends_the_run_with_an_error(arguments, tmp_path):
     """No file may pass 40 kB: the first checkpoint cannot be written."""
     command = [sys.executable, "-m", "reft_jax.train", *arguments(tmp_path / "full", logging__tensorboard=False)]

@@ -12,7 +12,7 @@ import pytest
 
 from reft_jax import train
 from reft_jax.algorithms.steps import steps
-from reft_jax.config import load_config
+from reft_jax.config import TemplateConfig, load_config
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.sharding import make_mesh
@@ -27,6 +27,7 @@ OURS = {
     "model": {"path": "", "tokenizer": "embedded", "decoder": {**TINY["model"]["decoder"], "max_positions": 4096}},
     "data": {
         "cot": "program",
+        "templates": dataclasses.asdict(TemplateConfig()),
         "train": {"kind": "generated", "path": "train", "limit": 24},
         "dev": {"kind": "generated", "path": "test", "limit": 3},
         "test": {"kind": "generated", "path": "test", "limit": 3},

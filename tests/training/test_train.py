@@ -103,7 +103,8 @@ def test_records_agree_with_each_other(finished):
         assert record["response/truncated"] == pytest.approx(np.mean([not r["ended"] for r in rows]))
         for outcome in {r["outcome"] for r in rows}:
             share = np.mean([r["outcome"] == outcome for r in rows])
-            assert record[f"reward/outcome_{outcome}"] == pytest.approx(share)
+            name = "reward/correct" if outcome == "correct" else f"reward/outcome_{outcome}"
+            assert record[name] == pytest.approx(share)
         assert all(r["completion"].startswith(f'def solution():\n    """{r["question"]}"""\n') for r in rows)
     epochs = [[r["id"] for r in rollouts if SFT_STEPS + 3 * k < r["step"] <= SFT_STEPS + 3 * k + 3] for k in range(3)]
     assert all(len(set(ids)) == len(ids) == TRAIN for ids in epochs), "every question once an epoch"
@@ -228,6 +229,7 @@ def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_
     assert_same_bits(*(restore(folder / "checkpoints/warmup") for folder in (tmp_path / "sft", finished[0])))
 
 
+@pytest.mark.ci
 def test_what_is_chosen_on_a_dev_that_is_test_is_called_test_best(arguments, here, tmp_path):
     """All rows of train are trained on, and the length of an epoch says when it is evaluated and saved."""
     dev = {"data__dev__kind": "generated", "data__dev__path": "test", "data__dev__limit": 20}
@@ -235,7 +237,7 @@ def test_what_is_chosen_on_a_dev_that_is_test_is_called_test_best(arguments, her
     output = here(arguments(tmp_path / "run", **dev, **short, rl__evaluate_every=0, rl__save_every=0))
     assert f"problems: {TRAIN + DEV} train, {TEST} dev, {TEST} test" in output
     assert "warning: dev is part of test" in output
-    assert "ReFT test-best" in output
+    assert "ReFT (PPO) test-best" in output
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {name: facts.get("test_best", False) for name, facts in summary.items()} == {
         "warmup": False,
