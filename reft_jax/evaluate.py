@@ -75,9 +75,9 @@ def measure(answers: dict[str, Answers], ks: Sequence[int], unasked: int = 0) ->
                 )
         votes = [maj_at_k(values, correct, k, kind) for kind, values, correct in answers.values()]
         passes = [pass_at_k(len(correct), sum(correct), k) for _, _, correct in answers.values()]
-        for name, scores in (("maj", votes), ("pass", passes)):
-            scores += [0.0] * unasked
-            found[f"{name}@{k}"] = Measure(sum(scores) / len(scores), mean_interval(scores))
+        for name, shares in (("maj", votes), ("pass", passes)):
+            shares += [0.0] * unasked
+            found[f"{name}@{k}"] = Measure(sum(shares) / len(shares), mean_interval(shares))
     return found
 
 

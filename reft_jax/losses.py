@@ -149,41 +149,41 @@ def kl_k3(log_probs: Float[Array, "*shape"], reference_log_probs: Float[Array, "
     return jnp.expm1(log_ratio) - log_ratio
 
 
-def place_score(scores: Real[Array, " B"], mask: Bool[Array, "B R"]) -> Float[Array, "B R"]:
-    """Each row's score on its last action, 0 elsewhere.
+def place_reward(rewards: Real[Array, " B"], mask: Bool[Array, "B R"]) -> Float[Array, "B R"]:
+    """Each row's reward on its last action, 0 elsewhere.
 
     The last action emits the end token, or is the last one that fitted where the response was cut short (ReFT gives
-    cut responses their score as well).
+    cut responses theirs as well).
 
     Args:
-        scores: one per response.
+        rewards: one per response.
         mask: True on actions.
 
     Returns:
         Never an integer type.
     """
     _assert_response_arrays(mask)
-    chex.assert_shape(scores, mask.shape[:1])
+    chex.assert_shape(rewards, mask.shape[:1])
     last = jnp.sum(mask, axis=-1, keepdims=True) - 1  # [B, 1]; -1 in a filler row, which is no position
-    return _visible(scores[:, None], jnp.arange(mask.shape[1])[None, :] == last)
+    return _visible(rewards[:, None], jnp.arange(mask.shape[1])[None, :] == last)
 
 
 def kl_penalised_rewards(
-    scores: Real[Array, " B"], kl: Float[Array, "B R"], mask: Bool[Array, "B R"], *, kl_coef: float
+    rewards: Real[Array, " B"], kl: Float[Array, "B R"], mask: Bool[Array, "B R"], *, kl_coef: float
 ) -> Float[Array, "*kept"]:
-    """Reward of each action: its share of the score minus `kl_coef * kl`.
+    """Reward of each action: its share of the response's reward minus `kl_coef * kl`.
 
     Source: ReFT (arXiv 2401.08967), `r_total = r - beta KL`; per token, unclipped, with the estimator k1 in the
     reference implementation.
 
     Args:
-        scores: one per response.
+        rewards: one per response.
         kl: of the policy that sampled from the reference, estimated at each token (`kl_k1`, `kl_k3`).
         mask: True on actions.
         kl_coef: reward lost per nat.
     """
     _assert_response_arrays(mask, kl)
-    return place_score(scores, mask) - kl_coef * _visible(kl, mask)
+    return place_reward(rewards, mask) - kl_coef * _visible(kl, mask)
 
 
 def group_relative_advantages(

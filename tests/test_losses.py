@@ -189,13 +189,13 @@ def test_whiten_is_global_over_devices():
 def test_score_stands_on_the_last_action_and_a_tenth_stays_a_tenth():
     scores = np.array([1.0, 0.1, 0.1, 0.7], np.float32)
     expected = [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0.1], [0.1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
-    placed = losses.place_score(scores, mask_of(LENGTHS))
+    placed = losses.place_reward(scores, mask_of(LENGTHS))
     assert placed.dtype == jnp.float32
     np.testing.assert_array_equal(placed, np.array(expected, np.float32))
 
 
 def test_rewards_are_never_integers():
-    placed = losses.place_score(np.array([1, 0, 1, 0]), mask_of(LENGTHS))
+    placed = losses.place_reward(np.array([1, 0, 1, 0]), mask_of(LENGTHS))
     assert jnp.issubdtype(placed.dtype, jnp.floating)
 
 
@@ -470,6 +470,6 @@ def test_wrong_shapes_and_masks_are_refused():
     with pytest.raises(AssertionError):
         unwrap(losses.gae)(x, x, mask.astype(np.float32), discount=1.0, gae_lambda=1.0)
     with pytest.raises(AssertionError):
-        unwrap(losses.place_score)(np.ones((B, 1)), mask)
+        unwrap(losses.place_reward)(np.ones((B, 1)), mask)
     with pytest.raises(AssertionError):
         unwrap(losses.token_log_probs)(np.zeros((B, R, 7)), np.zeros((B, R - 1), int))

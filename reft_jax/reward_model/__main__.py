@@ -164,7 +164,9 @@ def rerank_command(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", type=Path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
     parser.add_argument("samples", type=Path, help="JSONL file of python -m reft_jax.sample")
     parser.add_argument("--k", type=int, nargs="+", default=[], help="choose among a question's first k; default: all")
-    parser.add_argument("--scores", default="", help="JSONL file that each unique completion is written to, scored")
+    parser.add_argument(
+        "--probs", default="", help="JSONL file that each unique completion is written to, with its P(correct)"
+    )
     parser.add_argument("--json", default="", help="file that all figures are written to")
     own, rest = parser.parse_known_args(arguments)
     try:
@@ -179,9 +181,9 @@ def rerank_command(arguments: Sequence[str]) -> int:
         figures, records = rerank(config, own.checkpoint.absolute(), own.samples, own.k, command)
         if jax.process_index() == 0:
             show(figures, Console())
-            if own.scores:
+            if own.probs:
                 lines = "".join(json.dumps(json_value(row)) + "\n" for row in records)
-                Path(own.scores).write_text(lines, encoding="utf-8")
+                Path(own.probs).write_text(lines, encoding="utf-8")
             if own.json:
                 Path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -36,33 +36,33 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
 
 
-def mean_interval(scores: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean of scores in [0, 1], one for each question: the questions are what was drawn.
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of values in [0, 1], one for each question: the questions are what was drawn.
 
     With p the mean and s^2 the mean squared deviation from it, this is Wilson's interval of the share p for as many
-    trials as would have the variance s^2 / N of the mean, n = N p (1 - p) / s^2: for scores of 0 and 1 n is N, which
+    trials as would have the variance s^2 / N of the mean, n = N p (1 - p) / s^2: for values of 0 and 1 n is N, which
     makes it `wilson_interval`; for others, such as shares over samples, n is larger. It stays inside [0, 1]; and it
-    approaches p -+ z s / sqrt(N) as N grows. Where all scores are 0, or all are 1, n is N; where all are alike and
+    approaches p -+ z s / sqrt(N) as N grows. Where all values are 0, or all are 1, n is N; where all are alike and
     between, they show no spread and the interval has no width.
 
     Args:
-        scores: [N] of independent questions, each in [0, 1].
+        values: [N] of independent questions, each in [0, 1].
         confidence: share of such intervals that hold the true mean, in (0, 1).
 
     Returns:
         (low, high), in [0, 1].
 
     Raises:
-        ValueError: there are no scores, one is outside [0, 1], or confidence is not in (0, 1).
+        ValueError: there are no values, one is outside [0, 1], or confidence is not in (0, 1).
     """
     _check_confidence("mean_interval", confidence)
-    if not scores or not all(0 <= score <= 1 for score in scores):
-        raise ValueError("mean_interval: expected one score or more, all between 0 and 1")
-    count = len(scores)
-    mean = math.fsum(scores) / count
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise ValueError("mean_interval: expected one value or more, all between 0 and 1")
+    count = len(values)
+    mean = math.fsum(values) / count
     if mean in (0, 1):
         return wilson_interval(round(mean * count), count, confidence)
-    variance = math.fsum((score - mean) ** 2 for score in scores) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / count
     if variance == 0:
         return mean, mean
     low, high = _score_interval(mean, count * mean * (1 - mean) / variance, confidence)

@@ -217,7 +217,7 @@ def test_it_chooses_among_samples_of_other_questions(finished, tmp_path, capfd):
     samples = write_samples(tmp_path / "test.jsonl", "test", 30)
     files = {name: str(tmp_path / name) for name in ("json", "scores")}
     line = ["rerank", str(finished / "checkpoints/reward_model_best"), str(samples), "--k", "1", "3", "8"]
-    assert command([*line, "--json", files["json"], "--scores", files["scores"]]) == 0
+    assert command([*line, "--json", files["json"], "--probs", files["scores"]]) == 0
     printed = capfd.readouterr().out
     assert "told right from wrong" in printed
     assert "upper bound" in printed
@@ -245,9 +245,9 @@ def test_all_samples_and_other_devices_give_the_same(finished, tmp_path):
     samples = write_samples(tmp_path / "test.jsonl", "test", 6)
     line = ["rerank", str(finished / "checkpoints/reward_model"), str(samples), "--distributed.detect", "false"]
     sizes = ["--reward_model.microbatch_size", "8", "--reward_model.batch_size", "8"]
-    assert command([*line, "--json", str(tmp_path / "one"), "--scores", str(tmp_path / "one.jsonl")]) == 0
+    assert command([*line, "--json", str(tmp_path / "one"), "--probs", str(tmp_path / "one.jsonl")]) == 0
     mesh = ["--mesh.fsdp", "4", "--mesh.tensor", "2"]
-    main([*line, *sizes, *mesh, "--json", str(tmp_path / "eight"), "--scores", str(tmp_path / "eight.jsonl")])
+    main([*line, *sizes, *mesh, "--json", str(tmp_path / "eight"), "--probs", str(tmp_path / "eight.jsonl")])
     assert list(json.loads((tmp_path / "one").read_text())["first"]) == ["all"]
     assert json.loads((tmp_path / "one").read_text()) == json.loads((tmp_path / "eight").read_text())
     one, eight = (
@@ -282,7 +282,7 @@ def test_transformers_scores_with_its_export_as_it_does(finished, tmp_path):
 
     samples = write_samples(tmp_path / "test.jsonl", "test", 6)
     checkpoint, out, scores = finished / "checkpoints/reward_model_best", tmp_path / "out", tmp_path / "scores"
-    assert command(["rerank", str(checkpoint), str(samples), "--scores", str(scores)]) == 0
+    assert command(["rerank", str(checkpoint), str(samples), "--probs", str(scores)]) == 0
     export(checkpoint, out)
     assert not (out / "generation_config.json").exists()
     model, tokenizer = (
