@@ -162,6 +162,7 @@ def test_batches_hold_every_row_once_by_length_and_need_few_shapes():
 # Interrupted
 
 
+@pytest.mark.ci
 def test_a_killed_file_ends_like_an_uninterrupted_one(run_dir, whole, take, tmp_path):
     """Killed once while it writes, then cut at every kind of place: within a line, between lines, between batches."""
     out = tmp_path / "killed.jsonl"
@@ -258,6 +259,7 @@ def test_a_checkpoint_or_a_model_has_to_be_named(take, run_dir, tmp_path):
 # The same samples everywhere
 
 
+@pytest.mark.ci
 def test_samples_depend_on_neither_batches_nor_devices(take, whole, tmp_path):
     """Other batches, and eight devices in a mesh of all three axes."""
     mesh = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]

@@ -24,6 +24,7 @@ from reft_jax.parallel.processes import StopRequest
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.training.model import Model
 from tests.models.test_parity import assert_close, torch_model
+from tests.tiers import few
 
 pytestmark = pytest.mark.compiles
 
@@ -49,7 +50,7 @@ def logits(config: ModelConfig, params: dict) -> jax.Array:
     return call(policy, params, call(policy, params, jnp.asarray(TOKENS, jnp.int32), method="hidden"), method="logits")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, ["llama"]))
 def test_merged_adapters_compute_the_same_and_fresh_ones_nothing(case):
     with jax.enable_x64(True):
         config, params = adapted(case)

@@ -112,6 +112,7 @@ def test_the_update_holds_the_reference_and_the_rollout_everything(quickstart):
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
     done = command(*SFT_ONLY, "--target", "cpu:8", "--memory_gb", "0.001", "--json", str(tmp_path / "report.json"))
     assert done.returncode == 1, done.stderr

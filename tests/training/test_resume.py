@@ -223,6 +223,7 @@ def test_a_run_goes_on_on_other_devices(finished, arguments, here, signal_at, tm
     assert asked(run_dir) == asked(finished[0])
 
 
+@pytest.mark.ci
 def test_the_best_few_models_are_kept(arguments, here, tmp_path, monkeypatch):
     """Dev accuracies are dictated; of two alike the earlier one is better."""
     accuracies = {4: 0.2, 8: 0.5, 9: 0.3, 11: 0.5}

@@ -205,6 +205,7 @@ def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
     assert first(run_dir) == first(finished[0])
 
 
+@pytest.mark.ci
 def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
     complete(arguments(tmp_path / "alone", sft__schedule_epochs=0, rl__init_from=warmup))
@@ -219,6 +220,7 @@ def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, argu
     assert set(json.loads((tmp_path / "alone" / "summary.json").read_text())) == {"rl_best"}
 
 
+@pytest.mark.ci
 def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_path):
     output = complete(arguments(tmp_path / "sft", rl__epochs=0, sft__stop_epoch=9))
     summary = json.loads((tmp_path / "sft" / "summary.json").read_text())
