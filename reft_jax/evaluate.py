@@ -157,8 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = from_model(arguments, parser, options)
     if made:
         show(made)
-        if options.json:
+    if made and options.json:
+        try:
             Path(options.json).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

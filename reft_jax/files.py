@@ -13,7 +13,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends, and is on the disk then.
 
     An error or the end of the process leaves `path` as it was, and PATH.partial, which the next attempt writes over.
+
+    Raises:
+        OSError: `path` is a folder or a device.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file, and writing would take its place: name another")
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         yield file

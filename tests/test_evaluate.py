@@ -117,3 +117,9 @@ def test_a_checkpoint_reads_as_its_run_read_it(finished, tmp_path):
         {**{k: r[k] for k in row if k in r}, "sample": 0, "log_prob": row["log_prob"]} for r, row in zip(told, greedy)
     ]
     assert len(greedy) == len(told)
+
+
+def test_figures_that_cannot_be_written_are_an_error_of_one_line(tmp_path, capsys):
+    file = write(tmp_path / "f.jsonl", [("7", [7, 7, 7])])
+    assert main(["--samples", file, "--json", str(tmp_path / "none" / "x.json")]) == 1
+    assert capsys.readouterr().err.startswith("error: [Errno 2] No such file or directory")

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and lines of JSON with their place."""
 
+import os
 from decimal import Decimal
 
 import pytest
@@ -53,3 +54,12 @@ def test_errors_name_the_place(text, message):
 
 def test_a_value_of_any_kind_is_parsed():
     assert parse_json(b"[1, 0.5, NaN]", "here")[:2] == [1, 0.5]
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "folder", tmp_path / "pipe"):
+        with pytest.raises(OSError, match="no regular file"):
+            write_whole(path, "text")
+    assert not (tmp_path / "pipe").is_file()

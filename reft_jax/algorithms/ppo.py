@@ -255,7 +255,7 @@ def update(
     Args:
         policy, config, temperature: as for `make_experience`.
         total_steps: length of the learning-rate schedule, in optimizer steps.
-        state: parameters {"decoder"[, "value_head"]} and optimizer.
+        state: parameters, with a value head where there is a critic, and optimizer.
         experience: [B, R].
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """

@@ -30,6 +30,8 @@ FiniteFloat = Annotated[float, Range("finite", math.isfinite)]
 PositiveFloat = Annotated[float, Range("more than 0", lambda x: x > 0)]
 NonNegativeFloat = Annotated[float, Range("0 or more", lambda x: x >= 0)]
 ClosedUnitInterval = Annotated[float, Range("between 0 and 1", lambda x: 0 <= x <= 1)]
+HalfOpenUnitInterval = Annotated[float, Range("0 or more and less than 1", lambda x: 0 <= x < 1)]
+Probability = Annotated[float, Range("more than 0 and at most 1", lambda x: 0 < x <= 1)]
 OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", lambda x: 0 < x < 1)]
 Buckets = Annotated[
     tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))

@@ -7,12 +7,14 @@ from reft_jax.config.ranges import (
     Buckets,
     ClosedUnitInterval,
     FiniteFloat,
+    HalfOpenUnitInterval,
     MeshAxis,
     NonNegativeFloat,
     NonNegativeInt,
     OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
+    Probability,
     RewardWeights,
     Seed,
 )
@@ -226,9 +228,9 @@ class OptimizerConfig:
     """After the ramp: linearly to 0 at the schedule's end, or constant."""
     lr_warmup_fraction: ClosedUnitInterval = 0.1
     """Share of the schedule's steps over which the learning rate rises from 0."""
-    beta1: ClosedUnitInterval = 0.9
+    beta1: HalfOpenUnitInterval = 0.9
     """AdamW first-moment decay."""
-    beta2: ClosedUnitInterval = 0.999
+    beta2: HalfOpenUnitInterval = 0.999
     """AdamW second-moment decay."""
     eps: PositiveFloat = 1e-8
     """AdamW epsilon."""
@@ -468,7 +470,7 @@ class EvaluationConfig:
     """Divides the logits; 0 is greedy, which is what the paper reports."""
     top_k: NonNegativeInt = 0
     """Draw only among the k most likely tokens; 0 among all. Evaluation only: PPO samples from the whole policy."""
-    top_p: ClosedUnitInterval = 1.0
+    top_p: Probability = 1.0
     """Draw only among the most likely tokens that together reach this probability. Evaluation only."""
 
 

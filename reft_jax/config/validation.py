@@ -1,12 +1,14 @@
 """What the types of the config allow and no run can use: refused before anything is compiled, naming the key."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from reft_jax.config.ranges import range_of
+from reft_jax.config.renamed import RENAMED
 from reft_jax.config.settings import Config, RewardModelConfig, SourceConfig, SupervisedConfig
 
 
@@ -118,6 +120,11 @@ def _combination_errors(config: Config) -> Iterator[str]:
 def _training_errors(config: Config) -> Iterator[str]:
     """Yields a message for each combination of the settings of a run and its stages that cannot work together."""
     sft, rl = config.sft, config.rl
+    known = {part for key in _keys(Config) for part in itertools.accumulate(key.split("."), "{}.{}".format)}
+    for key in config.allow_changed:
+        if key not in known:
+            now = f": it is now {RENAMED[key]}" if key in RENAMED else ""
+            yield f"allow_changed names {key}, which is no setting{now}"
     if not config.run_dir:
         yield "run_dir is empty: name the folder that the run is written to"
     if not (config.pretrain.epochs or sft.schedule_epochs or rl.epochs or config.reward_model.samples):
@@ -206,3 +213,13 @@ def check_batches(config: Config, shards: int) -> None:
         for key, size in sizes.items()
         if size % shards
     )
+
+
+def _keys(settings: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a class."""
+    for field in dataclasses.fields(settings):
+        default = field.default
+        if dataclasses.is_dataclass(default):
+            yield from _keys(type(default), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name

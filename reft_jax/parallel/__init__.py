@@ -1,7 +1,7 @@
 """Many devices, many processes, and what is compiled for them.
 
 sharding     the mesh, the table from logical to mesh axes, host arrays to global ones and back
-processes    how the processes of a run find each other, agree, and end together
+processes    how the processes of a run find each other, agree, and end: the exit codes
 compilation  the steps of a run, compiled once a bucket
 dispatch     devices are kept one batch ahead of the host
 

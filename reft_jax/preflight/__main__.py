@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pickle
 import re
@@ -46,6 +47,10 @@ def main(args: Sequence[str] | None = None) -> int:
     config = load_config(rest)
     notes = Console(stderr=True)
     try:
+        if not 0 <= own.memory_gb < math.inf:
+            raise ValueError(f"--memory_gb is {own.memory_gb}: it must be 0, which takes what is known, or more")
+        if own.json and not Path(own.json).absolute().parent.is_dir():
+            raise ValueError(f"--json {own.json}: there is no such folder to write to")
         target = parse_target(own.target, own.memory_gb)
         shaped = with_model_directory(config, own.model_config)
         if command := missing_wheels(target):

@@ -194,10 +194,10 @@ def evaluate_dev(run: RewardRun, params: Params, step: int) -> None:
     """Reranks dev, records it, and saves `params` if they are among the best so far, by reranking, then by classes.
 
     Raises:
-        Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
+        Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `evaluation_pending`.
     """
     started, model, progress = time.monotonic(), run.model, run.records.progress
-    progress.unread = True
+    progress.evaluation_pending = True
     probs = correct_probs(
         model.compiled,
         params,
@@ -207,7 +207,7 @@ def evaluate_dev(run: RewardRun, params: Params, step: int) -> None:
         pad=model.ids.pad,
         check=model.stop.check,
     )
-    progress.unread = False
+    progress.evaluation_pending = False
     choices = evaluate_choices(by_question(run.dev.drawn), probs)
     low, high = choices["rerank"]["interval"]
     metrics = {

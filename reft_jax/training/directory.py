@@ -116,7 +116,7 @@ def open_records(config: Config, display: ProgressDisplay, *, state: TrainState,
         else:
             on_process_zero(lambda: check_space(directory, state, points=keep + 1, models=models))
         board, first = config.logging.tensorboard, jax.process_index() == 0
-        evaluated = not progress.unread
+        evaluated = not progress.evaluation_pending
         writer = stack.enter_context(
             MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=evaluated)
         )

@@ -53,7 +53,7 @@ class Learner(Protocol):
         """The state after an iteration's updates, and its metrics; the old state is donated."""
 
 
-def begin(
+def make_learner(
     records: Records, model: Model, stage: Stage, examples: Sequence[Example], start: Callable[[], Params]
 ) -> tuple[TrainState, Learner]:
     """The state to begin or go on with, and the learner of `rl.algorithm`.

@@ -14,7 +14,7 @@ from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.training.completion import Completion, summarise
-from reft_jax.training.learners import Iteration, begin
+from reft_jax.training.learners import Iteration, make_learner
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage, order_seed
 from reft_jax.training.supervised import evaluate_dev
@@ -45,10 +45,10 @@ def reinforce(
         Interrupted: the run was asked to stop, and has saved where it was.
     """
     progress, stop = records.progress, sampler.model.stop
-    state, learner = begin(records, sampler.model, stage, examples, start)
+    state, learner = make_learner(records, sampler.model, stage, examples, start)
     records.display.stage(stage.name, stage.stop, progress.stage_step)
     try:
-        if progress.unread:
+        if progress.evaluation_pending:
             end_iteration(records, sampler, stage, state)
         for number in range(progress.stage_step, stage.stop):
             stop.check()
@@ -142,7 +142,7 @@ def record_iteration(
     learned: dict[str, Any],
     clock: PhaseClock,
 ) -> None:
-    """Records an iteration, the `done`th; `learned` are the learner's metrics."""
+    """Records an iteration, the `done`th, and advances the progress to it; `learned` are the learner's metrics."""
     config, logging, step, progress = sampler.config.rl, sampler.config.logging, stage.offset + done, records.progress
     seconds, tokens = sum(clock.seconds.values()), sum(completion.tokens for completion in completions)
     progress.spend(stage.name, len(completions) * config.update_epochs, seconds)

@@ -45,8 +45,8 @@ class RunProgress:
 
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
     evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl, or reward_model.
-    `best` has the models chosen on dev by name, the best first. `unread`: the evaluation after the last step is yet to
-    come. `recent` are the mean rewards of the last iterations of `rl`, `highest` the highest that their average has
+    `best` has the models chosen on dev by name, the best first. `evaluation_pending`: that after the last step is yet
+    to come. `recent` are the mean rewards of the last iterations of `rl`, `highest` the highest that their average has
     been, and `collapse` says why `rl` ended early.
     """
 
@@ -55,7 +55,7 @@ class RunProgress:
     examples: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
-    unread: bool = False
+    evaluation_pending: bool = False
     recent: list[float] = dataclasses.field(default_factory=list)
     highest: float = 0.0
     collapse: str = ""

@@ -114,7 +114,7 @@ def optimise(
     records.display.stage(stage.name, stage.stop, progress.stage_step)
     recorder = StepRecorder(records, model, stage)
     try:
-        if progress.unread:
+        if progress.evaluation_pending:
             pause(progress.stage_step, state)
         asked = model.stop.ask()
         for step in range(progress.stage_step, stage.stop):
@@ -160,12 +160,12 @@ def evaluate_dev(
         best, parts: see `Records.save_if_best`.
 
     Raises:
-        Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `unread`.
+        Interrupted: the run was asked to stop; nothing is recorded then, and the progress says `evaluation_pending`.
     """
     started = time.monotonic()
-    records.progress.unread = True
+    records.progress.evaluation_pending = True
     evaluation = sampler.evaluate(params, "dev")
-    records.progress.unread = False
+    records.progress.evaluation_pending = False
     records.record_evaluation(evaluation, step, time.monotonic() - started)
     records.save_if_best(params, step, {"accuracy": evaluation.accuracy}, best=best, parts=parts)
 

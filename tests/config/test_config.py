@@ -265,7 +265,7 @@ IMPOSSIBLE = [
     (["--seed", "2147483648"], "seed is 2147483648: it must be 0 or more and less than 2147483648"),
     (["--data.cot", "text", "--data.templates.answer_trigger", ""], "data.templates.answer_trigger is empty"),
     (["--rl.optimizer.learning_rate", "1e999"], "rl.optimizer.learning_rate is inf: it must be finite"),
-    (["--sft.optimizer.beta1", "1.1"], "sft.optimizer.beta1 is 1.1: it must be between 0 and 1"),
+    (["--sft.optimizer.beta1", "1"], "sft.optimizer.beta1 is 1.0: it must be 0 or more and less than 1"),
     (["--rl.discount", "1.5"], "rl.discount is 1.5: it must be between 0 and 1"),
     (["--data.dev_fraction", "1"], "data.dev_fraction is 1.0: it must be between 0 and 1, without the ends"),
     (["--evaluation.top_p", "-0.5"], "evaluation.top_p is -0.5"),

@@ -1,6 +1,7 @@
 """What earlier versions called a setting is refused by its name of today, wherever it is written."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from reft_jax.config.renamed import RENAMED, RENAMED_VALUES
 from reft_jax.reward.__main__ import main as audit_rewards
 from reft_jax.training.directory import claim_directory
 
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md")]
 VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
 
 KEYS: dict[str, tuple[Any, str]] = {  # with a value that it could have, typed from the settings as they were
@@ -209,3 +212,23 @@ def test_a_run_that_has_no_checkpoints_yet_is_begun_anew(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(OLD_RUN))
     claim_directory(load_config([*VALID, f"--run_dir={tmp_path}"]), Tokenizer())
     assert "max_new_tokens" in yaml.safe_load((tmp_path / "config.yaml").read_text())["generation"]
+
+
+def test_the_keys_that_may_change_are_keys(capsys):
+    """Also a section may be named."""
+    with pytest.raises(SystemExit):
+        load_config([*VALID, "--allow_changed", '["rl.average", "rl.nonsense", "rl", "rl.kl_coef"]'])
+    said = capsys.readouterr().err
+    assert "allow_changed names rl.average, which is no setting: it is now rl.loss_aggregation" in said
+    assert "allow_changed names rl.nonsense, which is no setting" in said
+    assert said.count("which is no setting") == 2
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_page_uses_an_old_name(path):
+    """But for the changelog, which has the table."""
+    text = path.read_text(encoding="utf-8")
+    assert not [old for old in RENAMED if re.search(rf"(?<![\w.]){re.escape(old)}(?![\w.])", text)]
+    for key, values in RENAMED_VALUES.items():
+        name = key.rpartition(".")[2]
+        assert not [old for old in values if re.search(rf"\b{name}[:=]? {old}\b", text)], key

@@ -139,6 +139,8 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
         (["--target", "cpu:2", "--model.path", "some/model"], "--model_config FILE"),
         (["--target", "cpu:2", "--model_config", "none.json"], "--model_config none.json: there is no such file"),
         (["--target", "cpu:2", "--model.tokenizer", "some/tokenizer"], "set model.decoder.vocab_size"),
+        (["--target", "cpu:2", "--memory_gb", "nan"], "--memory_gb is nan: it must be 0"),
+        (["--target", "cpu:2", "--json", "/no/such/folder/x.json"], "there is no such folder to write to"),
     ],
 )
 def test_preflight_exits_with_2_where_it_cannot_tell(capsys, arguments, message):
