@@ -309,6 +309,7 @@ def test_two_processes_write_one_file(run_dir, whole, tmp_path):
 # Drawn as it says
 
 
+@pytest.mark.ci
 def test_tokens_are_drawn_from_the_models_distribution(run_dir, take, tmp_path):
     """The first token of 3,000 samples of one question, against a forward pass; with and without top-k."""
     config = load_config(["--config", str(run_dir / "config.yaml")])
