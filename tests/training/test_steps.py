@@ -45,6 +45,8 @@ def variants() -> dict[str, list[str]]:
     """Command lines by name: the paper's recipes, every overlay, and what changes the steps besides."""
     recipe = "paper/gsm8k_pcot_codellama_7b.yaml"
     overlays = {path.stem: [recipe, f"overlays/{path.name}"] for path in sorted((CONFIGS / "overlays").glob("*.yaml"))}
+    for machine in ("one_gpu", "two_cores"):
+        overlays[machine][0] = "svamp_pcot_smollm2_135m.yaml"
     files = {
         "quickstart": ["quickstart.yaml"],
         "svamp": ["svamp_pcot_smollm2_135m.yaml"],
