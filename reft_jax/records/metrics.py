@@ -105,7 +105,7 @@ METRICS: Mapping[str, Metric] = {
     "time/update_s": Metric("s", "Optimizer steps"),
     "time/evaluation_s": Metric("s", "One evaluation, programs included"),
     "time/step_s": Metric("s", "The whole step"),
-    "run/compilations": Metric("count", "Programs compiled by this process since it started"),
+    "run/compilations": Metric("count", "Steps compiled by this process since it started, one for each bucket"),
     "run/workers_replaced": Metric("count", "Program workers of process 0 that died at work since it started"),
     "run/epoch": Metric("epochs", "Passes over the stage's data so far"),
     "run/examples": Metric("sequences", "Sequences trained on in the stage so far, every pass counted"),
