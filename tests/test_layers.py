@@ -104,6 +104,7 @@ def test_config_and_validation_know_no_library_of_arrays():
         assert not {name.split(".")[0] for name in imports(SOURCES[module])} & {"jax", "numpy", "flax", "optax"}
 
 
+@pytest.mark.ci
 def test_importing_everything_touches_no_device_and_writes_no_file(tmp_path):
     modules = [module for module in SOURCES if module != "reft_jax.reward.worker"]
     check = "import sys\nfrom jax._src import xla_bridge\nassert not xla_bridge.backends_are_initialized()"

@@ -209,16 +209,16 @@ def label(shape: tuple[int, int, int]) -> str:
 
 
 def families_and_shapes(*everyday: tuple[str, tuple[int, int, int]]) -> list[Any]:
-    """All pairs; those in `everyday` are run by default, GPT-2 on the same mesh and Llama split over fsdp by CI."""
+    """All pairs; those in `everyday` are run by default, Llama and GPT-2 on a mixed mesh and Llama over fsdp by CI."""
     pairs = [(family, shape) for family in FIELDS for shape in SHAPES]
-    ci = [("gpt2", MIXED), ("llama", (1, 8, 1))]
+    ci = [("llama", MIXED), ("gpt2", MIXED), ("llama", (1, 8, 1))]
     marks = lambda pair: () if pair in everyday else pytest.mark.ci if pair in ci else pytest.mark.long
     return [pytest.param(*pair, id=f"{pair[0]}-{label(pair[1])}", marks=marks(pair)) for pair in pairs]
 
 
 @pytest.mark.parametrize(
     ("family", "shape"),
-    families_and_shapes(("llama", MIXED)),
+    families_and_shapes(),
 )
 def test_three_updates_end_with_the_parameters_of_one_device(family, shape):
     with jax.enable_x64(True):

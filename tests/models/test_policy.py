@@ -13,6 +13,7 @@ from jax.extend.core import jaxprs_in_params
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy, response_hidden, score_responses
+from tests.tiers import few
 
 pytestmark = pytest.mark.compiles
 
@@ -80,7 +81,7 @@ def full_log_softmax(temperature: float = TEMPERATURE) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize("temperature", [1.0, TEMPERATURE])
+@pytest.mark.parametrize("temperature", few([1.0, TEMPERATURE], [TEMPERATURE]))
 def test_scores_equal_a_full_log_softmax(temperature):
     rows, scores, table = make_rows(), score(make_rows(), temperature=temperature), full_log_softmax(temperature)
     for i, (p, r) in enumerate(zip(PROMPT_LENGTHS, RESPONSE_LENGTHS)):
@@ -103,7 +104,7 @@ def loss_and_gradient(chunk: int):
     return jax.jit(jax.value_and_grad(loss))(params())
 
 
-@pytest.mark.parametrize("chunk", [1, 13, 40, 1000])
+@pytest.mark.parametrize("chunk", few([1, 13, 40, 1000], [13]))
 def test_chunks_change_neither_value_nor_gradient(chunk):
     """From one position at a time to more than there are; 13 and 40 logits do not divide the 6 x 7."""
     whole, chunked = loss_and_gradient(0), loss_and_gradient(chunk)

@@ -40,6 +40,7 @@ def quickstart(tmp_path_factory):
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_a_run_that_fits_says_so_and_how_full_it_gets(quickstart):
     printed, report = quickstart
     steps = ["sft", "layout", "rollout", "experience", "update", "evaluation"]
@@ -58,6 +59,7 @@ def test_a_run_that_fits_says_so_and_how_full_it_gets(quickstart):
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_arguments_are_those_of_the_hand_formula(quickstart):
     """One layer of width 64: what is split over 8 devices, and what every device holds."""
     steps = quickstart[1]["steps"]
@@ -80,11 +82,13 @@ def test_arguments_are_those_of_the_hand_formula(quickstart):
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_donated_inputs_are_all_reused(quickstart):
     assert all(step["not_aliased"] == {} for step in quickstart[1]["steps"].values())
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_only_sampling_has_a_loop_of_unknown_length_and_it_gathers_no_weights(quickstart):
     for name, step in quickstart[1]["steps"].items():
         assert step["open_loops"] == (name in ("rollout", "evaluation"))
@@ -92,6 +96,7 @@ def test_only_sampling_has_a_loop_of_unknown_length_and_it_gathers_no_weights(qu
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_the_update_holds_the_reference_and_the_rollout_everything(quickstart):
     report = quickstart[1]
     parts = {(phase["stage"], phase["step"]): phase["parts"] for phase in report["phases"]}

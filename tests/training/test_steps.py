@@ -111,18 +111,13 @@ def overrides(folder: Path, line: list[str], run_dir: Path) -> list[str]:
     return line
 
 
-FEW = ("online_self_training",)
-"""Those of the variants that are tried by default; CI tries two more."""
-
-IN_CI = ("svamp", "quickstart")
+IN_CI = ("online_self_training", "svamp", "quickstart")
+"""Those of the variants that CI tries; by default the reward model stands for all."""
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in FEW else pytest.mark.ci if name in IN_CI else pytest.mark.long)
-        for name in variants()
-    ],
+    [pytest.param(name, marks=pytest.mark.ci if name in IN_CI else pytest.mark.long) for name in variants()],
 )
 def test_a_run_asks_for_the_steps_that_preflight_compiles_with_their_arguments(name, asked, tmp_path):
     """All of their names, and of their buckets those that its data need."""
