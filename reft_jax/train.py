@@ -53,6 +53,7 @@ def train(run: Run) -> dict[str, Any]:
 def evaluate_test(run: Run) -> dict[str, Any]:
     """Evaluates on test, once, the models that the run has made and those that it chose on dev.
 
+    Without a test set the summary has what the models cost, and of those that were chosen their accuracy on dev.
     Where dev is part of test, what was chosen is `test_best`: the highest of many evaluations on test, and no estimate.
     """
     records, sampler, stages = run.records, run.sampler, run.stages
@@ -69,7 +70,10 @@ def evaluate_test(run: Run) -> dict[str, Any]:
         made[name] |= {"test_best": True} if test_best else {}
     step = stages["rl"].offset + stages["rl"].stop + 1
     summary: dict[str, Any] = {}
-    for name, facts in made.items() if sampler.problems["test"] else ():
+    if not sampler.problems["test"]:
+        records.display.message("no test set (data.test.kind is `none`): the accuracies are those on dev")
+        summary, made = made, {}
+    for name, facts in made.items():
         params = sampler.model.params_from_checkpoint(records.run_dir / "checkpoints" / name)
         evaluation = sampler.evaluate(params, "test")
         records.writer.append("evaluations", evaluation.records(step, split="test", model=name))

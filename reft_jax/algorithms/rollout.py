@@ -46,7 +46,7 @@ class SamplingParams:
     """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled."""
 
     temperature: float = 1.0  # divides the logits; 0 takes the most likely token
-    top_k: int = 0  # only the k most likely tokens; 0 keeps all
+    top_k: int = 0  # only the k most likely tokens; 0, or more than there are, keeps all
     top_p: float = 1.0  # only the most likely tokens that together reach this probability
 
 
@@ -55,7 +55,7 @@ def filter_logits(logits: Float[Array, "B V"], sampling: SamplingParams) -> Floa
     hidden = jnp.finfo(logits.dtype).min
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
-    if sampling.top_k:
+    if 0 < sampling.top_k < logits.shape[-1]:
         kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
         logits = jnp.where(logits < kth, hidden, logits)
     if sampling.top_p < 1:

@@ -2,6 +2,7 @@
 
 settings     frozen dataclasses: every key with its type, range, default and help
 ranges       what stands at the field of a number
+paths        made absolute
 load         YAML files and dotted overrides to a `Config`
 renamed      what keys and values were called in earlier versions
 validation   what the types allow and no run can use

@@ -17,6 +17,9 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
+from reft_jax.config.faults import faults
+from reft_jax.config.files import parts
+from reft_jax.config.paths import with_absolute_paths
 from reft_jax.config.renamed import old_names, old_names_in_file
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import validate
@@ -46,7 +49,7 @@ def load_config(
         config = adapt(config) if adapt else config
         validate(config)
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(str(error))
     return config
 
 
@@ -58,7 +61,7 @@ def config_parser(prog: str, description: str) -> Any:
         action=ConfigFile,
         help="YAML file; may be given several times, later ones win. Its key `config` lists files to read before it.",
     )
-    parser.add_class_arguments(Config)
+    parser.add_settings()
     return parser
 
 
@@ -66,9 +69,13 @@ _cached_parser = functools.cache(config_parser)  # building one takes longer tha
 
 
 def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config, Any]:
-    """The config that a `config_parser` reads, not validated yet, and all that it reads, own arguments included."""
+    """The config that a `config_parser` reads, with absolute paths, not validated yet, and all that it reads.
+
+    That includes the arguments that a command added.
+    """
     settings = parser.instantiate(parser.parse_args(args))
-    return Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)}), settings
+    config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
+    return with_absolute_paths(config), settings
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -82,13 +89,14 @@ def _items(config: Any) -> Iterator[tuple[str, Any]]:
         yield field.name, to_dict(value) if dataclasses.is_dataclass(value) else value
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys whose values differ between two nested dictionaries."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
-            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-    elif old != new:
-        yield prefix
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Old and new value, by dotted key, of all that differs between two nested dictionaries."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {prefix: (old, new)} if old != new else {}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys((*old, *new)):
+        found |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    return found
 
 
 class SettingsParser(jsonargparse.ArgumentParser):
@@ -101,6 +109,12 @@ class SettingsParser(jsonargparse.ArgumentParser):
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **settings)
         self._given: list[str] = []
+        self._has_settings = False  # of a run
+
+    def add_settings(self) -> None:
+        """Adds all settings of a run."""
+        self.add_class_arguments(Config)
+        self._has_settings = True
 
     def parse_args(  # type: ignore[override]  # as jsonargparse's own
         self, args: Sequence[str] | None = None, *others: Any, **named: Any
@@ -109,9 +123,17 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self._given = sys.argv[1:] if args is None else list(args)
         return super().parse_args(self._given, *others, **named)
 
+    def refuse(self, message: str) -> NoReturn:
+        """Prints what is wrong with settings that could be read, and exits with 2."""
+        super().error(message)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints what is wrong and exits with 2; old names alone, if there are any, because they explain the rest."""
-        super().error("\n".join(_old_names_given(self._given)) or message, ex)
+        """Prints all that is wrong and exits with 2; old names alone, where there are any: they explain the rest."""
+        told = list(_old_names_given(self._given))
+        if not told and self._has_settings:
+            own = {action.dest for action in self._actions} - _SETTINGS
+            told = list(faults(self._given, own))
+        super().error("\n".join(told) or message, ex)
 
 
 def _old_names_given(args: Sequence[str]) -> Iterator[str]:
@@ -123,18 +145,23 @@ def _old_names_given(args: Sequence[str]) -> Iterator[str]:
         value = value if equals else next(iter(args[place + 1 :]), "")
         if key != "config":
             yield from old_names({key: value}, Path())
-        elif os.path.isfile(value):
+        elif os.path.isfile(os.path.expanduser(value)):
             with contextlib.suppress(TypeError):  # the reader says what is wrong
-                yield from filter(None, (old_names_in_file(path) for path, _ in parts(Path(value))))
+                yield from filter(None, (old_names_in_file(path) for path, _ in parts(Path(value).expanduser())))
         else:
             with contextlib.suppress(yaml.YAMLError):
                 yield from old_names(yaml.safe_load(value), Path())
 
 
+_SETTINGS = {field.name for field in dataclasses.fields(Config)}
+
+
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
     def _format_usage(self, usage: Any, actions: Any, *others: Any, **named: Any) -> str:
-        """Sections without their keys, which would be 300 lines between the command line and what is wrong with it."""
-        return super()._format_usage(usage, [x for x in actions if "." not in x.dest], *others, **named)
+        """The command's own arguments, and one for the settings, which would be 300 lines before what is wrong."""
+        own = [x for x in actions if x.dest.partition(".")[0] not in _SETTINGS]
+        text = super()._format_usage(usage, own, *others, **named)
+        return text if len(own) == len(actions) else text.rstrip() + " [--KEY VALUE ...]\n\n"
 
     def _expand_help(self, action: Any) -> str:
         """`(type: int, more than 0, default: 1)` for `Annotated[int, more than 0]`."""
@@ -154,35 +181,10 @@ class ConfigFile(jsonargparse.ActionConfigFile):
         Raises:
             TypeError: naming what is wrong.
         """
+        value = os.path.expanduser(value)
         if not os.path.isfile(value):  # settings in YAML, or a name that leads nowhere, which is told by its name
             super().__call__(parser, namespace, value, option_string)
             return
         for path, own in parts(Path(value)):
             with contextlib.chdir(path.parent):  # of a section that is the name of a file
                 super().__call__(parser, namespace, path.name if own is None else own, option_string)
-
-
-def parts(path: Path, inside: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str | None]]:
-    """The files that a config is made of, itself last, each with its YAML without `config`; None where it has none.
-
-    Raises:
-        TypeError: `config` is not a list of files that are there, or leads back to a file that it came from.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        settings = None  # the reader says what is wrong
-    if not isinstance(settings, dict) or "config" not in settings:
-        yield path.absolute(), None
-        return
-    names, path = settings.pop("config"), path.absolute()
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{path}: config is {names!r}: it must be a list of files")
-    for name in names:
-        base = (path.parent / name).resolve()
-        if not base.is_file():
-            raise TypeError(f"{path}: config: there is no file {name!r} in {path.parent}")
-        if base in (*inside, path.resolve()):
-            raise TypeError(f"{path}: config: {name!r} is made of this file itself")
-        yield from parts(base, (*inside, path.resolve()))
-    yield path, yaml.safe_dump(settings, sort_keys=False)

@@ -1,8 +1,8 @@
-"""Ranges that stand at the field of a number: `learning_rate: NonNegativeFloat = 1e-5`.
+"""Ranges that stand at the field of a number or a path: `learning_rate: NonNegativeFloat = 1e-5`.
 
-To a type checker and at run time these are plain numbers. `validation` reads the range off the field, the help and
-`docs/settings.md` show it. jsonargparse's types of the same names are not used: they let infinity pass, stop at the
-first fault, and make numbers of classes that YAML cannot write.
+To a type checker and at run time these are plain numbers and strings. `validation` reads the range off the field, the
+help and `docs/settings.md` show it. jsonargparse's types of the same names are not used: they let infinity pass, stop
+at the first fault, and make numbers of classes that YAML cannot write.
 """
 
 import dataclasses
@@ -13,7 +13,10 @@ from typing import Annotated, Any
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Range:
-    """What a value must be: in words, to go after "it must be", and as a test. Floats must be finite besides."""
+    """What a value must be: in words, to go after "it must be", and as a test.
+
+    Besides, floats must be finite and whole numbers less than 2^31: they count what fits into a computer.
+    """
 
     words: str
     holds: Callable[[Any], bool]
@@ -32,13 +35,27 @@ NonNegativeFloat = Annotated[float, Range("0 or more", lambda x: x >= 0)]
 ClosedUnitInterval = Annotated[float, Range("between 0 and 1", lambda x: 0 <= x <= 1)]
 HalfOpenUnitInterval = Annotated[float, Range("0 or more and less than 1", lambda x: 0 <= x < 1)]
 Probability = Annotated[float, Range("more than 0 and at most 1", lambda x: 0 < x <= 1)]
+Temperature = Annotated[float, Range("0.001 or more", lambda x: x >= 1e-3)]  # float32 logits stay finite
+GreedyOrTemperature = Annotated[float, Range("0, or 0.001 or more", lambda x: x == 0 or x >= 1e-3)]
 OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", lambda x: 0 < x < 1)]
 Buckets = Annotated[
     tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
 ]
 RewardWeights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(map(math.isfinite, x.values())))]
 
+_HERE = Range("a path on this machine, no URL (mount what is elsewhere)", lambda x: "://" not in x)
+_ALL_HERE = Range("paths on this machine, no URLs", lambda x: not any("://" in path for path in x))
+_MODEL = Range("a folder on this machine or a hub id, no URL", lambda x: "://" not in x)
+LocalPath = Annotated[str, _HERE]
+LocalPaths = Annotated[tuple[str, ...], _ALL_HERE]
+ModelPath = Annotated[str, _MODEL]
+
 
 def range_of(field: "dataclasses.Field[Any]") -> Range | None:
     """The range that stands at a field, if one does."""
     return next((note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, Range)), None)
+
+
+def is_path(field: "dataclasses.Field[Any]") -> bool:
+    """Whether the field is one of the three types of paths above."""
+    return range_of(field) in (_HERE, _ALL_HERE, _MODEL)

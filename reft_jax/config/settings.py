@@ -7,8 +7,12 @@ from reft_jax.config.ranges import (
     Buckets,
     ClosedUnitInterval,
     FiniteFloat,
+    GreedyOrTemperature,
     HalfOpenUnitInterval,
+    LocalPath,
+    LocalPaths,
     MeshAxis,
+    ModelPath,
     NonNegativeFloat,
     NonNegativeInt,
     OpenUnitInterval,
@@ -17,6 +21,7 @@ from reft_jax.config.ranges import (
     Probability,
     RewardWeights,
     Seed,
+    Temperature,
 )
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -113,7 +118,7 @@ class LoraConfig:
     """Adapters are multiplied by `alpha` / `rank`."""
     targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
     """Linear maps of a block that have one; `gate` only where the MLP is gated."""
-    path: str = ""
+    path: ModelPath = ""
     """PEFT adapter that is merged into `model.path` at the start, whatever `rank` says."""
 
 
@@ -121,11 +126,11 @@ class LoraConfig:
 class ModelConfig:
     """Which model, and how it is computed."""
 
-    path: str = ""
+    path: ModelPath = ""
     """Hugging Face directory or hub id to start from; empty makes a fresh model of the shape in `decoder`."""
     revision: str = "main"
     """Hub revision of `path`."""
-    tokenizer: str = ""
+    tokenizer: ModelPath = ""
     """Directory or hub id of the tokenizer; empty takes `path`'s; `embedded` builds the embedded problems' own."""
     decoder: DecoderConfig = DecoderConfig()
     """Shape of the model; filled from the checkpoint when `path` is given."""
@@ -157,7 +162,7 @@ class SourceConfig:
     problems. All files may be Parquet instead."""
     path: str = ""
     """File, or hub id (`hub`; `mathqa` where it does not end as a file does); for `generated` `train`, `test` or
-    `pretrain`."""
+    `pretrain`. As every path: a relative one is taken from where the command runs, and `~` is your home."""
     name: str = ""
     """Configuration of a hub data set, such as `main`."""
     split: str = "train"
@@ -222,7 +227,7 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW with clipping and a schedule, as in the paper."""
 
-    learning_rate: NonNegativeFloat = 1e-5
+    learning_rate: ClosedUnitInterval = 1e-5
     """Peak learning rate."""
     schedule: Literal["linear", "constant"] = "linear"
     """After the ramp: linearly to 0 at the schedule's end, or constant."""
@@ -301,8 +306,8 @@ class CollapseConfig:
     window: PositiveInt = 20
     """Iterations that rewards are averaged over."""
     reward_share: ClosedUnitInterval = 0.5
-    """End where the average reward falls below this share of the best such average, if that was positive; 0 never
-    ends."""
+    """End where the average reward falls below this share of the best such average, if 150 or more rewards were above 0
+    then, so that chance alone does not do it; 0 never ends."""
     max_kl: NonNegativeFloat = 0.0
     """End where the KL to the reference, `rl/sequence_kl`, exceeds this many nats a response; 0 never ends."""
 
@@ -316,7 +321,7 @@ class RlConfig:
     right completions."""
     epochs: NonNegativeInt = 300
     """Passes over the training questions; 0 switches the stage off."""
-    init_from: str = ""
+    init_from: LocalPath = ""
     """Checkpoint directory to start from; empty takes the warm-up's."""
     rollout_batch_size: PositiveInt = 32
     """Questions per iteration."""
@@ -343,9 +348,9 @@ class RlConfig:
     """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
     vf_coef: NonNegativeFloat = 5.0
     """PPO: weight of the value loss."""
-    clip_range: NonNegativeFloat = 0.2
+    clip_range: PositiveFloat = 0.2
     """Policy ratios are clipped to 1 +- this."""
-    value_clip_range: NonNegativeFloat = 0.2
+    value_clip_range: PositiveFloat = 0.2
     """PPO: new values are clipped to the old ones +- this."""
     discount: ClosedUnitInterval = 1.0
     """PPO: reward discount per token."""
@@ -387,9 +392,9 @@ class RlConfig:
 class RewardModelConfig:
     """The outcome reward model of `python -m reft_jax.reward_model`: it tells right completions from wrong ones."""
 
-    samples: tuple[str, ...] = ()
+    samples: LocalPaths = ()
     """Files of `python -m reft_jax.sample` to train on; questions of dev among them choose the model."""
-    init_from: str = ""
+    init_from: LocalPath = ""
     """Checkpoint directory to start from, such as `RUN_DIR/checkpoints/sft_best`; empty takes `model.path`."""
     epochs: NonNegativeInt = 3
     """Passes over the unique completions."""
@@ -415,7 +420,7 @@ class GenerationConfig:
     """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
     max_new_tokens: PositiveInt = 400
     """Longest response in tokens, end token included."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
@@ -466,10 +471,11 @@ class EvaluationConfig:
     """Problems per batch; batches hold problems of similar length."""
     dev_limit: NonNegativeInt = 0
     """Use only this many dev problems; 0 uses all. Test is always read whole."""
-    temperature: NonNegativeFloat = 0.0
+    temperature: GreedyOrTemperature = 0.0
     """Divides the logits; 0 is greedy, which is what the paper reports."""
     top_k: NonNegativeInt = 0
-    """Draw only among the k most likely tokens; 0 among all. Evaluation only: PPO samples from the whole policy."""
+    """Draw only among the k most likely tokens; 0, or more than there are, among all. Evaluation only: PPO samples from
+    the whole policy."""
     top_p: Probability = 1.0
     """Draw only among the most likely tokens that together reach this probability. Evaluation only."""
 
@@ -530,7 +536,7 @@ class LoggingConfig:
 class Config:
     """A run: pretrain (optional), SFT, reinforcement, then one evaluation on the test set."""
 
-    run_dir: str = ""
+    run_dir: LocalPath = ""
     """Where everything is written; the same command with the same folder continues it."""
     seed: Seed = 42
     """Seed of initialisation, data order and sampling."""
@@ -559,10 +565,11 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     allow_changed: tuple[str, ...] = ()
-    """Keys, such as `rl.kl_coef`, that may differ from those this run began with; it goes on with the new values."""
+    """Keys or sections, such as `rl.kl_coef`, whose values may differ from those that this run has; it goes on with the
+    new ones from where it is, where that has a meaning."""
     logging: LoggingConfig = LoggingConfig()
     """Records."""
-    compilation_cache_dir: str = ""
+    compilation_cache_dir: LocalPath = ""
     """Folder that compiled steps are kept in between runs; empty keeps none."""
 
     @property

@@ -60,6 +60,8 @@ def range_errors(config: Any, prefix: str) -> Iterator[str]:
             yield f"{key} is {value}: it must be finite"
         elif allowed and not allowed.holds(value):
             yield f"{key} is {value}: it must be {allowed.words}"
+        elif isinstance(value, int) and value >= 2**31:
+            yield f"{key} is {value}: it must be less than {2**31}"
     if isinstance(config, SourceConfig):
         yield from _source_errors(config, prefix)
     if isinstance(config, SupervisedConfig | RewardModelConfig) and _uneven(config.batch_size, config.microbatch_size):
@@ -77,6 +79,8 @@ def _uneven(whole: int, part: int) -> bool:
 def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
     if source.kind != "none" and not source.path:
         yield f"{prefix}path is empty: {prefix}kind `{source.kind}` needs a file, a hub id or a generated split"
+    if source.is_file and "://" in source.path:
+        yield f"{prefix}path is {source.path}: it must be a path on this machine, no URL (or `kind: hub` and a hub id)"
     if source.kind == "generated" and source.path not in ("train", "test", "pretrain"):
         yield f"{prefix}path is {source.path!r}: the generated splits are train, test and pretrain"
 
@@ -153,8 +157,35 @@ def _training_errors(config: Config) -> Iterator[str]:
             f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples "
             "of a question, so it must be 2 or more"
         )
+    yield from _lost_steps(config)
     if rl.algorithm != "ppo" and rl.separate_critic:
         yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"
+
+
+BFLOAT16_STEP = 1e-4
+"""The least learning rate at which AdamW moves bfloat16 weights of size 0.02 as it does float32 ones: 92 % as far over
+100 steps; 31 % at 2e-5, 0.5 % at 3e-7, since a number of bfloat16 is 2^-8 of its size away from the next."""
+
+
+def _lost_steps(config: Config) -> Iterator[str]:
+    """Yields a message for each stage whose steps the weights' type would round away; adapters are float32 anyway."""
+    model = config.model
+    if model.param_dtype != "bfloat16":
+        return
+    adapters = model.lora.rank > 0
+    stages = {
+        "pretrain": (config.pretrain.epochs, config.pretrain.optimizer),
+        "sft": (config.sft.schedule_epochs and not adapters, config.sft.optimizer),
+        "rl": (config.rl.epochs and not adapters, config.rl.optimizer),
+        "reward_model": (config.reward_model.samples, config.reward_model.optimizer),
+    }
+    for name, (on, optimizer) in stages.items():
+        if on and 0 < optimizer.learning_rate < BFLOAT16_STEP:
+            yield (
+                f"model.param_dtype is bfloat16 and {name}.optimizer.learning_rate is {optimizer.learning_rate}: steps "
+                f"below {BFLOAT16_STEP} are lost in its rounding; leave model.param_dtype at float32 (model.dtype may "
+                "be bfloat16), or train adapters (model.lora.rank)"
+            )
 
 
 def require_files(config: Config) -> None:

@@ -39,6 +39,7 @@ def encode_for_sampling(
         problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
     )
     _report(count, f"{split} prompts", say)
+    _refuse_none_left(len(problems), len(prompts), f"{split} prompts", "generation.prompt_buckets")
     return prompts
 
 
@@ -59,7 +60,16 @@ def encode_for_training(
         stage=stage,
     )
     _report(count, f"{stage} rows", say)
+    _refuse_none_left(len(problems), len(examples), f"{stage} rows", f"{stage}.prompt_buckets and response_buckets")
     return examples
+
+
+def _refuse_none_left(before: int, left: int, name: str, key: str) -> None:
+    if before and not left:
+        raise ValueError(
+            f"all {before} {name} are longer than {key} allow, and data.overlong drops them: make the largest buckets "
+            "larger"
+        )
 
 
 def _report(count: OverlongCount, name: str, say: Log) -> None:

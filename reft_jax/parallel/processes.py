@@ -12,7 +12,7 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -113,16 +113,24 @@ def on_process_zero(work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def digest(values: Iterable[object]) -> str:
+    """The sha256 of what `repr` says of values, one after the other."""
+    found = hashlib.sha256()
+    for value in values:
+        found.update(repr(value).encode() + b"\n")
+    return found.hexdigest()
+
+
 def require_equal(values: Mapping[str, object]) -> None:
     """Compares what all processes must have alike, by name and as `repr` says it.
 
     Raises:
         ValueError: naming the first thing that differs, and the process.
     """
-    digests = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()}
+    digests = {name: digest([value]) for name, value in values.items()}
     for process, others in enumerate(gather(digests)):
-        for name, digest in digests.items():
-            if others[name] != digest:
+        for name, own in digests.items():
+            if others[name] != own:
                 raise ValueError(
                     f"process {process} has other {name} than process {jax.process_index()}: all processes need the "
                     "same command and the same files"

@@ -155,8 +155,8 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
         yield "mesh: {data: 1, fsdp: -1}: weights and Adam's moments are split over all devices, not copied to each"
     if not model.lora.rank and steps - set(STAGES["reward_model"]):
         yield "model.lora.rank: 16: Adam's moments for adapters alone, and no second copy of the decoder as reference"
-    if model.param_dtype == "float32":
-        yield "model.param_dtype: bfloat16: halves weights and moments; small updates are rounded away"
+    if model.param_dtype == "float32" and model.lora.rank:
+        yield "model.param_dtype: bfloat16: halves the frozen weights; adapters stay in float32"
     held = max(sum(phase["parts"][part] for part in ("params", "adam", "reference")) for phase in over)
     if target.platform == "cpu":
         yield f"a larger machine: weights, moments and reference alone take {text_of(held * target.count)}"

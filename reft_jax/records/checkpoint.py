@@ -104,9 +104,9 @@ class Checkpoints:
             if step in self._resume.all_steps():
                 return
             self._saving = step
-            self._resume.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
-            )
+            parts = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+            if not self._resume.save(step, args=parts):
+                raise ValueError(f"step {step} was declined after step {self._resume.latest_step()}")
         if self._chosen is not None:
             self._remove_all_but(chosen | self._chosen)
         self._chosen = chosen
@@ -167,6 +167,11 @@ def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of each file below a folder, but for Orbax's notes on the whole, which it completes at the end."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "_CHECKPOINT_METADATA")
     return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def has_models(directory: Path) -> bool:
+    """Whether a run's checkpoints have any but resume points."""
+    return any(path.name != "resume" for path in directory.iterdir())
 
 
 def chosen_name(name: str, step: int) -> str:

@@ -131,16 +131,20 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     Args:
         summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `rl_best`, those present, `accuracy` (share
             of test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; under
-            `rl_best` its `algorithm`; and `test_best` where the model was chosen on test. Other keys are left out.
+            `rl_best` its `algorithm`; and `test_best` where the model was chosen on test. Of a run without a test set
+            `dev_accuracy` of those that were chosen takes the place of the first two. Other keys are left out.
 
     Raises:
         KeyError: a model lacks one of these.
     """
+    tested = any("accuracy" in summary.get(key, {}) for key in _MODELS)
     chosen = [key for key in _MODELS if summary.get(key, {}).get("test_best")]
-    warning = "test-best: chosen on the test set itself, so that the accuracy is too high" if chosen else None
-    table = Table(title="Accuracy on test", caption=warning)
+    warning = (
+        "test-best: chosen on the test set itself, so that the accuracy is too high" if tested and chosen else None
+    )
+    table = Table(title="Accuracy on test" if tested else "Accuracy on dev (there is no test set)", caption=warning)
     table.add_column("model", no_wrap=True)
-    for heading in ("accuracy %", "95 % interval", "trained on", "seconds"):
+    for heading in ("accuracy %", *(["95 % interval"] if tested else []), "trained on", "seconds"):
         table.add_column(heading, justify="right")
     for key, name in _MODELS.items():
         if key in summary:
@@ -148,14 +152,12 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
             label = _ALGORITHMS[model["algorithm"]] if key == "rl_best" else name
             if key.endswith("_best"):
                 label += " test-best" if key in chosen else " best on dev"
-            low, high = model["interval"]
-            table.add_row(
-                label,
-                f"{100 * model['accuracy']:.1f}",
-                f"{100 * low:.1f} to {100 * high:.1f}",
-                f"{model['examples']:,}",
-                f"{model['seconds']:,.0f}",
-            )
+            if tested:
+                low, high = model["interval"]
+                shown = [f"{100 * model['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+            else:
+                shown = [f"{100 * model['dev_accuracy']:.1f}" if "dev_accuracy" in model else ""]
+            table.add_row(label, *shown, f"{model['examples']:,}", f"{model['seconds']:,.0f}")
     return table
 
 

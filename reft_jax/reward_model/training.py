@@ -33,7 +33,7 @@ from reft_jax.data.tokenizers import special_ids
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.params import Params
 from reft_jax.parallel.compilation import CompiledSteps
-from reft_jax.parallel.processes import StopRequest, require_equal
+from reft_jax.parallel.processes import StopRequest, digest, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward_model.reranking import by_question, correct_probs, evaluate_choices, evaluate_classification
@@ -106,7 +106,16 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
         compiled = CompiledSteps(steps(config, mesh, ids=ids, schedules={NAME: stage.schedule}))
         state = abstract_stage(Classifier(config.model, mesh), mesh, settings.optimizer, stage.schedule)
         models = config.checkpoint.keep_best + 2  # the best, one of them to be replaced, and the last
-        records = stack.enter_context(open_records(config, display, state=state, models=models))
+        records = stack.enter_context(
+            open_records(
+                config,
+                display,
+                stages={NAME: stage},
+                contents={"reward_model.samples": digest([train.digest(), dev.digest()])},
+                state=state,
+                models=models,
+            )
+        )
         questions = [problem_of(samples[0]) for samples in by_question(dev.drawn)]
         yield RewardRun(
             records=records,

@@ -90,7 +90,7 @@ class SampleFile:
             old = read_settings(self._path)
             if old is None:
                 raise ValueError(f"{self._path} is not empty, and there is no {beside}: name a fresh file")
-            if changed := list(differences(old, json.loads(json.dumps(settings)))):
+            if changed := differences(old, json.loads(json.dumps(settings))):
                 raise ValueError(
                     f"{self._path} holds samples of other settings ({', '.join(changed)}): name a fresh file"
                 )

@@ -5,7 +5,7 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,20 +14,15 @@ import yaml
 
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
+from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, refusals
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
-from reft_jax.records.checkpoint import Checkpoints
+from reft_jax.records.checkpoint import Checkpoints, has_models
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.provenance import run_info
 from reft_jax.records.records import MetricsWriter
-from reft_jax.training.state import Records, RunProgress
-
-FREE_KEYS = (
-    *("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "generation.weight_layout"),
-    "compilation_cache_dir",
-)
-"""Settings that may change between the parts of one run: they do not change what it computes, but for rounding."""
+from reft_jax.training.state import Records, RunProgress, Stage
 
 
 @contextlib.contextmanager
@@ -55,55 +50,92 @@ def lock_run_dir(directory: Path) -> Iterator[None]:
             file.close()
 
 
+_CONTENTS = {
+    "model.tokenizer": "tokens of its problems (by the tokenizer, or by what is dropped and cut)",
+    "reward_model.samples": "samples",
+}
+
+
 def claim_directory(config: Config, tokenizer: Any) -> None:
-    """Writes config, versions and tokenizer into the run's folder; a run that has checkpoints there must have the same.
+    """Writes config, versions and tokenizer into the folder of a run that begins; one that goes on has them.
 
     Raises:
-        ValueError: naming the keys that differ and are not allowed to, or that an earlier version called otherwise.
+        ValueError: a run was begun there with settings that have been renamed since.
     """
-    directory, settings = Path(config.run_dir), to_dict(config)
-    path = directory / "config.yaml"
-    if path.exists() and (directory / "checkpoints").exists():
-        if renamed := old_names_in_file(path):
+    directory = Path(config.run_dir)
+    if (directory / "config.yaml").exists() and (directory / "checkpoints").exists():
+        if renamed := old_names_in_file(directory / "config.yaml"):
             raise ValueError(renamed)
-        among = lambda key, names: any(key == name or key.startswith(name + ".") for name in names)
-        old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changed = [key for key in differences(old, settings) if not among(key, FREE_KEYS)]
-        refused = [key for key in changed if not among(key, config.allow_changed)]
-        if refused:
-            raise ValueError(
-                f"{directory} holds a run with other settings ({', '.join(refused)}): name a fresh run_dir, or name "
-                "these keys in allow_changed to go on with the new values"
-            )
-        if not changed:
-            return
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(directory / "tokenizer")
-        if config.model.path:  # an export needs them again
-            hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
-    write_whole(path, yaml.safe_dump(settings, sort_keys=False))
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(directory / "tokenizer")
+    if config.model.path:  # an export needs them again
+        hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
+    write_settings(config)
 
 
-def read_summary(run_dir: str) -> dict[str, Any] | None:
-    """The summary of a run that is finished, on every process; None of one that is not."""
-    path = Path(run_dir) / "summary.json"
-    return on_process_zero(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
+def write_settings(config: Config) -> None:
+    """Writes `config.yaml` of the run."""
+    write_whole(Path(config.run_dir) / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def changed_settings(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Old and new value of the settings that are not those of the run's folder, by key.
+
+    What an earlier version wrote has not all keys: it had what is the default now.
+    """
+    written = yaml.safe_load((Path(config.run_dir) / "config.yaml").read_text(encoding="utf-8"))
+    return differences(_filled(to_dict(Config()), written), to_dict(config))
+
+
+def _filled(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with defaults for those that are missing."""
+    inner = {
+        key: _filled(default, values.get(key, {})) for key, default in defaults.items() if isinstance(default, dict)
+    }
+    return {**defaults, **values, **inner}
+
+
+def read_summary(config: Config) -> dict[str, Any] | None:
+    """The summary of a run that is finished, on every process; None of one that is not.
+
+    None also where settings are others now: whether there is more to do, `open_records` finds out.
+    """
+
+    def read() -> dict[str, Any] | None:
+        path = Path(config.run_dir) / "summary.json"
+        if not path.exists():
+            return None
+        if any(among(key, SOURCES) or not among(key, ANY_TIME) for key in changed_settings(config)):
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return on_process_zero(read)
 
 
 @contextlib.contextmanager
-def open_records(config: Config, display: ProgressDisplay, *, state: TrainState, models: int) -> Iterator[Records]:
+def open_records(
+    config: Config,
+    display: ProgressDisplay,
+    *,
+    stages: Mapping[str, Stage],
+    contents: Mapping[str, str],
+    state: TrainState,
+    models: int,
+) -> Iterator[Records]:
     """Takes up the last resume point of the run's folder, and cuts its records back to it.
 
     Args:
         config: says where the folder is and what is kept.
         display: told where the run goes on.
+        stages: of the run, in order.
+        contents: digests of what was read, by the key that names it.
         state: abstract, the largest that the run saves.
         models: how many it keeps at most besides.
 
     Raises:
-        ValueError: a record file holds a line that cannot be read.
+        ValueError: the run would go on as another, see `take_up`; or a record file holds a line that cannot be read.
         OSError: no room for the checkpoints.
     """
     directory, keep = Path(config.run_dir), config.checkpoint.keep_last
@@ -112,9 +144,14 @@ def open_records(config: Config, display: ProgressDisplay, *, state: TrainState,
         step, progress = None, RunProgress()
         if (latest := checkpoints.latest()) is not None:
             step, progress = latest[0], RunProgress(**latest[1])
+            for line in on_process_zero(lambda: take_up(config, latest[0], progress, stages, contents)):
+                display.message(line)
             display.message(f"continuing after step {step}: {progress.stage}, {progress.stage_step} steps done")
         else:
+            on_process_zero(lambda: begin_anew(config))
             on_process_zero(lambda: check_space(directory, state, points=keep + 1, models=models))
+        progress.plan = {name: [stage.epoch, stage.stop] for name, stage in stages.items()}
+        progress.contents = dict(contents)
         board, first = config.logging.tensorboard, jax.process_index() == 0
         evaluated = not progress.evaluation_pending
         writer = stack.enter_context(
@@ -132,6 +169,92 @@ def open_records(config: Config, display: ProgressDisplay, *, state: TrainState,
         )
         records.link_best()
         yield records
+
+
+def begin_anew(config: Config) -> None:
+    """Keeps the settings of a run that has no resume point, and begins at its first step, over what is there.
+
+    Raises:
+        ValueError: there are models of a run with other settings.
+    """
+    directory = Path(config.run_dir)
+    changed = [key for key in changed_settings(config) if not among(key, ANY_TIME)]
+    if changed and has_models(directory / "checkpoints"):
+        raise ValueError(
+            f"{directory} holds models of a run with other settings ({', '.join(changed)}), and no resume point of it: "
+            "name a fresh run_dir"
+        )
+    write_settings(config)
+
+
+def take_up(
+    config: Config, step: int, progress: RunProgress, stages: Mapping[str, Stage], contents: Mapping[str, str]
+) -> list[str]:
+    """Refuses to go on with a run as another one; else keeps the settings that it goes on with.
+
+    `config.yaml` has the settings as they are now, and `run.json` what changed after which step.
+
+    Args:
+        config: as it is now.
+        step: of the resume point.
+        progress: of the resume point.
+        stages: as they are now, in order.
+        contents: digests of what was read now, by key.
+
+    Returns:
+        What has changed, a line each.
+
+    Raises:
+        ValueError: a line for each setting that cannot change, see `config.changes`; each source whose content is
+            another; each stage that would be cut short; or the run is finished, and no change gives it more to do.
+    """
+    directory, changed, order = Path(config.run_dir), changed_settings(config), list(stages)
+    here = order.index(progress.stage)
+    positions: dict[str, Position] = dict.fromkeys(STAGES, "absent")
+    for place, name in enumerate(order):
+        positions[name] = "done" if place < here else "begun" if place == here else "ahead"
+    faults = list(refusals(changed, config.allow_changed, positions))
+    differ = [key for key in contents if progress.contents.get(key, contents[key]) != contents[key]]
+    faults += [f"{key}: the {_CONTENTS.get(key, 'problems')} are not those that the run began with" for key in differ]
+    if not faults:  # else these would only follow from the others
+        faults += _cut_short(progress, stages, positions)
+    if faults:
+        again = "name a fresh run_dir, or mend"
+        raise ValueError("\n".join((f"{directory} holds a run that cannot go on like this: {again}", *faults)))
+    kept = {
+        key: values
+        for key, values in changed.items()
+        if not among(key, ANY_TIME) and positions.get(key.partition(".")[0]) != "absent"
+    }
+    if (summary := directory / "summary.json").exists():
+        more = [
+            name for name in order[here:] if stages[name].stop > (progress.stage_step if name == order[here] else 0)
+        ]
+        if kept and not more:
+            raise ValueError(
+                f"{directory} holds a run that is finished, and {', '.join(kept)} gives it nothing more to do: more "
+                "epochs would (rl.epochs, or sft.stop_epoch where there is no reinforcement yet)"
+            )
+        summary.unlink()
+    if kept:
+        info = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        info.setdefault("changes", []).append({"after_step": step, "settings": {k: list(v) for k, v in kept.items()}})
+        write_whole(directory / "run.json", json.dumps(info, indent=2) + "\n")
+    if changed:
+        write_settings(config)
+    return [f"from here on {key} is {new!r} (was {old!r})" for key, (old, new) in kept.items()]
+
+
+def _cut_short(progress: RunProgress, stages: Mapping[str, Stage], positions: Mapping[str, Position]) -> Iterator[str]:
+    """Yields a line for each stage that was begun and would not be what it was."""
+    for name, (epoch, stop) in progress.plan.items():
+        now = stages[name]
+        if positions[name] == "done" and [now.epoch, now.stop] != [epoch, stop]:
+            yield f"{name} ended after {stop} steps of {epoch} an epoch, and would after {now.stop} of {now.epoch} now"
+        if positions[name] == "begun" and now.epoch != epoch:
+            yield f"an epoch of {name} had {epoch} steps and would have {now.epoch} now"
+        elif positions[name] == "begun" and now.stop < progress.stage_step:
+            yield f"{name} has done {progress.stage_step} steps and would end after {now.stop} now"
 
 
 def check_space(directory: Path, state: TrainState, *, points: int, models: int) -> None:

@@ -1,6 +1,7 @@
 """How every command that computes begins and ends: processes, JAX's settings, signals and exit codes."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -68,8 +69,9 @@ def lifecycle(config: Config, stopped: str = "stopped as asked") -> Iterator[Lif
                     raise
         except Interrupted:
             exit_with(stopped, STOPPED, together=stop.deferred)
-        except OSError as error:  # a full disk, say
-            exit_with(f"error: {error}")
+        except OSError as error:
+            full = f"; the disk of {config.run_dir} is full" if error.errno == errno.ENOSPC and config.run_dir else ""
+            exit_with(f"error: {error}{full}")
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

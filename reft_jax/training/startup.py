@@ -14,14 +14,16 @@ from reft_jax.algorithms.train_state import abstract_stage
 from reft_jax.config import Config, DistributedConfig, RewardConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
-from reft_jax.data.encoding import Example
+from reft_jax.data.encoding import Example, Prompt
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
+from reft_jax.data.prompts import target_text
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.models.hf.load import end_tokens, resolve_model
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import CompiledSteps
-from reft_jax.parallel.processes import StopRequest, on_process_zero, require_equal
+from reft_jax.parallel.processes import StopRequest, digest, on_process_zero, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
+from reft_jax.problem import Problem
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction, load_functions
 from reft_jax.reward.pool import ProgramRunner
@@ -56,7 +58,7 @@ def claim_run(command: Lifecycle, config: Config) -> tuple[Config, Any, dict[str
     require_files(config)
     command.open(lock_run_dir(Path(config.run_dir)))
     config, tokenizer = prepare(config)
-    return config, tokenizer, read_summary(config.run_dir)
+    return config, tokenizer, read_summary(config)
 
 
 def prepare(config: Config) -> tuple[Config, Any]:
@@ -170,6 +172,10 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
             stage: encode_for_training(problems[split], config, tokenizer, stage, settings, log)
             for stage, split, settings in (("pretrain", "pretrain", config.pretrain), ("sft", "train", config.sft))
         }
+        for stage, split in (("pretrain", "pretrain"), ("sft", "train")):
+            if examples[stage]:
+                check_annotations(sampler, examples[stage], split)
+        contents = contents_of(config, problems, sampler.prompts, examples)
         stages = plan_stages(
             config, pretrain=len(examples["pretrain"]), sft=len(examples["sft"]), rl=len(sampler.prompts["train"])
         )
@@ -177,8 +183,66 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         policy = Policy(config.model, mesh, config.rl.separate_critic)
         largest = abstract_stage(policy, mesh, config.rl.optimizer, 1, value_head=True)
         models = 3 * config.checkpoint.keep_best + 3  # of SFT and RL, one to be replaced each; pretrain, warmup, sft
-        records = stack.enter_context(open_records(config, sampler.display, state=largest, models=models))
+        records = stack.enter_context(
+            open_records(config, sampler.display, stages=stages, contents=contents, state=largest, models=models)
+        )
         yield Run(records, dataclasses.replace(sampler, model=model), examples, functions, stages)
+
+
+def check_annotations(sampler: Sampler, examples: Sequence[Example], split: str, count: int = 32) -> None:
+    """Judges some chains of thought that are to be learned as if they had been sampled, and says if they are not right.
+
+    Args:
+        sampler: has the problems and judges.
+        examples: what is learned.
+        split: of the problems.
+        count: chains judged, evenly spread.
+
+    Raises:
+        ValueError: none of them gives the answer of its problem; with an example.
+    """
+    config = sampler.config.data
+    rows = examples[:: max(1, len(examples) // count)][:count]
+    problems = [sampler.problems[split][row.problem] for row in rows]
+    texts = [target_text(problem, config.templates, config.cot) for problem in problems]
+    judged = on_process_zero(lambda: sampler.verdicts(problems, texts))
+    wrong = [i for i, verdict in enumerate(judged) if verdict.outcome != "correct"]
+    if len(wrong) < len(rows) / 2:
+        return
+    problem, text, verdict = problems[wrong[0]], texts[wrong[0]], judged[wrong[0]]
+    said = (
+        f"{len(wrong)} of {len(rows)} annotated chains of thought of {split} do not give their answers as "
+        f"data.cot: {config.cot}, such as that of `{problem.id}` ({verdict.outcome}, gold {problem.answer!r}): "
+        f"{text[-300:]!r}"
+    )
+    if len(wrong) == len(rows):
+        raise ValueError(f"{said}; `python -m reft_jax.data` says more, and data.cot tells programs from prose")
+    sampler.display.message(f"warning: {said}")
+
+
+def contents_of(
+    config: Config,
+    problems: Mapping[str, list[Problem]],
+    prompts: Mapping[str, list[Prompt]],
+    examples: Mapping[str, list[Example]],
+) -> dict[str, str]:
+    """Digests of what a run learns from and is measured on, by the key that says where it is read.
+
+    Args:
+        config: of the run.
+        problems, prompts: by split.
+        examples: by stage.
+    """
+    own_dev = config.data.dev.kind != "none"
+    read = {
+        "data.train": problems["train"] + ([] if own_dev else problems["dev"]),
+        "data.dev": problems["dev"] if own_dev else [],
+        "data.test": problems["test"],
+        "pretrain.source": problems["pretrain"],
+    }
+    tokens = [prompt.tokens.tobytes() for rows in prompts.values() for prompt in rows]
+    tokens += [part.tobytes() for rows in examples.values() for row in rows for part in (row.prompt, row.response)]
+    return {key: digest(value) for key, value in read.items()} | {"model.tokenizer": digest(tokens)}
 
 
 def make_runner(reward: RewardConfig) -> ProgramRunner:

@@ -47,7 +47,10 @@ class RunProgress:
     evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl, or reward_model.
     `best` has the models chosen on dev by name, the best first. `evaluation_pending`: that after the last step is yet
     to come. `recent` are the mean rewards of the last iterations of `rl`, `highest` the highest that their average has
-    been, and `collapse` says why `rl` ended early.
+    been, of `highest_positive` completions with a reward above 0; `collapse` says why `rl` ended early.
+
+    What the steps mean: `plan` has, by stage, the steps of an epoch and the last step, and `contents` digests of what
+    was read, by the key that names it. A run goes on with the same, see `directory.take_up`.
     """
 
     stage: str = "pretrain"
@@ -57,8 +60,12 @@ class RunProgress:
     best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     evaluation_pending: bool = False
     recent: list[float] = dataclasses.field(default_factory=list)
+    recent_positive: list[int] = dataclasses.field(default_factory=list)
     highest: float = 0.0
+    highest_positive: int = 0
     collapse: str = ""
+    plan: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    contents: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def spend(self, part: str, examples: int, seconds: float) -> None:
         """Adds a step's costs."""
@@ -101,9 +108,12 @@ class Records:
             if ("loss" in name or name == "optimizer/gradient_norm") and not math.isfinite(value):
                 latest = self.checkpoints.latest()
                 where = "none was written yet" if latest is None else f"step {latest[0]}"
+                hint = f"a lower {stage}.optimizer.learning_rate may help"
+                if self.progress.stage_step == 1 and stage != "rl":  # measured before anything was learned
+                    hint = "nothing was learned before it: look at the weights it starts from, and at model.dtype"
                 raise FloatingPointError(
                     f"{name} is {value} at step {step} ({stage} {self.progress.stage_step}); last good checkpoint in "
-                    f"{self.run_dir}: {where}; a lower {stage}.optimizer.learning_rate may help"
+                    f"{self.run_dir}: {where}; {hint}"
                 )
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,10 +90,10 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     config, (name, model) = loaded(run), parts(run)
     data, large = DATA[name], model in LARGE
     sft, rl = config.sft, config.rl
-    assert config.run_dir == f"runs/{run}"
+    assert config.run_dir == os.path.abspath(f"runs/{run}")
     assert config.model.path == MODELS[model][0]
-    assert (config.data.cot, config.data.train.path) == (data.cot, f"data/{data.train}.json")
-    assert config.data.test.path == config.data.dev.path == f"data/{data.test}_test_set.json"
+    assert (config.data.cot, config.data.train.path) == (data.cot, os.path.abspath(f"data/{data.train}.json"))
+    assert config.data.test.path == config.data.dev.path == os.path.abspath(f"data/{data.test}_test_set.json")
     epochs, warmup_epoch, warmup_step = (40, data.warmup_epoch, data.warmup_step) if large else SMALL[name]
     assert (sft.schedule_epochs, sft.stop_epoch, sft.warmup_epoch) == (epochs, epochs, warmup_epoch)
     assert (sft.batch_size, sft.optimizer.learning_rate) == (48, 1e-5 if large else 2e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pickle
 import typing
 from collections.abc import Iterator
@@ -147,6 +148,6 @@ def test_all_missing_files_are_told_at_once():
     with pytest.raises(FileNotFoundError) as refused:
         require_files(load_config([*VALID, *kinds]))
     assert str(refused.value).splitlines() == [
-        "data.train.path: there is no file 'no/a'",
-        "data.test.path: there is no file 'no/b'",
+        f"data.train.path: there is no file {os.path.abspath('no/a')!r}",
+        f"data.test.path: there is no file {os.path.abspath('no/b')!r}",
     ]

@@ -448,7 +448,7 @@ def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, 
         (["f.jsonl"], "--kind says how f.jsonl is read: one of reft_json, gsm8k, mathqa"),
         (["f.jsonl", "--kind", "csv"], "invalid choice: 'csv'"),
         (["f.jsonl", "--kind", "jsonl", "--rl.kl_coef", "-1"], "rl.kl_coef is -1"),
-        (["nowhere.jsonl", "--kind", "jsonl"], "no file `nowhere.jsonl`"),
+        (["nowhere.jsonl", "--kind", "jsonl"], "nowhere.jsonl`: a source of kind `jsonl` is a file on this machine"),
         (["f.jsonl", "--kind", "jsonl"], "f.jsonl, line 1: field `answer` is missing"),
         (
             ["f.jsonl", "--kind", "jsonl", "--data.train.answer_field", "a", "--tokenizer", "nowhere"],

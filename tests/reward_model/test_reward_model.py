@@ -318,7 +318,7 @@ def test_a_reward_model_has_no_adapters_to_export(finished, tmp_path):
     ("overrides", "message"),
     [
         ({"reward_model__samples": "[]"}, "reward_model.samples is empty"),
-        ({"reward_model__samples": '["no.jsonl"]'}, "reward_model.samples: there is no file 'no.jsonl'"),
+        ({"reward_model__samples": '["no.jsonl"]'}, "no.jsonl'"),
         ({"reward_model__init_from": "no/checkpoint"}, "reward_model.init_from: there is no checkpoint directory"),
         ({"reward_model__row_buckets": "[200]"}, "reward_model.row_buckets come to 200 tokens, but the model has 128"),
         ({"reward_model__row_buckets": "[60]"}, "rows are longer than the 60 tokens of `reward_model.row_buckets`"),

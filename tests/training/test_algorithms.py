@@ -82,10 +82,26 @@ def test_a_run_that_goes_wrong_ends_with_the_best_model_and_says_why(finished, a
     assert complete(line, code=COLLAPSED).strip().endswith(output.strip().splitlines()[-1])
 
 
+def completions(*rewards: float) -> list[Completion]:
+    problem = Problem(id="p", question="q", answer="1")
+    return [Completion(problem, "", Verdict(r, "correct", 1.0), r, tokens=1, ended=True) for r in rewards]
+
+
+@pytest.mark.parametrize(("count", "right"), [(32, 0.002), (32, 0.05), (32, 0.1), (256, 0.01)])
+def test_sparse_rewards_of_a_policy_that_never_changes_are_no_collapse(count, right):
+    """By the rule without a least number of rewards nearly all of these runs of 1000 iterations end early."""
+    drawn, ended = np.random.default_rng(0), 0
+    for _ in range(10):
+        progress = RunProgress()
+        for rewards in drawn.random((1000, count)) < right:
+            iteration = completions(*rewards.astype(float))
+            ended += bool(detect_collapse(CollapseConfig(), progress, iteration, {}))
+    assert ended == 0
+
+
 def test_a_fall_of_the_rewards_is_noticed():
     def verdict(reward: float) -> list[Completion]:
-        problem = Problem(id="p", question="q", answer="1")
-        return [Completion(problem, "", Verdict(reward, "correct", 1.0), reward, tokens=1, ended=True)] * 2
+        return completions(*[reward] * 60)
 
     config, progress = CollapseConfig(window=3, reward_share=0.5), RunProgress()
     rewards = [0.0, 0.3, 0.6, 0.9, 0.6, 0.3, 0.1, 0.0]  # averages of three from the third on: .3 .6 .7 .6 .33 .13

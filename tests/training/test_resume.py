@@ -180,19 +180,37 @@ def test_a_checkpoint_that_was_cut_short_is_left_out(finished, unfinished, argum
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("rl.kl_coef", 0.5), ("seed", 4), ("data.train.limit", 121), ("sft.optimizer.beta2", 0.9)]
+    ("key", "value", "reason"),
+    [
+        ("rl.kl_coef", 0.5, "rl.kl_coef is 0.5 and was 0.01: name it in allow_changed"),
+        ("rl.minibatch_size", 36, "rl.minibatch_size is 36 and was 12: it cannot change, for rl has begun"),
+        ("sft.batch_size", 8, "sft.batch_size is 8 and was 16: it cannot change, for the run is past sft"),
+        ("seed", 4, "seed is 4 and was 3: it cannot change, for it draws"),
+        ("data.train.limit", 121, "data.train: the problems are not those that the run began with"),
+        ("evaluation.dev_limit", 3, "evaluation.dev_limit is 3 and was 0: it cannot change, for accuracies"),
+        ("model.lora.rank", 2, "model.lora.rank is 2 and was 0: it cannot change, for the parameters"),
+    ],
 )
-def test_other_settings_in_the_same_folder_are_refused(copied, arguments, here, key, value):
-    with pytest.raises(SystemExit, match=rf"other settings \({re.escape(key)}\): name a fresh run_dir"):
-        here(arguments(copied, **{key.replace(".", "__"): value}))
+def test_other_settings_in_the_same_folder_are_refused_with_the_reason(copied, arguments, here, key, value, reason):
+    """Of those that cannot change, `allow_changed` changes nothing."""
+    allow = [] if "allow_changed" in reason else [key]
+    before = (copied / "config.yaml").read_text()
+    with pytest.raises(SystemExit, match=f"holds a run that cannot go on like this.*\n{re.escape(reason)}"):
+        here(arguments(copied, **{key.replace(".", "__"): value}, allow_changed=json.dumps(allow)))
+    assert (copied / "config.yaml").read_text() == before
+    assert (copied / "summary.json").exists()
 
 
 def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, here):
     overrides = {"rl__kl_coef": 0.5, "rl__optimizer__beta2": 0.9}
-    with pytest.raises(SystemExit, match=r"other settings \(rl.optimizer.beta2\)"):
+    with pytest.raises(SystemExit, match="rl.optimizer.beta2 is 0.9 and was 0.98: name it in allow_changed"):
         here(arguments(unfinished, **overrides, allow_changed='["rl.kl_coef"]'))
-    here(arguments(unfinished, **overrides, allow_changed='["rl.optimizer", "rl.kl_coef"]'))
+    said = here(arguments(unfinished, **overrides, allow_changed='["rl.optimizer", "rl.kl_coef"]'))
+    assert "from here on rl.kl_coef is 0.5 (was 0.01)" in said
     assert yaml.safe_load((unfinished / "config.yaml").read_text())["rl"]["kl_coef"] == 0.5
+    changes = {"rl.kl_coef": [0.01, 0.5], "rl.optimizer.beta2": [0.98, 0.9]}
+    step = SFT_STEPS + ITERATIONS
+    assert json.loads((unfinished / "run.json").read_text())["changes"] == [{"after_step": step, "settings": changes}]
     here(arguments(unfinished, **overrides))
 
 

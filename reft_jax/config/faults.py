@@ -1,0 +1,137 @@
+"""All that is wrong with a command line and its files at once: unknown keys, values of another type or out of range.
+
+The parser itself stops at the first fault. What is said here is said after it has refused, so that it costs nothing
+where nothing is wrong.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import jsonargparse
+import yaml
+
+from reft_jax.config.files import parts
+from reft_jax.config.ranges import range_of
+from reft_jax.config.settings import Config
+from reft_jax.config.validation import range_errors
+
+
+class Given(NamedTuple):
+    """A value, and the file that it was given in; empty for the command line."""
+
+    value: Any
+    file: str
+
+
+def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
+    """Yields a line for each setting, on a command line or in its files, that is none or cannot have its value.
+
+    Args:
+        args: the command line's arguments.
+        known: names of the arguments that the command has besides the settings.
+    """
+    fields, sections = fields_of(Config), sections_of(Config)
+    wanted: dict[str, Given] = {}
+    for key, given in given_settings(args, sections):
+        if key in fields:
+            wanted[key] = given
+        elif key not in known and key not in sections:
+            close = difflib.get_close_matches(key, fields, n=1) or [k for k in fields if k.endswith("." + key)]
+            yield f"{key} is no setting{f': did you mean {close[0]}?' if close else ''}{_where(given)}"
+    while wanted:
+        try:
+            _checker().parse_object(_nested(wanted))
+            break
+        except (jsonargparse.ArgumentError, TypeError) as error:
+            found = re.search(r'key "([\w.]+)"', str(error))
+            if not found or found[1] not in wanted:
+                return
+            given = wanted.pop(found[1])
+            yield f"{found[1]} is {given.value!r}: it must be {words_of(fields[found[1]])}{_where(given)}"
+    settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
+    yield from range_errors(Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)}), "")
+
+
+def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[tuple[str, Given]]:
+    """Yields dotted keys and values of a command line and its files, in the order in which they count."""
+    for place, arg in enumerate(args):
+        key, equals, text = arg.removeprefix("--").partition("=")
+        if not arg.startswith("--") or not key:
+            continue
+        text = text if equals else next(iter(args[place + 1 :]), "")
+        if key == "config" and os.path.isfile(os.path.expanduser(text)):
+            with contextlib.suppress(TypeError):  # the reader says what is wrong
+                for path, own in parts(Path(text).expanduser()):
+                    with contextlib.suppress(yaml.YAMLError):
+                        settings = yaml.safe_load(path.read_text(encoding="utf-8") if own is None else own)
+                        yield from _flat(settings, sections, str(path))
+        elif key == "config" or key in sections:
+            with contextlib.suppress(yaml.YAMLError):
+                settings = yaml.safe_load(text)
+                yield from _flat(settings if key == "config" else {key: settings}, sections, "")
+        else:
+            yield key, Given(text, "")
+
+
+def _flat(settings: Any, sections: Collection[str], file: str, prefix: str = "") -> Iterator[tuple[str, Given]]:
+    if isinstance(settings, Mapping) and (not prefix or prefix in sections):
+        for key, value in settings.items():
+            yield from _flat(value, sections, file, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, Given(settings, file)
+
+
+def fields_of(kind: Any, prefix: str = "") -> dict[str, "dataclasses.Field[Any]"]:
+    """The field of each setting by its dotted key."""
+    found: dict[str, dataclasses.Field[Any]] = {}
+    for field in dataclasses.fields(kind):
+        inner: Any = field.type
+        key = prefix + field.name
+        found |= fields_of(inner, f"{key}.") if dataclasses.is_dataclass(inner) else {key: field}
+    return found
+
+
+def sections_of(kind: Any) -> set[str]:
+    """Dotted names of all that has settings of its own."""
+    keys = [key.split(".") for key in fields_of(kind)]
+    return {".".join(key[:end]) for key in keys for end in range(1, len(key))}
+
+
+def words_of(field: "dataclasses.Field[Any]") -> str:
+    """What a value of the field must be, to go after "it must be"."""
+    kind: Any = field.type
+    allowed = range_of(field)
+    kind = get_args(kind)[0] if allowed else kind
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names |= {tuple[int, ...]: "a list of whole numbers", tuple[str, ...]: "a list of texts"}
+    return names.get(kind, "names with numbers") + (f", {allowed.words}" if allowed else "")
+
+
+def _where(given: Given) -> str:
+    return f" ({given.file})" if given.file else ""
+
+
+def _nested(flat: Mapping[str, Given]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, given in flat.items():
+        inner, names = nested, key.split(".")
+        for name in names[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[names[-1]] = given.value
+    return nested
+
+
+@functools.cache
+def _checker() -> Any:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    return parser
