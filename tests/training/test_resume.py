@@ -203,7 +203,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_reason(copied, a
 
 def test_other_settings_that_are_allowed_are_taken_over(unfinished, arguments, here):
     overrides = {"rl__kl_coef": 0.5, "rl__optimizer__beta2": 0.9}
-    with pytest.raises(SystemExit, match="rl.optimizer.beta2 is 0.9 and was 0.98: name it in allow_changed"):
+    with pytest.raises(SystemExit, match=r"rl\.optimizer\.beta2 is 0\.9 and was 0\.98: name it in allow_changed"):
         here(arguments(unfinished, **overrides, allow_changed='["rl.kl_coef"]'))
     said = here(arguments(unfinished, **overrides, allow_changed='["rl.optimizer", "rl.kl_coef"]'))
     assert "from here on rl.kl_coef is 0.5 (was 0.01)" in said
