@@ -38,8 +38,6 @@ FROM_HERE_ON = (
 """Settings of no one stage that `allow_changed` lets a run go on with."""
 
 STAGE_FROM_HERE_ON = (
-    # Nothing of the model's folder is used but its name: weights are in the checkpoint, and other tokens are refused.
-    *("model.path", "model.revision", "model.tokenizer"),
     *("epochs", "schedule_epochs", "stop_epoch", "evaluate_every", "optimizer", "loss_aggregation"),
     *("prompt_buckets", "response_buckets", "row_buckets"),
     *("kl_coef", "kl_in", "kl_estimator", "vf_coef", "clip_range", "value_clip_range", "discount", "gae_lambda"),

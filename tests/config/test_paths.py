@@ -1,0 +1,70 @@
+"""Paths of the settings: absolute from where the command runs, `~` replaced, URLs refused, hub names left alone."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reft_jax.config import Config, load_config, to_dict
+from reft_jax.config.faults import fields_of
+from reft_jax.config.ranges import is_path
+from tests.config.test_ranges import at, changed
+
+VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
+PATHS = [key for key, field in fields_of(Config).items() if is_path(field)]
+
+
+def read(tmp_path: Path, key: str, value: str) -> str:
+    """What a setting is after it was read from a file."""
+    given = changed(load_config(VALID), key, [value] if key.endswith("samples") else value)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(given)))
+    found = at(load_config(["--config", str(tmp_path / "c.yaml"), "--sft.schedule_epochs=0"]), key)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def test_all_that_sounds_like_a_path_is_one_of_these():
+    named = {key for key in fields_of(Config) if key.endswith(("path", "_dir", "tokenizer", "init_from", ".samples"))}
+    assert named == set(PATHS) | {
+        f"{source}.path" for source in ("data.train", "data.dev", "data.test", "pretrain.source")
+    }
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_paths_are_kept_absolute_and_home_is_replaced(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    base = {"model.lora.path": ["--model.path=m"]}.get(key, [])
+    assert not base or load_config([*VALID, *base]).model.path == "m"
+    (tmp_path / "there").mkdir()
+    if key == "model.lora.path":
+        monkeypatch.setattr("tests.config.test_paths.VALID", [*VALID, "--model.path=m"])
+    assert read(tmp_path, key, "there") == str(tmp_path / "there")
+    assert read(tmp_path, key, "~/x") == str(tmp_path / "home/x")
+    assert read(tmp_path, key, "../x/./y") == os.path.abspath("../x/y")
+
+
+def test_names_of_the_hub_stay_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embedded").mkdir()
+    config = load_config([*VALID, "--model.path=owner/name", "--data.test.kind=hub", "--data.test.path=owner/set"])
+    assert (config.model.path, config.model.tokenizer, config.data.test.path) == ("owner/name", "embedded", "owner/set")
+
+
+@pytest.mark.parametrize("key", [*PATHS, "data.train.path"])
+def test_urls_are_refused_at_once(capsys, key):
+    url = "gs://bucket/x"
+    more = ["--data.train.kind=jsonl"] if key.startswith("data") else []
+    with pytest.raises(SystemExit):
+        load_config([*VALID, *more, f"--{key}", f'["{url}"]' if key.endswith("samples") else url])
+    told = capsys.readouterr().err
+    assert f"{key} is " in told
+    assert url in told
+    assert "no URL" in told
+
+
+def test_a_source_that_reads_a_file_has_its_path_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    config = load_config([*VALID, "--data.train.kind=gsm8k", "--data.train.path=a.jsonl", "--data.test.path=~/b.jsonl"])
+    assert (config.data.train.path, config.data.test.path) == (str(tmp_path / "a.jsonl"), "/home/of/mine/b.jsonl")
