@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reft_jax.config import Split, config_parser
+from reft_jax.files import user_path
 from reft_jax.problem import AnswerKind
 from reft_jax.samples.file import left_out, read_samples
 from reft_jax.samples.statistics import mean_interval, pass_at_k
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give a CHECKPOINT (or --config FILE), or --samples FILE and its --k")
     if options.samples:
         try:
-            made = from_samples(Path(options.samples), options.k)
+            made = from_samples(user_path(options.samples), options.k)
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(made)
     if made and options.json:
         try:
-            Path(options.json).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+            user_path(options.json).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

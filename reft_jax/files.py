@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+def user_path(text: str) -> Path:
+    """The path that a user wrote, `~` being the home: a shell does not replace it in `--json=~/x`."""
+    return Path(text).expanduser()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends, and is on the disk then.

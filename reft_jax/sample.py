@@ -21,6 +21,7 @@ from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
 from reft_jax.data.prompts import few_shot_prefix
 from reft_jax.data.readers import read_problems
+from reft_jax.files import user_path
 from reft_jax.models.policy import Params
 from reft_jax.parallel.processes import REFUSED, exit_with, on_process_zero
 from reft_jax.samples.file import SampleFile
@@ -154,7 +155,7 @@ def worked_examples(path: str, config: Config, separator: str) -> str:
         ValueError: naming the row, or the example, that cannot be one.
     """
     kind = "reft_json" if path.endswith(".json") else "jsonl"
-    examples = read_problems(SourceConfig(kind=kind, path=path))  # type: ignore[arg-type]
+    examples = read_problems(SourceConfig(kind=kind, path=str(user_path(path))))  # type: ignore[arg-type]
     return few_shot_prefix(examples, config.data.templates, config.data.cot, separator)
 
 
@@ -182,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
     parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
     given = parser.parse_args(arguments)
-    out = Path(given.paths[-1])
+    out = user_path(given.paths[-1])
     try:
         if len(given.paths) > 2:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from reft_jax.config import CotKind, SettingsParser, SourceConfig, TemplateConfig
+from reft_jax.config.paths import with_absolute_paths
 from reft_jax.data.readers import read_problems
-from reft_jax.files import write_whole
+from reft_jax.files import user_path, write_whole
 from reft_jax.problem import Problem
 from reft_jax.reward.parse import likely_cot
 from reft_jax.samples.file import Sample, read_samples, read_settings
@@ -121,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=42, help="of the draw")
     parser.add_class_arguments(SourceConfig, "gold")
     options = parser.instantiate(parser.parse_args(arguments))
-    path, out, source = Path(options.samples), Path(options.out), options.gold
+    path, out = user_path(options.samples), user_path(options.out)
+    source = with_absolute_paths(options.gold)
     try:
         if options.limit < 0:
             raise ValueError(f"--limit is {options.limit}: it must be 0, which takes all, or more")

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from reft_jax.data.audit.texts import Finding, contents, look_at_texts
 from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
 from reft_jax.data.readers import read_problems, read_sets
 from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.files import user_path
 from reft_jax.problem import Problem
 from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with_tokens = _names(given, "--config", "--model.")
         report = audit(sets, config, with_tokens=with_tokens, stated_after=own.stated_after)
         if own.json:
-            Path(own.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            user_path(own.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -25,6 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from reft_jax.config import Config, load_config
+from reft_jax.files import user_path
 from reft_jax.preflight.devices import FORMS, Target, missing_wheels, parse_target
 from reft_jax.preflight.report import assess, show
 
@@ -49,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if not 0 <= own.memory_gb < math.inf:
             raise ValueError(f"--memory_gb is {own.memory_gb}: it must be 0, which takes what is known, or more")
-        if own.json and not Path(own.json).absolute().parent.is_dir():
+        if own.json and not user_path(own.json).absolute().parent.is_dir():
             raise ValueError(f"--json {own.json}: there is no such folder to write to")
         target = parse_target(own.target, own.memory_gb)
         shaped = with_model_directory(config, own.model_config)
@@ -62,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
     report["model"]["path"] = config.model.path
     show(report, Console(width=max(WIDTH, Console().width)))  # a narrower one would cut the names of the steps
     if own.json:
-        Path(own.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        user_path(own.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0 if report["fits"] else 1
 
 

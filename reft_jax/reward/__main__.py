@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from reft_jax.config import CotKind, RewardConfig, SettingsParser, TemplateConfig
 from reft_jax.config.validation import range_errors, refuse
-from reft_jax.files import json_lines
+from reft_jax.files import json_lines, user_path
 from reft_jax.problem import Problem
 from reft_jax.reward.answers import likely_answer_kind
 from reft_jax.reward.parse import likely_cot
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = options.reward
     try:
         refuse(range_errors(config, "reward."))
-        rows = read_rows(Path(options.file), options.completion_field, options.gold_field)
+        rows = read_rows(user_path(options.file), options.completion_field, options.gold_field)
         cot: CotKind = likely_cot([row.completion for row in rows]) if options.cot == "auto" else options.cot
         print(f"{options.file}: {len(rows):,} completions, read as {'programs' if cot == 'program' else 'prose'}")
         show(audit(rows, cot, options.answer_trigger, config), options.show)

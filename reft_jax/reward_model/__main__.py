@@ -25,6 +25,7 @@ from reft_jax.config import Config, load_config
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
+from reft_jax.files import user_path
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.params import Params, select
 from reft_jax.parallel.compilation import CompiledSteps
@@ -161,8 +162,8 @@ def rerank_command(arguments: Sequence[str]) -> int:
         "--mesh.data 8, --data.overlong drop.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=Path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
-    parser.add_argument("samples", type=Path, help="JSONL file of python -m reft_jax.sample")
+    parser.add_argument("checkpoint", type=user_path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
+    parser.add_argument("samples", type=user_path, help="JSONL file of python -m reft_jax.sample")
     parser.add_argument("--k", type=int, nargs="+", default=[], help="choose among a question's first k; default: all")
     parser.add_argument(
         "--probs", default="", help="JSONL file that each unique completion is written to, with its P(correct)"
@@ -183,9 +184,9 @@ def rerank_command(arguments: Sequence[str]) -> int:
             show(figures, Console())
             if own.probs:
                 lines = "".join(json.dumps(json_value(row)) + "\n" for row in records)
-                Path(own.probs).write_text(lines, encoding="utf-8")
+                user_path(own.probs).write_text(lines, encoding="utf-8")
             if own.json:
-                Path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+                user_path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

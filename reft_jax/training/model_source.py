@@ -24,6 +24,7 @@ from reft_jax.config import (
 )
 from reft_jax.config.validation import check_lengths, require_files, validate
 from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.files import user_path
 from reft_jax.models.hf.load import resolve, resolve_model
 from reft_jax.models.params import Params
 from reft_jax.records.checkpoint import run_of
@@ -96,7 +97,7 @@ def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], s
         FileNotFoundError: there is no such checkpoint, or no such file of problems.
         ValueError: neither checkpoint nor model is named, or a reward model is; or settings that cannot work, by key.
     """
-    checkpoint = Path(paths[0]) if paths else None
+    checkpoint = user_path(paths[0]) if paths else None
     if checkpoint:
         given = sys.argv[1:] if args is None else args
         args = ["--config", str(run_of(checkpoint) / "config.yaml"), *own_devices(), *given]

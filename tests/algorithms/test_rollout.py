@@ -390,7 +390,9 @@ def kept(logits: np.ndarray, sampling: SamplingParams) -> tuple[set[int], np.nda
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.9), (0, 0.3), (0, 1e-6), (6, 0.7)])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(0, 1.0), (1, 1.0), (5, 1.0), (10**6, 1.0), (0, 0.9), (0, 0.3), (0, 1e-6), (6, 0.7)]
+)
 def test_filtering_keeps_what_numpy_keeps(temperature, top_k, top_p):
     sampling = SamplingParams(temperature, top_k, top_p)
     logits = np.random.default_rng(8).normal(size=(6, 29)).astype(np.float32) * 2

@@ -31,13 +31,13 @@ def train(arguments, run_dir, warmup, algorithm, devices=1, **overrides):
     start = {"sft__schedule_epochs": 0, "rl__init_from": warmup, "data__train__limit": 30}
     few = {"data__test__kind": "none", "generation__prompt_buckets": "[72]"}
     line = arguments(run_dir, rl__algorithm=algorithm, **sizes, **start, **few, **ALGORITHMS[algorithm], **overrides)
-    complete(line, devices=devices)
+    return complete(line, devices=devices)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
-    train(arguments, tmp_path / "one", warmup, algorithm)
+    said = train(arguments, tmp_path / "one", warmup, algorithm)
     assert len(steps(tmp_path / "one", "rl")) > 1
     first = [r["id"] for r in read(tmp_path / "one", "rollouts") if r["step"] == 1]
     assert first == [id for id in first[::SAMPLES] for _ in range(SAMPLES)], "samples of a question are neighbours"
@@ -45,6 +45,11 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
     assert np.any(before["embed"] != after["embed"])
     head = tmp_path / "one/checkpoints/rl_best_value_head"
     assert head.exists() == (algorithm == "ppo")
+    summary = json.loads((tmp_path / "one/summary.json").read_text())["rl_best"]
+    assert summary["dev_accuracy"] == max(
+        r["eval/accuracy"] for r in read(tmp_path / "one", "metrics") if "eval/accuracy" in r
+    )
+    assert "Accuracy on dev (there is no test set)" in said, "and not an empty table"
 
 
 @pytest.mark.long

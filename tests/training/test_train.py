@@ -4,8 +4,11 @@ A run that is to make devices of its own is a process; the others run here, on o
 """
 
 import json
+import math
 import re
+import types
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,9 +17,15 @@ import yaml
 
 from reft_jax.config import load_config
 from reft_jax.data.batches import bucket, evaluation_batches, step_indices
+from reft_jax.data.embedded.problems import generate_problems
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.problem import Problem
+from reft_jax.reward.verdicts import Verdict
 from reft_jax.samples.statistics import wilson_interval
+from reft_jax.training.completion import Completion
+from reft_jax.training.reinforcement import unread
+from reft_jax.training.state import Records, RunProgress
 from tests.runs import (
     DEV,
     ITERATIONS,
@@ -323,6 +332,82 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     assert checkpoint == TRAIN // 16 < step
     assert read(run_dir, "metrics")[-1]["step"] == step
     assert not (run_dir / "summary.json").exists()
+
+
+def record_first(stage: str, stage_step: int) -> str:
+    """What is said of a loss that is nan."""
+    records = Records.__new__(Records)
+    checkpoints = types.SimpleNamespace(latest=lambda: None)
+    for name, value in {
+        "progress": RunProgress(stage=stage, stage_step=stage_step),
+        "checkpoints": checkpoints,
+        "run_dir": "here",
+        "writer": types.SimpleNamespace(write=lambda *_: None),
+        "display": types.SimpleNamespace(advance=lambda *_: None),
+    }.items():
+        object.__setattr__(records, name, value)
+    with pytest.raises(FloatingPointError) as stopped:
+        records.record(stage_step, {f"{stage}/loss": math.nan})
+    return str(stopped.value)
+
+
+def test_a_lower_learning_rate_is_no_advice_before_anything_was_learned():
+    assert "nothing was learned before it: look at the weights" in record_first("sft", 1)
+    assert "a lower sft.optimizer.learning_rate may help" in record_first("sft", 2)
+    assert "a lower rl.optimizer.learning_rate may help" in record_first("rl", 1), "an iteration has several updates"
+
+
+# What would learn nothing
+
+
+def rows_of_prose(path: Path, *, programs: int) -> Path:
+    """Problems with prose for chains of thought, but for the first so many."""
+    problems = generate_problems("train")[:120]
+    rows = [{"id": p.id, "question": p.question, "answer": p.answer, "cot": p.cot} for p in problems]
+    for row in rows[programs:]:
+        row["cot"] = row["question"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("programs", "stage"), [(0, "train"), (30, "train"), (0, "pretrain")])
+def test_annotations_that_do_not_give_their_answers_are_told(arguments, here, tmp_path, programs, stage, monkeypatch):
+    """Prose read as programs: none right is refused before anything is compiled, most of them wrong is said."""
+    monkeypatch.setattr("reft_jax.train.train", lambda run: {})
+    path = rows_of_prose(tmp_path / "prose.jsonl", programs=programs)
+    key = "data__train" if stage == "train" else "pretrain__source"
+    source = {f"{key}__kind": "jsonl", f"{key}__path": path, "pretrain__epochs": int(stage == "pretrain")}
+    source |= {"pretrain__prompt_buckets": "[48]", "pretrain__response_buckets": "[56]"}
+    line = arguments(tmp_path / "run", **source, data__test__kind="none", data__train__limit=120)
+    said = rf"of 3\d annotated chains of thought of {stage} do not give their answers as data.cot: program"
+    if programs:
+        assert re.search(f"warning: .* {said}.*how many", re.sub(r"\s+", " ", here(line)).lower())
+    else:
+        with pytest.raises(SystemExit, match=rf"{said}, such as that of `\S+` \(error, gold '\d+'\): "):
+            here(line)
+
+
+@pytest.mark.parametrize(
+    ("key", "bucket", "message"),
+    [
+        ("sft__response_buckets", "[3]", "all 96 sft rows are longer than sft.prompt_buckets and response_buckets"),
+        ("generation__prompt_buckets", "[9]", "all 96 train prompts are longer than generation.prompt_buckets"),
+    ],
+)
+def test_a_stage_that_is_left_with_nothing_is_refused(arguments, here, tmp_path, key, bucket, message):
+    with pytest.raises(SystemExit, match=message):
+        here(arguments(tmp_path / "run", data__overlong="drop", **{key: bucket}))
+
+
+def test_first_completions_without_answers_are_told_with_one():
+    problem = Problem(id="p", question="q", answer="1")
+    made = lambda outcome, count: (
+        [Completion(problem, f"text {outcome}", Verdict(0.0, outcome, None), 0.0, tokens=1, ended=True)] * count
+    )
+    said = unread([*made("error", 30), *made("no_answer", 1), *made("wrong", 1)])
+    assert "31 of the 32 completions of the first iteration have no answer that can be read" in said
+    assert "(error 30, no_answer 1), such as 'text error'" in said
+    assert unread([*made("error", 30), *made("wrong", 2)]) == "", "an untuned model may begin like this"
 
 
 def test_self_checks_stop_a_run(finished, arguments, tmp_path):
