@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
+from reft_jax.models.hf.configs import WITHOUT_EFFECT
 from reft_jax.models.hf.files import FileTensor, list_tensors
 from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, TensorLayout
 
@@ -53,13 +54,7 @@ def resolve(path: str, revision: str = "main") -> Path:
 
 
 def _read_fields(directory: Path) -> tuple[ConfigFields, Family]:
-    path = Path(directory) / CONFIG_FILE
-    try:
-        fields = ConfigFields(path, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; is {directory} a Hugging Face model directory?") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    fields = ConfigFields.of_file(directory / CONFIG_FILE)
     if fields.get("quantization_config", None) is not None:
         raise fields.refusal("quantization_config", "only plain floating-point weights are read")
     return fields, fields.translate("model_type", "", FAMILIES)
@@ -70,10 +65,13 @@ def decoder_config(directory: Path) -> DecoderConfig:
 
     Raises:
         FileNotFoundError: without a `config.json`.
-        ValueError: naming the field and its value, for what the decoder does not do.
+        ValueError: naming the field and its value, for what the decoder does not do, or may not do: see
+            `ConfigFields.refuse_unread`.
     """
     fields, family = _read_fields(directory)
-    return family.config(fields)
+    decoder = family.config(fields)
+    fields.refuse_unread(WITHOUT_EFFECT)
+    return decoder
 
 
 def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
@@ -94,7 +92,7 @@ def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
 
 def model_type(directory: Path) -> str:
     """The family of the model in a directory, a key of `FAMILIES`."""
-    return _read_fields(directory)[0]["model_type"]
+    return _read_fields(directory)[0].get("model_type", "")
 
 
 def end_tokens(directory: Path) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ LLAMA_31 = {  # meta-llama/Llama-3.1-8B, as it stands on the hub
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+UNSCALED = LLAMA_31 | {"rope_scaling": None}
 GPT2 = {  # openai-community/gpt2
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -110,9 +111,19 @@ def test_rotary_fields_mean_the_same_in_both_spellings(tmp_path):
         (LLAMA_31, {"num_key_value_heads": 5}, ["num_key_value_heads", "5"]),
         (LLAMA_31, {"sliding_window": 4096}, ["sliding_window", "4096", "131072"]),
         (LLAMA_31, {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["type", "'linear'"]),
-        (LLAMA_31, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type", "'yarn'"]),
-        (LLAMA_31, {"rope_parameters": {"rope_type": "llama3"}}, ["factor", "missing"]),
-        (LLAMA_31, {"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor", "0.5"]),
+        (UNSCALED, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type", "'yarn'"]),
+        (UNSCALED, {"rope_parameters": {"rope_type": "llama3"}}, ["factor", "missing"]),
+        (UNSCALED, {"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor", "0.5"]),
+        (UNSCALED, {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
+        (UNSCALED, {"rope_parameters": {"factor": 8.0}}, ["rope_parameters.factor", "8.0", "delete it"]),
+        (UNSCALED, {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, ["rope_parameters", "full_attention"]),
+        (LLAMA_31, {"rope_parameters": {"rope_theta": 5e5}}, ["rope_scaling", "rope_parameters say something else"]),
+        (LLAMA_31, {"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types", "sliding_attention"]),
+        (LLAMA_31, {"layer_types": "full_attention"}, ["layer_types", "a list"]),
+        (LLAMA_31, {"tie_word_embeddings": "false"}, ["tie_word_embeddings", "'false'", "true or false"]),
+        (LLAMA_31, {"hidden_size": "4096"}, ["hidden_size", "'4096'", "a number"]),
+        (LLAMA_31, {"head_dim": True}, ["head_dim", "True", "a number"]),
+        (LLAMA_31, {"model_type": ["llama"]}, ["model_type", "a string"]),
         (LLAMA_31, {"quantization_config": {"bits": 4}}, ["quantization_config", "4"]),
         (GPT2, {"activation_function": "mish"}, ["activation_function", "'mish'"]),
         (GPT2, {"add_cross_attention": True}, ["add_cross_attention", "True"]),
@@ -130,7 +141,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
         decoder_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
         decoder_config(tmp_path)
 
 
