@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and lines of JSON that errors can name."""
+"""Files that are there as a whole or not at all, folders that settings name, and JSON that errors can name."""
 
 import contextlib
 import json
@@ -6,6 +6,24 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+def local_folder(path: str, key: str) -> Path | None:
+    """The folder at a path, with `~` expanded; None where there is none and the path may be an id of the hub.
+
+    Args:
+        path: as it was given.
+        key: the setting that names it.
+
+    Raises:
+        FileNotFoundError: naming the key: there is no such folder, and a hub id does not look like this.
+    """
+    folder = Path(os.path.expanduser(path))
+    if folder.is_dir():
+        return folder
+    if path.startswith(("/", "~", ".")) or path.count("/") > 1:
+        raise FileNotFoundError(f"{key}: there is no folder {path}")
+    return None
 
 
 @contextlib.contextmanager
