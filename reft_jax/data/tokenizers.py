@@ -55,15 +55,15 @@ def load_tokenizer(name: str, revision: str, key: str = "model.tokenizer") -> "P
     try:
         return AutoTokenizer.from_pretrained(folder or name, revision=revision, clean_up_tokenization_spaces=False)
     except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         if folder:
-            reason = str(error).partition("\n")[0]
             raise FileNotFoundError(
                 f"{key}: no tokenizer can be read from the folder {name}; name one by model.tokenizer. Reason: {reason}"
             ) from error
         raise FileNotFoundError(
             f"{key}: there is no folder {name}, and as a hub id (revision {revision}) it is not in the local cache, "
             f"cannot be reached, or has no tokenizer. Fetch it once where there is a network with `hf download {name} "
-            f"--revision {revision}`, or give the path of a folder with its files. Reason: {error}"
+            f"--revision {revision}`, or give the path of a folder with its files. Reason: {reason}"
         ) from error
 
 

@@ -30,13 +30,13 @@ _REASONS = {
     "how a program holds the model and what it gives back": "torch_dtype dtype onnx_dtype use_bfloat16 torchscript "
     "tf_legacy_loss attn_implementation _attn_implementation _attn_implementation_autoset "
     "_attn_implementation_internal _experts_implementation_internal _flash_attn_2_enabled pretraining_tp "
-    "chunk_size_feed_forward is_decoder use_cache return_dict output_hidden_states output_attentions",
+    "chunk_size_feed_forward is_decoder use_cache return_dict output_hidden_states output_attentions output_past",
     "scores are float32 here": "reorder_and_upcast_attn",
     "tokens are the tokenizer's": "bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id unk_token_id "
-    "mask_token_id decoder_start_token_id prefix",
+    "mask_token_id decoder_start_token_id prefix n_special predict_special_tokens",
     "training has settings of its own": "attention_dropout activation_dropout hidden_dropout dropout layerdrop "
     "attn_pdrop embd_pdrop resid_pdrop gradient_checkpointing",
-    "of heads that predict no tokens": "id2label label2id num_labels problem_type finetuning_task classifier_dropout "
+    "of heads that predict no tokens": "id2label label2id num_labels _num_labels problem_type finetuning_task classifier_dropout "
     "summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj",
     "bounded by the number of positions or by the window": "n_ctx max_sequence_length model_max_length "
     "max_window_layers",

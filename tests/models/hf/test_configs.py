@@ -86,6 +86,10 @@ LEFT_OVER = {  # what files on the hub have beside the fields that the config cl
     "quantization_config": None,
     "tokenizer_class": "GPT2Tokenizer",
     "n_ctx": 1024,
+    "n_special": 0,
+    "predict_special_tokens": True,
+    "output_past": True,
+    "_num_labels": 1,
 }
 PARAMETERS = {  # as published; a tied table counts once
     "codegen-350m-mono": 356_712_448,
