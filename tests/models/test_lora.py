@@ -125,7 +125,8 @@ def test_adapters_that_the_format_has_no_place_for_are_named(tmp_path):
         ({"use_dora": True}, ValueError, r"adapter_config\.json: use_dora = True is not supported"),
         ({"peft_type": "IA3"}, ValueError, "peft_type = 'IA3'"),
         ({"r": 4}, ValueError, r"lora_A\.weight has shape \(3, 24\), expected \(4, 24\)"),
-        ("missing", ValueError, r"q_proj\.lora_B\.weight is missing"),
+        ("1.self_attn.q_proj.lora_B", ValueError, r"q_proj\.lora_B\.weight is missing; a target has .* in every layer"),
+        ("layers.0", ValueError, r"layers\.0\.self_attn\.q_proj\.lora_A\.weight is missing; a target has"),
         ({"layers_to_transform": [0]}, ValueError, r"layers_to_transform = \[0\] is not supported \(only all 2 layers"),
         ("score.lora_A.weight", ValueError, r"tensor base_model\.model\.score\.lora_A\.weight is for nothing"),
         ("lm_head.lora_A.weight", ValueError, r"config\.json: target_modules: an adapter of lm_head is not .*merge"),
@@ -143,8 +144,8 @@ def test_files_that_do_not_fit_are_named(change, error, message, tmp_path):
     tensors = load_file(path)
     if isinstance(change, dict):
         (tmp_path / "adapter_config.json").write_text(json.dumps(fields | change))
-    elif change == "missing":
-        save_file({k: v for k, v in tensors.items() if "1.self_attn.q_proj.lora_B" not in k}, path)
+    elif any(change in name for name in tensors):
+        save_file({name: x for name, x in tensors.items() if change not in name}, path)
     elif change != "no file":
         save_file(tensors | {f"base_model.model.{change}": np.zeros((3, 24), np.float32)}, path)
     else:

@@ -105,7 +105,9 @@ def load_adapters(directory: Path, config: ModelConfig, model_type: str) -> tupl
     tensors = _read_tensors(directory / WEIGHTS_FILE)
     modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in tensors}
     with_all = ModelConfig(decoder=config.decoder, lora=LoraConfig(rank=rank, alpha=alpha))
-    targets = [found for found in _adapted(with_all, model_type) if _module(found[2], 0, model_type) in modules]
+    layers = range(config.decoder.num_layers)
+    in_a_layer = lambda stored: any(_module(stored, layer, model_type) in modules for layer in layers)
+    targets = [found for found in _adapted(with_all, model_type) if in_a_layer(found[2])]
     settings = LoraConfig(rank=rank, alpha=alpha, targets=tuple(target for _, target, _ in targets))
     shapes = _shapes(with_all)["blocks"]
     lora: dict[str, Any] = {"blocks": {}}
@@ -114,7 +116,7 @@ def load_adapters(directory: Path, config: ModelConfig, model_type: str) -> tupl
             module = _module(stored, 0, model_type).rpartition(".")[2]
             raise _unsupported_target(directory, module, "it is several projections in one")
         wanted = shapes[part][target + SUFFIX]
-        names = [PREFIX + _module(stored, layer, model_type) for layer in range(config.decoder.num_layers)]
+        names = [PREFIX + _module(stored, layer, model_type) for layer in layers]
         lora["blocks"].setdefault(part, {})[target + SUFFIX] = {
             "a": _take(tensors, [f"{name}.lora_A.weight" for name in names], wanted["a"].shape, directory, (-1, rank)),
             "b": _take(tensors, [f"{name}.lora_B.weight" for name in names], wanted["b"].shape, directory, (rank, -1)),
@@ -176,7 +178,9 @@ def _take(
     layers = []
     for name in names:
         if name not in tensors:
-            raise ValueError(f"{directory / WEIGHTS_FILE}: tensor {name} is missing")
+            raise ValueError(
+                f"{directory / WEIGHTS_FILE}: tensor {name} is missing; a target has an adapter in every layer here"
+            )
         array = tensors.pop(name)
         expected = np.empty(shape[1:]).reshape(flat).T.shape
         if array.shape != expected:

@@ -36,8 +36,8 @@ _REASONS = {
     "mask_token_id decoder_start_token_id prefix n_special predict_special_tokens",
     "training has settings of its own": "attention_dropout activation_dropout hidden_dropout dropout layerdrop "
     "attn_pdrop embd_pdrop resid_pdrop gradient_checkpointing",
-    "of heads that predict no tokens": "id2label label2id num_labels _num_labels problem_type finetuning_task classifier_dropout "
-    "summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj",
+    "of heads that predict no tokens": "id2label label2id num_labels _num_labels problem_type finetuning_task "
+    "classifier_dropout summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj",
     "bounded by the number of positions or by the window": "n_ctx max_sequence_length model_max_length "
     "max_window_layers",
     "drawing of tokens has settings of its own": "do_sample temperature top_k top_p min_p typical_p epsilon_cutoff "
