@@ -132,6 +132,7 @@ def test_adapters_that_the_format_has_no_place_for_are_named(tmp_path):
         ("lm_head.lora_A.weight", ValueError, r"config\.json: target_modules: an adapter of lm_head is not .*merge"),
         ("model.embed_tokens.lora_embedding_A", ValueError, "target_modules: an adapter of embed_tokens is not.*merge"),
         ("model.embed_tokens.weight", ValueError, r"tensor .*embed_tokens\.weight would replace the base's own.*merge"),
+        ("cut short", ValueError, r"adapter_model\.safetensors: truncated or corrupt"),
         ("no file", FileNotFoundError, r"adapter_config\.json: no such file"),
     ],
 )
@@ -146,6 +147,8 @@ def test_files_that_do_not_fit_are_named(change, error, message, tmp_path):
         (tmp_path / "adapter_config.json").write_text(json.dumps(fields | change))
     elif any(change in name for name in tensors):
         save_file({name: x for name, x in tensors.items() if change not in name}, path)
+    elif change == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
     elif change != "no file":
         save_file(tensors | {f"base_model.model.{change}": np.zeros((3, 24), np.float32)}, path)
     else:
@@ -191,10 +194,18 @@ def test_all_layers_may_be_named(chosen, tmp_path):
     assert read_settings(settings_file(tmp_path, layers_to_transform=chosen), 2) == (2, 4.0)
 
 
+def test_what_is_no_lora_is_told_so_first(tmp_path):
+    """IA3 has no rank, and other settings."""
+    peft = pytest.importorskip("peft", reason="needs peft")
+    peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"peft_type = 'IA3' is not supported \(supported: 'LORA'\)"):
+        read_settings(tmp_path, 2)
+
+
 def test_every_setting_of_peft_is_known_and_its_default_accepted(tmp_path):
     peft = pytest.importorskip("peft", reason="needs peft")
     fields = peft.LoraConfig(target_modules=["q_proj"]).to_dict()
-    assert set(fields) <= FIELDS.keys() | {"r", "lora_alpha", "layers_to_transform"}
+    assert set(fields) <= FIELDS.keys() | {"peft_type", "r", "lora_alpha", "layers_to_transform"}
     peft.LoraConfig(target_modules=["q_proj"]).save_pretrained(tmp_path)
     assert read_settings(tmp_path, 2) == (8, 8.0)
 

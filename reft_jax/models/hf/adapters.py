@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from reft_jax.config import LoraConfig, ModelConfig
@@ -30,13 +31,16 @@ PREFIX = "base_model.model."
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
 _TABLES = ("embed_tokens", "embed_positions", "lm_head", "wte", "wpe")
 _MERGE = "merge the adapter in PEFT by merge_and_unload, save the model, and give that as model.path"
+_CONVERT = (
+    "the adapter belongs to a base that it changed at its start: convert it in PEFT by save_pretrained(..., "
+    "path_initial_model_for_weight_conversion=...), or give the merged model as model.path"
+)
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _FIELDS: tuple[tuple[str, tuple[Any, ...] | None], ...] = (
     # what the tensors say too, what began or helped the training, and what is for a program
     ("target_modules exclude_modules fan_in_fan_out layers_pattern base_model_name_or_path revision task_type", None),
     ("lora_dropout loftq_config eva_config corda_config lora_ga_config qalora_group_size ensure_weight_tying", None),
     ("peft_version auto_mapping inference_mode runtime_config megatron_core merge_weights", None),
-    ("peft_type", ("LORA",)),
     ("bias", ("none",)),
     ("init_lora_weights", (True, False, "gaussian", "orthogonal", "eva")),
     ("use_dora use_rslora use_qalora lora_bias", (False,)),
@@ -45,8 +49,8 @@ _FIELDS: tuple[tuple[str, tuple[Any, ...] | None], ...] = (
     ("velora_config monteclora_config kasa_config", ([], {})),
 )
 FIELDS: Accepted = {name: accepted for names, accepted in _FIELDS for name in names.split()}
-"""Of an `adapter_config.json`, what a plain adapter of all layers may say; `r`, `lora_alpha` and `layers_to_transform`
-are read."""
+"""Of an `adapter_config.json`, what a plain adapter of all layers may say beside what is read of it: `peft_type`, `r`,
+`lora_alpha` and `layers_to_transform`."""
 
 
 def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str) -> None:
@@ -140,7 +144,10 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file; those of 16 bits as float32, so that B A is exact until it is added to a weight."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; adapters are read from safetensors")
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or corrupt ({error}); fetch it again") from error
     for name, array in tensors.items():
         if array.dtype.name not in _FLOATS:
             raise ValueError(f"{path}: tensor {name} is {array.dtype}; readable are {', '.join(_FLOATS)}")
@@ -156,16 +163,13 @@ def read_settings(directory: Path, layers: int) -> tuple[int, float]:
         ValueError: naming the field: it asks for what is not done here.
     """
     fields = ConfigFields.of_file(directory / CONFIG_FILE)
+    fields.translate("peft_type", "LORA", {"LORA": None})
     chosen = fields.get("layers_to_transform", None)
     if chosen not in (None, []) and chosen != list(range(layers)):
         raise fields.refusal("layers_to_transform", f"only all {layers} layers are")
     start = fields.values.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE):
-        reason = (
-            "the adapter belongs to a base that it changed at its start: convert it in PEFT by save_pretrained(..., "
-        )
-        reason += "path_initial_model_for_weight_conversion=...), or give the merged model as model.path"
-        raise fields.refusal("init_lora_weights", reason)
+        raise fields.refusal("init_lora_weights", _CONVERT)
     rank, alpha = fields["r"], float(fields["lora_alpha"])
     fields.refuse_unread(FIELDS)
     return rank, alpha
