@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and lines of JSON that errors can name."""
+"""Files that are there as a whole or not at all, folders that settings name, and JSON that errors can name."""
 
 import contextlib
 import json

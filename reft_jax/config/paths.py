@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any, TypeVar
 
 from reft_jax.config.ranges import is_path
@@ -41,5 +42,26 @@ def absolute(path: str) -> str:
 
 def looks_local(name: str) -> bool:
     """Whether the name of a model is that of a folder: it is there, or is no hub id (`owner/name`, or `name`)."""
-    named = name.startswith(("/", "~", ".")) or name.count("/") > 1
-    return named or (os.path.isdir(name) and name != "embedded")
+    return not _may_be_of_the_hub(name) or (os.path.isdir(name) and name != "embedded")
+
+
+def _may_be_of_the_hub(name: str) -> bool:
+    return not name.startswith(("/", "~", ".")) and name.count("/") <= 1
+
+
+def local_folder(name: str, key: str) -> Path | None:
+    """The folder of a name, with `~` expanded; None where there is none and the name may be an id of the hub.
+
+    Args:
+        name: as it was given.
+        key: the setting that names it.
+
+    Raises:
+        FileNotFoundError: naming the key: there is no such folder, and a hub id does not look like this.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _may_be_of_the_hub(name):
+        raise FileNotFoundError(f"{key}: there is no folder {name}")
+    return None

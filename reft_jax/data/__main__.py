@@ -20,7 +20,7 @@ from reft_jax.data.audit.report import show
 from reft_jax.data.audit.texts import Finding, contents, look_at_texts
 from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
 from reft_jax.data.readers import read_problems, read_sets
-from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.data.tokenizers import model_tokenizer
 from reft_jax.files import user_path
 from reft_jax.problem import Problem
 from reft_jax.reward.parse import likely_cot
@@ -78,7 +78,7 @@ def audit(
     """
     data, reward = config.data, config.reward
     name = (config.model.tokenizer or config.model.path) if with_tokens else None
-    tokenizer = load_tokenizer(name, config.model.revision) if name else None
+    tokenizer = model_tokenizer(config.model) if name else None
     stated_after = stated_after or STATED_AFTER.get(data.train.kind, ("Therefore, the answer is",))
     sets = {split: problems for split, problems in sets.items() if problems}
     trained = trained_splits(config)

@@ -5,6 +5,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from reft_jax.config import ModelConfig
+from reft_jax.config.paths import local_folder
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -21,13 +24,24 @@ class SpecialIds:
     ends: tuple[int, ...]
 
 
-def load_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
+def model_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer that `model.tokenizer` names, else `model.path`; see `load_tokenizer`."""
+    key = "tokenizer" if model.tokenizer else "path"
+    return load_tokenizer(getattr(model, key), model.revision, f"model.{key}")
+
+
+def load_tokenizer(name: str, revision: str, key: str = "model.tokenizer") -> "PreTrainedTokenizerBase":
     """The tokenizer in a folder or at a hub id; `embedded` builds that of the embedded problems.
 
     Decoding is set to give back the text as it was: no clean-up of blanks, which would change programs.
 
+    Args:
+        name: the folder, or the id.
+        revision: of the hub's files.
+        key: the setting that names it.
+
     Raises:
-        FileNotFoundError: no tokenizer there, in the cache or on the hub; says how to get one.
+        FileNotFoundError: naming the key: no tokenizer there, in the cache or on the hub; says how to get one.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # advice to install torch, which is not needed
     if name == "embedded":
@@ -35,15 +49,21 @@ def load_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
 
         return build_tokenizer()
 
+    folder = local_folder(name, key)
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision, clean_up_tokenization_spaces=False)
+        return AutoTokenizer.from_pretrained(folder or name, revision=revision, clean_up_tokenization_spaces=False)
     except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        if folder:
+            raise FileNotFoundError(
+                f"{key}: no tokenizer can be read from the folder {name}; name one by model.tokenizer. Reason: {reason}"
+            ) from error
         raise FileNotFoundError(
-            f"no tokenizer `{name}` (`model.tokenizer`, else `model.path`) at revision `{revision}`: not a folder with "
-            "a tokenizer.json, nor a hub id that is in the cache or can be reached. With network, fetch it once by "
-            f"`hf download {name}`; without, give the folder it was copied to. Reason: {error}"
+            f"{key}: there is no folder {name}, and as a hub id (revision {revision}) it is not in the local cache, "
+            f"cannot be reached, or has no tokenizer. Fetch it once where there is a network with `hf download {name} "
+            f"--revision {revision}`, or give the path of a folder with its files. Reason: {reason}"
         ) from error
 
 

@@ -47,15 +47,15 @@ def fill_in(config: Config) -> Config:
     Raises:
         FileNotFoundError, ValueError: the shape cannot be known; names the key.
     """
-    model, size = config.model, 0
+    model, vocabulary = config.model, {}
     if not model.path and not model.decoder.vocab_size:
         if model.tokenizer != "embedded" and not Path(model.tokenizer).is_dir():
             raise ValueError(
                 f"the size of the vocabulary of model.tokenizer {model.tokenizer!r} is not known without its files: "
                 "set model.decoder.vocab_size"
             )
-        size = len(load_tokenizer(model.tokenizer, model.revision))
-    return dataclasses.replace(config, model=resolve_model(model, size))
+        vocabulary = load_tokenizer(model.tokenizer, model.revision).get_vocab()
+    return dataclasses.replace(config, model=resolve_model(model, vocabulary))
 
 
 def device_bytes(tree: Any) -> int:

@@ -193,9 +193,17 @@ def run_of(checkpoint: Path, *, reward_model: bool = False) -> Path:
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or its folder is in no run's.
-        ValueError: it is a reward model, or is none.
+        ValueError: it is a reward model, or is none; or it is a resume point, or a model of Hugging Face's format.
     """
     run_dir = checkpoint.absolute().parent.parent
+    for folder in (checkpoint.absolute(), *checkpoint.absolute().parents):
+        if (folder.parent.name, folder.name) == ("checkpoints", "resume"):
+            raise ValueError(f"{checkpoint}: resume points are no models; {_models(folder.parent)}")
+    if (checkpoint / "config.json").exists():
+        raise ValueError(
+            f"{checkpoint} is a model in Hugging Face's format, no checkpoint of a run: name it by model.path in a "
+            "config, and give that by --config in place of a checkpoint"
+        )
     for path in (checkpoint, run_dir / "config.yaml"):
         if not path.exists():
             example = "reward_model_best" if reward_model else "rl_best"
@@ -206,6 +214,14 @@ def run_of(checkpoint: Path, *, reward_model: bool = False) -> Path:
         fault = "is no reward model" if reward_model else "is a reward model, which predicts no tokens"
         raise ValueError(f"{checkpoint} {fault}")
     return run_dir
+
+
+def _models(checkpoints: Path) -> str:
+    """Which folders of RUN_DIR/checkpoints are models, as a message says it."""
+    others = re.compile(rf"resume|.*\.partial|{_CHOSEN.pattern}|\w+_({'|'.join(PARTS)})")
+    found = checkpoints.iterdir() if checkpoints.exists() else ()
+    names = sorted(path.name for path in found if path.is_dir() and not others.fullmatch(path.name))
+    return f"models in {checkpoints}: {', '.join(names) or 'none yet'}"
 
 
 def restore_params(directory: Path, abstract: Any) -> Any:

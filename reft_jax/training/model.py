@@ -55,7 +55,9 @@ class Model:
         decoder = hf.load_decoder_params(directory, model, jax.tree.map(lambda x: x.sharding, abstract))
         if not model.lora.path:
             return {"decoder": decoder}
-        settings, lora = load_adapters(hf.resolve(model.lora.path), model, hf.model_type(directory))
+        settings, lora = load_adapters(
+            hf.resolve(model.lora.path, key="model.lora.path"), model, hf.model_type(directory)
+        )
         return merge({"decoder": decoder, "lora": lora}, settings)
 
     def params_from_checkpoint(self, directory: Path) -> Params:

@@ -23,9 +23,9 @@ from reft_jax.config import (
     parse_config,
 )
 from reft_jax.config.validation import check_lengths, require_files, validate
-from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.data.tokenizers import load_tokenizer, model_tokenizer
 from reft_jax.files import user_path
-from reft_jax.models.hf.load import resolve, resolve_model
+from reft_jax.models.hf.load import require_model, resolve, resolve_model
 from reft_jax.models.params import Params
 from reft_jax.records.checkpoint import run_of
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
@@ -62,8 +62,7 @@ class ModelSource:
         """The run's tokenizer, or the config's."""
         if self.checkpoint:
             return load_tokenizer(str(run_of(self.checkpoint) / "tokenizer"), "main")
-        model = self.config.model
-        return load_tokenizer(model.tokenizer or model.path, model.revision)
+        return model_tokenizer(self.config.model)
 
     def params(self, sampler: Sampler) -> Params:
         """Parameters {"decoder"}, on the sampler's mesh.
@@ -156,9 +155,12 @@ def open_model(
 
 @contextlib.contextmanager
 def _open(source: ModelSource, command: Lifecycle, prefix: str, end_before: str) -> Iterator[Sampler]:
-    config, tokenizer = source.config, source.tokenizer()
+    config = source.config
+    if not source.checkpoint:
+        require_model(config.model)
+    tokenizer = source.tokenizer()
     if not source.checkpoint:  # a run's config has the shape
-        config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
+        config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
     check_lengths(config)
     with open_sampler(
         config, tokenizer, command.stop, source.files(), splits=(source.split,), prefix=prefix, end_before=end_before

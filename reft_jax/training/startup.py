@@ -17,8 +17,8 @@ from reft_jax.data.batches import steps_per_epoch
 from reft_jax.data.encoding import Example, Prompt
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.prompts import target_text
-from reft_jax.data.tokenizers import load_tokenizer, special_ids
-from reft_jax.models.hf.load import end_tokens, resolve_model
+from reft_jax.data.tokenizers import model_tokenizer, special_ids
+from reft_jax.models.hf.load import end_tokens, require_model, resolve_model
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest, digest, on_process_zero, require_equal
@@ -65,12 +65,15 @@ def prepare(config: Config) -> tuple[Config, Any]:
     """The config with the model's shape filled in, and the tokenizer; claims the run's folder.
 
     Raises:
-        FileNotFoundError: naming the key, when a file of the config is missing.
-        ValueError: the folder holds a run of other settings, or the model does not suit the tokenizer.
+        FileNotFoundError: naming the key, when a file or a folder of the config is missing.
+        ValueError: the folder holds a run of other settings, the model has or asks for something that is not done here,
+            or it does not suit the tokenizer.
     """
     require_files(config)
-    tokenizer = load_tokenizer(config.model.tokenizer or config.model.path, config.model.revision)
-    config = dataclasses.replace(config, model=resolve_model(config.model, len(tokenizer)))
+    begun = (Path(config.run_dir) / "checkpoints").exists()  # an adapter that it started from may be gone
+    require_model(config.model, adapter=not begun)
+    tokenizer = model_tokenizer(config.model)
+    config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
     check_lengths(config)
     on_process_zero(lambda: claim_directory(config, tokenizer))
     return config, tokenizer

@@ -137,7 +137,7 @@ def test_gsm8k_with_programs_by_the_step():
 def test_a_run_fits_its_models_positions_and_eight_devices(run):
     config, (_, layers, width, positions) = loaded(run), MODELS[parts(run)[1]]
     shaped = with_model_directory(config, "").model
-    config = dataclasses.replace(config, model=resolve_model(shaped, 0))
+    config = dataclasses.replace(config, model=resolve_model(shaped, {}))
     decoder = config.model.decoder
     assert (decoder.num_layers, decoder.embed_dim, decoder.max_positions) == (layers, width, positions)
     check_lengths(config)

@@ -452,7 +452,7 @@ def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, 
         (["f.jsonl", "--kind", "jsonl"], "f.jsonl, line 1: field `answer` is missing"),
         (
             ["f.jsonl", "--kind", "jsonl", "--data.train.answer_field", "a", "--tokenizer", "nowhere"],
-            "no tokenizer `now",
+            "error: model.tokenizer: there is no folder nowhere, and",
         ),
     ],
 )

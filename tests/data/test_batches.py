@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.config import SourceConfig, TemplateConfig
+from reft_jax.config import ModelConfig, SourceConfig, TemplateConfig
 from reft_jax.data.batches import (
     annotations,
     bucket,
@@ -28,7 +28,7 @@ from reft_jax.data.batches import (
 from reft_jax.data.encoding import Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.prompts import generation_prompt, prompt_text, target_text
 from reft_jax.data.readers import read_problems
-from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
+from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, model_tokenizer, special_ids
 from reft_jax.problem import Problem
 from tests.data.characters import EOS, TEMPLATES, ids
 
@@ -144,9 +144,19 @@ def test_embedded_tokenizer_by_name() -> None:
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in (str(tmp_path), str(tmp_path / "nothing"), "nobody/nothing-here"):
-        with pytest.raises(FileNotFoundError, match=f"no tokenizer `{name}` .*`model.tokenizer`.*hf download {name}"):
-            load_tokenizer(name, "main")
+    for name, message in (
+        (str(tmp_path), f"no tokenizer can be read from the folder {tmp_path}; name one by model.tokenizer"),
+        (str(tmp_path / "nothing"), f"there is no folder {tmp_path}/nothing$"),
+        ("./nothing", "there is no folder ./nothing$"),
+        ("~/nothing/here", "there is no folder ~/nothing/here$"),
+        ("a/b/c", "there is no folder a/b/c$"),
+        ("nobody/nothing-here", "there is no folder nobody/nothing-here, and .*hf download nobody/nothing-here"),
+    ):
+        for model in (ModelConfig(tokenizer=name), ModelConfig(path=name)):
+            key = "model.tokenizer" if model.tokenizer else "model.path"
+            with pytest.raises(FileNotFoundError, match=f"^{key}: {message}") as error:
+                model_tokenizer(model)
+            assert "hf download" in message or len(str(error.value).splitlines()) == 1
 
 
 # Padding

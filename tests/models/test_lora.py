@@ -15,7 +15,7 @@ from flax import linen as nn
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, LoraConfig, MeshConfig, ModelConfig
 from reft_jax.data.tokenizers import SpecialIds
-from reft_jax.models.hf.adapters import load_adapters, save_adapters
+from reft_jax.models.hf.adapters import FIELDS, load_adapters, read_settings, save_adapters
 from reft_jax.models.hf.load import decoder_config, load_decoder_params, model_type
 from reft_jax.models.lora import merge, split_trainable
 from reft_jax.models.policy import Policy, call
@@ -125,8 +125,14 @@ def test_adapters_that_the_format_has_no_place_for_are_named(tmp_path):
         ({"use_dora": True}, ValueError, r"adapter_config\.json: use_dora = True is not supported"),
         ({"peft_type": "IA3"}, ValueError, "peft_type = 'IA3'"),
         ({"r": 4}, ValueError, r"lora_A\.weight has shape \(3, 24\), expected \(4, 24\)"),
-        ("missing", ValueError, r"q_proj\.lora_B\.weight is missing"),
-        ("extra", ValueError, r"tensor base_model\.model\.lm_head\.lora_A\.weight is for nothing"),
+        ("1.self_attn.q_proj.lora_B", ValueError, r"q_proj\.lora_B\.weight is missing; a target has .* in every layer"),
+        ("layers.0", ValueError, r"layers\.0\.self_attn\.q_proj\.lora_A\.weight is missing; a target has"),
+        ({"layers_to_transform": [0]}, ValueError, r"layers_to_transform = \[0\] is not supported \(only all 2 layers"),
+        ("score.lora_A.weight", ValueError, r"tensor base_model\.model\.score\.lora_A\.weight is for nothing"),
+        ("lm_head.lora_A.weight", ValueError, r"config\.json: target_modules: an adapter of lm_head is not .*merge"),
+        ("model.embed_tokens.lora_embedding_A", ValueError, "target_modules: an adapter of embed_tokens is not.*merge"),
+        ("model.embed_tokens.weight", ValueError, r"tensor .*embed_tokens\.weight would replace the base's own.*merge"),
+        ("cut short", ValueError, r"adapter_model\.safetensors: truncated or corrupt"),
         ("no file", FileNotFoundError, r"adapter_config\.json: no such file"),
     ],
 )
@@ -139,13 +145,124 @@ def test_files_that_do_not_fit_are_named(change, error, message, tmp_path):
     tensors = load_file(path)
     if isinstance(change, dict):
         (tmp_path / "adapter_config.json").write_text(json.dumps(fields | change))
-    elif change == "missing":
-        save_file({k: v for k, v in tensors.items() if "1.self_attn.q_proj.lora_B" not in k}, path)
-    elif change == "extra":
-        save_file(tensors | {"base_model.model.lm_head.lora_A.weight": np.zeros((3, 24), np.float32)}, path)
+    elif any(change in name for name in tensors):
+        save_file({name: x for name, x in tensors.items() if change not in name}, path)
+    elif change == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif change != "no file":
+        save_file(tensors | {f"base_model.model.{change}": np.zeros((3, 24), np.float32)}, path)
     else:
         (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(error, match=message):
+        load_adapters(tmp_path, config, "llama")
+
+
+def test_a_target_that_is_only_a_part_of_a_tensor_is_named(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    config, params = adapted("gpt2", "float32", targets=("o",))
+    save_adapters(tmp_path, params["lora"], config, "gpt2", "")
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name.replace("attn.c_proj", "attn.c_attn"): x for name, x in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match=r"target_modules: an adapter of c_attn is not supported \(it is several"):
+        load_adapters(tmp_path, config, "gpt2")
+
+
+def settings_file(folder: Path, **fields) -> Path:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, **fields}))
+    return folder
+
+
+@pytest.mark.parametrize("key", [*(key for key, accepted in FIELDS.items() if accepted is not None), "of_next_year"])
+def test_a_setting_that_is_not_known_is_refused_unless_it_is_off(key, tmp_path):
+    for off in (None, *FIELDS.get(key, (False, "", [], {}))):
+        assert read_settings(settings_file(tmp_path, **{key: off}), 2) == (2, 4.0)
+    for value in (0, 0.5, "else", [1], {"q_proj": 8}, *([True] if True not in FIELDS.get(key, ()) else [])):
+        with pytest.raises(ValueError, match=rf"adapter_config\.json: {key} = .* is not supported"):
+            read_settings(settings_file(tmp_path, **{key: value}), 2)
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha"])
+@pytest.mark.parametrize("value", [None, "8", True])
+def test_rank_and_alpha_must_be_numbers(key, value, tmp_path):
+    with pytest.raises(ValueError, match=rf"adapter_config\.json: (field )?{key} (is missing|= .*it must be a number)"):
+        read_settings(settings_file(tmp_path, **{key: value}), 2)
+
+
+@pytest.mark.parametrize("chosen", [None, [], [0, 1]])
+def test_all_layers_may_be_named(chosen, tmp_path):
+    assert read_settings(settings_file(tmp_path, layers_to_transform=chosen), 2) == (2, 4.0)
+
+
+def test_what_is_no_lora_is_told_so_first(tmp_path):
+    """IA3 has no rank, and other settings."""
+    peft = pytest.importorskip("peft", reason="needs peft")
+    peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"peft_type = 'IA3' is not supported \(supported: 'LORA'\)"):
+        read_settings(tmp_path, 2)
+
+
+def test_every_setting_of_peft_is_known_and_its_default_accepted(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs peft")
+    fields = peft.LoraConfig(target_modules=["q_proj"]).to_dict()
+    assert set(fields) <= FIELDS.keys() | {"peft_type", "r", "lora_alpha", "layers_to_transform"}
+    peft.LoraConfig(target_modules=["q_proj"]).save_pretrained(tmp_path)
+    assert read_settings(tmp_path, 2) == (8, 8.0)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_is_refused_where_peft_changed_the_base_for_it(start, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    peft = pytest.importorskip("peft", reason="needs peft")
+    base = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    before = base[0].weight.detach().clone()
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0"], init_lora_weights=start))
+    model.peft_config["default"].save_pretrained(tmp_path)
+    if torch.equal(base[0].base_layer.weight, before):
+        assert read_settings(tmp_path, 2) == (2, 8.0)
+    else:
+        with pytest.raises(
+            ValueError, match=rf"init_lora_weights = '{start}' .*path_initial_model_for_weight_conversion"
+        ):
+            read_settings(tmp_path, 2)
+
+
+@pytest.mark.parametrize("start", ["corda", "loftq", "lora_ga", "PiSSA"])
+def test_other_starts_that_change_the_base_are_refused_alike(start, tmp_path):
+    with pytest.raises(ValueError, match=r"init_lora_weights = .*path_initial_model_for_weight_conversion"):
+        read_settings(settings_file(tmp_path, init_lora_weights=start), 2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_adapters_of_16_bits_are_multiplied_in_float32(dtype, tmp_path):
+    """By numpy in float64, from the rounded numbers in the file; rounding B A as well would cost 1e-3."""
+    from safetensors.numpy import load_file, save_file
+
+    config, params = adapted("llama", "float32", targets=("q", "down"))
+    save_adapters(tmp_path, params["lora"], config, "llama", "")
+    path = tmp_path / "adapter_model.safetensors"
+    rounded = {name: x.astype(jnp.dtype(dtype)) for name, x in load_file(path).items()}
+    save_file(rounded, path)
+    settings, lora = load_adapters(tmp_path, config, "llama")
+    assert {x.dtype.name for x in jax.tree.leaves(lora)} == {"float32"}
+    merged = merge({"decoder": params["decoder"], "lora": lora}, settings)["decoder"]["blocks"]
+    for module, (part, target) in {"self_attn.q_proj": ("attn", "q"), "mlp.down_proj": ("mlp", "down")}.items():
+        for layer in range(2):
+            name = f"base_model.model.model.layers.{layer}.{module}.lora_{{}}.weight"
+            a, b = (rounded[name.format(key)].astype(np.float64) for key in "AB")
+            kernel = np.asarray(params["decoder"]["blocks"][part][target]["kernel"][layer], np.float64)
+            expected = kernel + 7 / 3 * (b @ a).T.reshape(kernel.shape)
+            np.testing.assert_allclose(merged[part][target]["kernel"][layer], expected, rtol=0, atol=2e-6)
+
+
+def test_numbers_that_are_no_floats_are_named(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    config, params = adapted("llama", "float32", targets=("q",))
+    save_adapters(tmp_path, params["lora"], config, "llama", "")
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name: x.astype(np.int8) for name, x in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors: tensor .* is int8; readable are float64"):
         load_adapters(tmp_path, config, "llama")
 
 

@@ -336,7 +336,7 @@ def test_training_a_reward_model_refuses_what_cannot_work(arguments, tmp_path, c
     ("checkpoint", "options", "message"),
     [
         ("nowhere", [], "nowhere: give a folder of RUN_DIR/checkpoints, such as RUN_DIR/checkpoints/reward_model_best"),
-        ("checkpoints/resume", [], "checkpoints/resume is no reward model"),
+        ("checkpoints/resume", [], "checkpoints/resume: resume points are no models"),
         ("checkpoints/reward_model", ["--k", "9"], "2 questions have fewer than 9 samples"),
         ("checkpoints/reward_model", ["--k", "0"], "--k is [0]: each must be 1 or more"),
         ("checkpoints/reward_model", ["--reward_model.row_buckets", "[60]"], "longer than the 60 tokens"),

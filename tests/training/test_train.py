@@ -298,7 +298,7 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
     here(arguments(run_dir, rl__epochs=1, rl__critic="separate", reward__functions=functions, **overrides))
 
     warmup, reft = (restore(run_dir / "checkpoints" / name)["decoder"] for name in ("warmup", "rl_best"))
-    adapters = restore(run_dir / "checkpoints" / "reft_lora")["lora"]["blocks"]
+    adapters = restore(run_dir / "checkpoints" / "rl_best_lora")["lora"]["blocks"]
     moved = {}
     for part, targets in (("attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
         for target in targets:
@@ -309,7 +309,7 @@ def test_adapters_learn_beside_frozen_weights_and_own_rewards_count(arguments, h
             moved[target] = np.any(after != before)
     assert all(moved.values()), moved
     assert_same_bits(warmup, reft)  # all that is left: embedding and norms
-    critic = restore(run_dir / "checkpoints" / "reft_critic")["critic"]
+    critic = restore(run_dir / "checkpoints" / "rl_best_critic")["critic"]
     assert np.any(critic["embed"] != reft["embed"]), "a critic of its own learns with all its weights"
 
     for metrics in steps(run_dir, "rl"):

@@ -6,6 +6,7 @@ their own there, and are refused by name.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from reft_jax.config import LoraConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
+from reft_jax.models.hf.configs import Accepted, ConfigFields
 from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
 from reft_jax.models.lora import SUFFIX
 from reft_jax.models.params import Tree
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+
+_FLOATS = ("float64", "float32", "bfloat16", "float16")
+_TABLES = ("embed_tokens", "embed_positions", "lm_head", "wte", "wpe")
+_MERGE = "merge the adapter in PEFT by merge_and_unload, save the model, and give that as model.path"
+_CONVERT = (
+    "the adapter belongs to a base that it changed at its start: convert it in PEFT by save_pretrained(..., "
+    "path_initial_model_for_weight_conversion=...), or give the merged model as model.path"
+)
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_FIELDS: tuple[tuple[str, tuple[Any, ...] | None], ...] = (
+    # what the tensors say too, what began or helped the training, and what is for a program
+    ("target_modules exclude_modules fan_in_fan_out layers_pattern base_model_name_or_path revision task_type", None),
+    ("lora_dropout loftq_config eva_config corda_config lora_ga_config qalora_group_size ensure_weight_tying", None),
+    ("peft_version auto_mapping inference_mode runtime_config megatron_core merge_weights", None),
+    ("bias", ("none",)),
+    ("init_lora_weights", (True, False, "gaussian", "orthogonal", "eva")),
+    ("use_dora use_rslora use_qalora lora_bias", (False,)),
+    ("rank_pattern alpha_pattern modules_to_save trainable_token_indices target_parameters", ([], {})),
+    ("layer_replication megatron_config alora_invocation_tokens use_bdlora arrow_config", ([], {})),
+    ("velora_config monteclora_config kasa_config", ([], {})),
+)
+FIELDS: Accepted = {name: accepted for names, accepted in _FIELDS for name in names.split()}
+"""Of an `adapter_config.json`, what a plain adapter of all layers may say beside what is read of it: `peft_type`, `r`,
+`lora_alpha` and `layers_to_transform`."""
 
 
 def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str) -> None:
@@ -42,6 +69,11 @@ def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: 
     directory.mkdir(parents=True, exist_ok=True)
     tensors, modules = {}, set()
     for part, name, stored in _adapted(config, model_type):
+        if stored.parts > 1:
+            raise ValueError(
+                f"the adapter of {name} has no place in PEFT's format: {model_type} keeps that projection with "
+                f"others in {stored.name}; leave {name} out of model.lora.targets, or export the merged model"
+            )
         a, b = (np.asarray(jax.device_get(lora["blocks"][part][name + SUFFIX][key])) for key in ("a", "b"))
         for layer in range(config.decoder.num_layers):
             module = _module(stored, layer, model_type)
@@ -71,50 +103,76 @@ def load_adapters(directory: Path, config: ModelConfig, model_type: str) -> tupl
     Raises:
         FileNotFoundError: naming the file that is not there.
         ValueError: for what is no plain LoRA, a target that the model does not have, or a tensor that is missing, extra
-            or of another shape; names file and field or tensor.
+            or of another shape or type; names file and field or tensor.
     """
-    tensors = load_file(_existing(directory / WEIGHTS_FILE))
+    rank, alpha = read_settings(directory, config.decoder.num_layers)
+    tensors = _read_tensors(directory / WEIGHTS_FILE)
     modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in tensors}
-    rank, alpha = _read_settings(_existing(directory / CONFIG_FILE))
     with_all = ModelConfig(decoder=config.decoder, lora=LoraConfig(rank=rank, alpha=alpha))
-    targets = list(_adapted(with_all, model_type, modules))
+    layers = range(config.decoder.num_layers)
+    in_a_layer = lambda stored: any(_module(stored, layer, model_type) in modules for layer in layers)
+    targets = [found for found in _adapted(with_all, model_type) if in_a_layer(found[2])]
     settings = LoraConfig(rank=rank, alpha=alpha, targets=tuple(target for _, target, _ in targets))
     shapes = _shapes(with_all)["blocks"]
     lora: dict[str, Any] = {"blocks": {}}
     for part, target, stored in targets:
+        if stored.parts > 1:
+            module = _module(stored, 0, model_type).rpartition(".")[2]
+            raise _unsupported_target(directory, module, "it is several projections in one")
         wanted = shapes[part][target + SUFFIX]
-        names = [PREFIX + _module(stored, layer, model_type) for layer in range(config.decoder.num_layers)]
+        names = [PREFIX + _module(stored, layer, model_type) for layer in layers]
         lora["blocks"].setdefault(part, {})[target + SUFFIX] = {
             "a": _take(tensors, [f"{name}.lora_A.weight" for name in names], wanted["a"].shape, directory, (-1, rank)),
             "b": _take(tensors, [f"{name}.lora_B.weight" for name in names], wanted["b"].shape, directory, (rank, -1)),
         }
-    if tensors:
-        raise ValueError(f"{directory / WEIGHTS_FILE}: tensor {min(tensors)} is for nothing that the model has")
+    for name in sorted(tensors):
+        module = re.sub(r"\.(lora_\w+(\.\w+)?|weight)$", "", name).rpartition(".")[2]
+        if module not in _TABLES:
+            raise ValueError(f"{directory / WEIGHTS_FILE}: tensor {name} is for nothing that the model has")
+        if ".lora_" in name:
+            raise _unsupported_target(directory, module, "it is no linear map of a layer")
+        raise ValueError(f"{directory / WEIGHTS_FILE}: tensor {name} would replace the base's own; {_MERGE}")
     return settings, lora
 
 
-def _existing(path: Path) -> Path:
+def _unsupported_target(directory: Path, module: str, reason: str) -> ValueError:
+    where = directory / CONFIG_FILE
+    return ValueError(f"{where}: target_modules: an adapter of {module} is not supported ({reason}); {_MERGE}")
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file; those of 16 bits as float32, so that B A is exact until it is added to a weight."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; is {path.parent} a PEFT adapter?")
-    return path
+        raise FileNotFoundError(f"{path}: no such file; adapters are read from safetensors")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or corrupt ({error}); fetch it again") from error
+    for name, array in tensors.items():
+        if array.dtype.name not in _FLOATS:
+            raise ValueError(f"{path}: tensor {name} is {array.dtype}; readable are {', '.join(_FLOATS)}")
+    wide = lambda array: array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    return {name: wide(array) for name, array in tensors.items()}
 
 
-def _read_settings(path: Path) -> tuple[int, float]:
-    """Rank and alpha of a config that asks for nothing that is not done here."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    plain: dict[str, tuple[Any, ...]] = {
-        "peft_type": ("LORA",),
-        "bias": ("none", None),
-        "use_dora": (False, None),
-        "use_rslora": (False, None),
-        "rank_pattern": ({}, None),
-        "alpha_pattern": ({}, None),
-        "modules_to_save": ([], None),
-    }
-    for key, accepted in plain.items():
-        if fields.get(key) not in accepted:
-            raise ValueError(f"{path}: {key} = {fields[key]!r} is not supported (supported: {accepted[0]!r})")
-    return fields["r"], float(fields["lora_alpha"])
+def read_settings(directory: Path, layers: int) -> tuple[int, float]:
+    """Rank and alpha of the adapters in a directory, for a model of so many layers.
+
+    Raises:
+        FileNotFoundError: there is no `adapter_config.json`.
+        ValueError: naming the field: it asks for what is not done here.
+    """
+    fields = ConfigFields.of_file(directory / CONFIG_FILE)
+    fields.translate("peft_type", "LORA", {"LORA": None})
+    chosen = fields.get("layers_to_transform", None)
+    if chosen not in (None, []) and chosen != list(range(layers)):
+        raise fields.refusal("layers_to_transform", f"only all {layers} layers are")
+    start = fields.values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE):
+        raise fields.refusal("init_lora_weights", _CONVERT)
+    rank, alpha = fields["r"], float(fields["lora_alpha"])
+    fields.refuse_unread(FIELDS)
+    return rank, alpha
 
 
 def _take(
@@ -124,7 +182,9 @@ def _take(
     layers = []
     for name in names:
         if name not in tensors:
-            raise ValueError(f"{directory / WEIGHTS_FILE}: tensor {name} is missing")
+            raise ValueError(
+                f"{directory / WEIGHTS_FILE}: tensor {name} is missing; a target has an adapter in every layer here"
+            )
         array = tensors.pop(name)
         expected = np.empty(shape[1:]).reshape(flat).T.shape
         if array.shape != expected:
@@ -133,23 +193,13 @@ def _take(
     return np.stack(layers)
 
 
-def _adapted(
-    config: ModelConfig, model_type: str, only: set[str] | None = None
-) -> Iterator[tuple[str, str, TensorLayout]]:
-    """(`attn` or `mlp`, target, where its kernel is stored) of each adapter of a model, those of modules `only`."""
+def _adapted(config: ModelConfig, model_type: str) -> Iterator[tuple[str, str, TensorLayout]]:
+    """(`attn` or `mlp`, target, where its kernel is stored) of each adapter of a model."""
     stored = {entry.param: entry for entry in FAMILIES[model_type].tensors}
     for part, adapters in _shapes(config)["blocks"].items():
         for name in adapters:
             target = name.removesuffix(SUFFIX)
-            entry = stored[f"blocks/{part}/{target}/kernel"]
-            if only is not None and _module(entry, 0, model_type) not in only:
-                continue
-            if entry.parts > 1:
-                raise ValueError(
-                    f"the adapter of {target} has no place in PEFT's format: {model_type} keeps that projection with "
-                    f"others in {entry.name}; leave {target} out of model.lora.targets, or export the merged model"
-                )
-            yield part, target, entry
+            yield part, target, stored[f"blocks/{part}/{target}/kernel"]
 
 
 def _module(stored: TensorLayout, layer: int, model_type: str) -> str:

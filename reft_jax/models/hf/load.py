@@ -5,7 +5,6 @@ its weights, each device's share by itself. What tells one family from another i
 """
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,46 +19,85 @@ from flax import linen as nn
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from reft_jax.config import DecoderConfig, ModelConfig
+from reft_jax.config.paths import local_folder
 from reft_jax.models.decoder import Decoder
+from reft_jax.models.hf.adapters import CONFIG_FILE as ADAPTER_FILE
+from reft_jax.models.hf.adapters import read_settings
+from reft_jax.models.hf.configs import WITHOUT_EFFECT
 from reft_jax.models.hf.files import FileTensor, list_tensors
 from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, TensorLayout
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # weights, configs and every form of tokenizer
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+HEAD = "lm_head.weight"
+ROWS = 4096  # of a table, read at once where all of it is compared
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
-def resolve(path: str, revision: str = "main") -> Path:
-    """The local directory of a checkpoint, given as such or as a hub id, which is downloaded or taken from the cache.
+def resolve(path: str, revision: str = "main", *, key: str = "model.path") -> Path:
+    """The local directory of a model, given as such or as a hub id, which is downloaded or taken from the cache.
+
+    Args:
+        path: the directory, or the id.
+        revision: of the hub's files.
+        key: the setting that names it; `model.lora.path` is that of an adapter.
 
     Raises:
-        FileNotFoundError: when it is neither a directory nor to be had from the hub; says how to fetch it.
+        FileNotFoundError: naming the key: it is neither a directory nor to be had from the hub, or it is one of
+            something else.
     """
-    if Path(path).expanduser().is_dir():
-        return Path(path).expanduser()
+    directory = local_folder(path, key) or _download(path, revision, key)
+    has_config, has_adapter = ((directory / name).exists() for name in (CONFIG_FILE, ADAPTER_FILE))
+    if key == "model.lora.path":
+        if not has_adapter:
+            other = "is a whole model: give it as model.path" if has_config else f"has no {ADAPTER_FILE}"
+            raise FileNotFoundError(f"{key}: {path} is no PEFT adapter, it {other}")
+    elif has_config and has_adapter:
+        raise FileNotFoundError(
+            f"{key}: {path} has an adapter beside the model, which transformers would apply: move its files to a "
+            "folder of their own, and give that as model.lora.path if it is wanted"
+        )
+    elif has_adapter:
+        base = ConfigFields.of_file(directory / ADAPTER_FILE).get("base_model_name_or_path", "which it does not name")
+        raise FileNotFoundError(
+            f"{key}: {path} is a PEFT adapter: give it as model.lora.path and its base ({base}) as model.path"
+        )
+    elif not has_config:
+        raise FileNotFoundError(f"{key}: {path} is no Hugging Face model, it has no {CONFIG_FILE}")
+    return directory
+
+
+def _download(path: str, revision: str, key: str) -> Path:
+    """The directory of a hub id in the local cache."""
     try:
         directory = Path(huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
         if not any(directory.glob("*.safetensors")):
             huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=PICKLES)
         return directory
     except HFValidationError as error:
-        raise FileNotFoundError(f"{path}: no such directory, and not a hub id (owner/name)") from error
+        raise FileNotFoundError(f"{key}: there is no folder {path}, and it is no hub id (owner/name)") from error
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise FileNotFoundError(
-            f"{path} (revision {revision}): no such directory, not in the local cache, and not to be had from the hub "
-            f"({type(error).__name__}). Fetch it once where there is a network with `hf download {path} --revision "
-            f"{revision}`, or give the path of a directory with its files"
+            f"{key}: there is no folder {path}, and as a hub id (revision {revision}) it is neither in the local cache "
+            f"nor to be had ({type(error).__name__}). Fetch it once where there is a network with `hf download {path} "
+            f"--revision {revision}`, or give the path of a folder with its files"
         ) from error
 
 
+def require_model(config: ModelConfig, *, adapter: bool = True) -> None:
+    """Judges what `model.path` and, with `adapter`, `model.lora.path` name, before anything of it is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: see `resolve`, `decoder_config` and `adapters.read_settings`.
+    """
+    if config.path:
+        decoder = decoder_config(resolve(config.path, config.revision))
+        if adapter and config.lora.path:
+            read_settings(resolve(config.lora.path, key="model.lora.path"), decoder.num_layers)
+
+
 def _read_fields(directory: Path) -> tuple[ConfigFields, Family]:
-    path = Path(directory) / CONFIG_FILE
-    try:
-        fields = ConfigFields(path, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; is {directory} a Hugging Face model directory?") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    fields = ConfigFields.of_file(directory / CONFIG_FILE)
     if fields.get("quantization_config", None) is not None:
         raise fields.refusal("quantization_config", "only plain floating-point weights are read")
     return fields, fields.translate("model_type", "", FAMILIES)
@@ -70,40 +108,66 @@ def decoder_config(directory: Path) -> DecoderConfig:
 
     Raises:
         FileNotFoundError: without a `config.json`.
-        ValueError: naming the field and its value, for what the decoder does not do.
+        ValueError: naming the field and its value, for what the decoder does not do, or may not do: see
+            `ConfigFields.refuse_unread`.
     """
     fields, family = _read_fields(directory)
-    return family.config(fields)
+    decoder = family.config(fields)
+    fields.refuse_unread(WITHOUT_EFFECT)
+    return decoder
 
 
-def resolve_model(config: ModelConfig, tokenizer_size: int) -> ModelConfig:
+def resolve_model(config: ModelConfig, vocabulary: Mapping[str, int]) -> ModelConfig:
     """The model's config with its decoder's shape filled in from the checkpoint or the tokenizer.
 
+    Args:
+        config: the model's settings.
+        vocabulary: the tokenizer's, ids by token, added ones included. They may have holes, so that the highest id says
+            more than their number.
+
     Raises:
-        ValueError: the tokenizer has ids that the embedding lacks.
+        ValueError: naming a token of the tokenizer whose id the embedding lacks.
     """
+    token, last = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
     if config.path:
         own = decoder_config(resolve(config.path, config.revision))
         decoder = dataclasses.replace(own, vocab_multiple=config.decoder.vocab_multiple)
     else:
-        decoder = dataclasses.replace(config.decoder, vocab_size=config.decoder.vocab_size or tokenizer_size)
-    if decoder.vocab_size < tokenizer_size:
-        raise ValueError(f"the tokenizer has {tokenizer_size} tokens, the model's embedding only {decoder.vocab_size}")
+        decoder = dataclasses.replace(config.decoder, vocab_size=config.decoder.vocab_size or last + 1)
+    if decoder.vocab_size <= last:
+        way = "give the tokenizer of this model" if config.path else "set model.decoder.vocab_size to 0"
+        raise ValueError(
+            f"the tokenizer's {token!r} has id {last}, and the embedding has {decoder.vocab_size} tokens, from 0: {way}"
+        )
     return dataclasses.replace(config, decoder=decoder)
 
 
 def model_type(directory: Path) -> str:
     """The family of the model in a directory, a key of `FAMILIES`."""
-    return _read_fields(directory)[0]["model_type"]
+    return _read_fields(directory)[0].get("model_type", "")
 
 
 def end_tokens(directory: Path) -> tuple[int, ...]:
-    """The ids that end a response by `generation_config.json`, which names one or several; none without that file."""
-    path = directory / GENERATION_FILE
-    if not path.exists():
-        return ()
-    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
+    """The ids that end a response by `generation_config.json`, or, where that names none, by `config.json`.
+
+    Raises:
+        ValueError: one is no id of the embedding; names the file.
+    """
+    for path in (directory / GENERATION_FILE, directory / CONFIG_FILE):
+        if not path.exists():
+            continue
+        named = ConfigFields.of_file(path).get("eos_token_id", None)
+        if named is None:
+            continue
+        ids = tuple(named) if isinstance(named, list) else (named,)
+        size = ConfigFields.of_file(directory / CONFIG_FILE)["vocab_size"]
+        for token in ids:
+            if type(token) is not int or not 0 <= token < size:
+                raise ValueError(
+                    f"{path}: eos_token_id names {token!r}, which is no row of the embedding of {size} tokens"
+                )
+        return ids
+    return ()
 
 
 def copy_config_files(source: Path, target: Path) -> None:
@@ -170,7 +234,8 @@ def _locate(
     """The tensors of each parameter, by layer.
 
     Raises:
-        ValueError: naming the tensor, unless the files have all that `params` need and nothing else.
+        ValueError: naming the tensor, unless the files have all that `params` need and nothing else but, where it is
+            tied, the embedding twice.
     """
     found = {name.removeprefix(family.prefix): tensor for name, tensor in found.items()}
     layers = lambda name: range(config.num_layers if "{}" in name else 1)
@@ -178,14 +243,28 @@ def _locate(
     names = {name for layered in wanted.values() for name in layered}
     if missing := sorted(names - set(found)):
         raise ValueError(f"{directory}: {len(missing)} tensor(s) missing from the weights, such as {missing[0]}")
-    tied = {"lm_head.weight"} if config.tie_embeddings else set()
+    tied = {HEAD} if config.tie_embeddings else set()
     extra = sorted(name for name in set(found) - names - tied if not re.search(family.ignored, name))
     if extra:
         raise ValueError(
             f"{found[extra[0]].path}: {len(extra)} tensor(s) that the model of {CONFIG_FILE} does not have, "
             f"such as {found[extra[0]].name}"
         )
+    if tied & set(found):
+        _require_equal(found[HEAD], found[wanted["embed"][0]], (config.vocab_size, config.embed_dim))
     return {param: [found[name] for name in layered] for param, layered in wanted.items()}
+
+
+def _require_equal(head: FileTensor, embed: FileTensor, shape: tuple[int, int]) -> None:
+    """Refuses an output projection beside a tied embedding that is not the same; reads both, some rows at a time."""
+    for start in range(0, shape[0], ROWS):
+        rows = (slice(start, min(start + ROWS, shape[0])), slice(0, shape[1]))
+        ours, theirs = (tensor.read(shape, rows).astype(np.float64) for tensor in (head, embed))
+        if not np.array_equal(ours, theirs):
+            raise ValueError(
+                f"{head.path}: tensor {head.name} is not equal to {embed.name}, yet by tie_word_embeddings of "
+                f"{CONFIG_FILE} (true there, or by default) there is but one: set it to false to keep both"
+            )
 
 
 def is_box(x: Any) -> bool:
@@ -212,7 +291,8 @@ def load_decoder_params(directory: Path, config: ModelConfig, shardings: Any = N
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        ValueError: for a truncated file, or a missing, an extra or an ill-shaped tensor; names file and tensor.
+        ValueError: for a truncated file, a missing, an extra or an ill-shaped tensor, or an output projection that
+            differs from the embedding that it is said to be; names file and tensor.
     """
     directory = Path(directory)
     _, family = _read_fields(directory)

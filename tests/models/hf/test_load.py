@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,17 @@ from huggingface_hub import constants
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
+from reft_jax.config import DecoderConfig, LoraConfig, MeshConfig, ModelConfig
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf import load as hf
-from reft_jax.models.hf.load import decoder_config, load_decoder_params, resolve
+from reft_jax.models.hf.load import (
+    decoder_config,
+    end_tokens,
+    load_decoder_params,
+    require_model,
+    resolve,
+    resolve_model,
+)
 from reft_jax.parallel.sharding import make_mesh, param_shardings
 
 pytestmark = pytest.mark.compiles
@@ -47,6 +55,7 @@ LLAMA_31 = {  # meta-llama/Llama-3.1-8B, as it stands on the hub
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+UNSCALED = LLAMA_31 | {"rope_scaling": None}
 GPT2 = {  # openai-community/gpt2
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -110,9 +119,19 @@ def test_rotary_fields_mean_the_same_in_both_spellings(tmp_path):
         (LLAMA_31, {"num_key_value_heads": 5}, ["num_key_value_heads", "5"]),
         (LLAMA_31, {"sliding_window": 4096}, ["sliding_window", "4096", "131072"]),
         (LLAMA_31, {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["type", "'linear'"]),
-        (LLAMA_31, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type", "'yarn'"]),
-        (LLAMA_31, {"rope_parameters": {"rope_type": "llama3"}}, ["factor", "missing"]),
-        (LLAMA_31, {"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor", "0.5"]),
+        (UNSCALED, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type", "'yarn'"]),
+        (UNSCALED, {"rope_parameters": {"rope_type": "llama3"}}, ["factor", "missing"]),
+        (UNSCALED, {"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor", "0.5"]),
+        (UNSCALED, {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
+        (UNSCALED, {"rope_parameters": {"factor": 8.0}}, ["rope_parameters.factor", "8.0", "delete it"]),
+        (UNSCALED, {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, ["rope_parameters", "full_attention"]),
+        (LLAMA_31, {"rope_parameters": {"rope_theta": 5e5}}, ["rope_scaling", "rope_parameters say something else"]),
+        (LLAMA_31, {"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types", "sliding_attention"]),
+        (LLAMA_31, {"layer_types": "full_attention"}, ["layer_types", "a list"]),
+        (LLAMA_31, {"tie_word_embeddings": "false"}, ["tie_word_embeddings", "'false'", "true or false"]),
+        (LLAMA_31, {"hidden_size": "4096"}, ["hidden_size", "'4096'", "a number"]),
+        (LLAMA_31, {"head_dim": True}, ["head_dim", "True", "a number"]),
+        (LLAMA_31, {"model_type": ["llama"]}, ["model_type", "a string"]),
         (LLAMA_31, {"quantization_config": {"bits": 4}}, ["quantization_config", "4"]),
         (GPT2, {"activation_function": "mish"}, ["activation_function", "'mish'"]),
         (GPT2, {"add_cross_attention": True}, ["add_cross_attention", "True"]),
@@ -130,7 +149,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
         decoder_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
         decoder_config(tmp_path)
 
 
@@ -280,12 +299,170 @@ def test_resolve_takes_directories_and_what_the_hub_cache_has(tmp_path, monkeypa
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert resolve(str(GOLDEN / "gpt2")) == GOLDEN / "gpt2"
-    with pytest.raises(FileNotFoundError, match="hf download some/model --revision v1"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^model\.path: there is no folder .*hf download some/model --revision v1"
+    ):
         resolve("some/model", "v1")
-    with pytest.raises(FileNotFoundError, match=r"/no/such/place: no such directory"):
-        resolve("/no/such/place")
+    with pytest.raises(FileNotFoundError, match=r"^model\.path: there is no folder my model, and it is no hub id"):
+        resolve("my model")
     snapshot = tmp_path / "models--some--model" / "snapshots" / ("0" * 40)
     shutil.copytree(GOLDEN / "gpt2", snapshot)
     (tmp_path / "models--some--model" / "refs").mkdir()
     (tmp_path / "models--some--model" / "refs" / "v1").write_text("0" * 40)
     assert decoder_config(resolve("some/model", "v1")) == decoder_config(GOLDEN / "gpt2")
+
+
+@pytest.mark.parametrize("key", ["model.path", "model.lora.path"])
+@pytest.mark.parametrize("path", ["/no/such/place", "~/nothing", "./nothing", "../nothing", "runs/some/model"])
+def test_a_path_that_is_no_hub_id_is_told_in_a_line(path, key):
+    with pytest.raises(FileNotFoundError) as error:
+        resolve(path, key=key)
+    assert str(error.value) == f"{key}: there is no folder {path}"
+
+
+def test_a_home_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", str(GOLDEN))
+    assert resolve("~/gpt2") == GOLDEN / "gpt2"
+
+
+@pytest.mark.parametrize(
+    ("key", "files", "message"),
+    [
+        ("model.path", {}, "is no Hugging Face model, it has no config.json"),
+        (
+            "model.path",
+            {"adapter_config.json": {"base_model_name_or_path": "the/base"}},
+            "is a PEFT adapter: give it as model.lora.path and its base (the/base) as model.path",
+        ),
+        (
+            "model.path",
+            {"adapter_config.json": {"base_model_name_or_path": None}},
+            "is a PEFT adapter: give it as model.lora.path and its base (which it does not name) as model.path",
+        ),
+        (
+            "model.path",
+            {"adapter_config.json": {}, "config.json": {}},
+            "has an adapter beside the model, which transformers would apply: move its files to a folder of their own, "
+            "and give that as model.lora.path if it is wanted",
+        ),
+        ("model.lora.path", {}, "is no PEFT adapter, it has no adapter_config.json"),
+        (
+            "model.lora.path",
+            {"config.json": {}},
+            "is no PEFT adapter, it is a whole model: give it as model.path",
+        ),
+    ],
+)
+def test_a_folder_of_something_else_says_what_it_is(key, files, message, tmp_path):
+    for name, fields in files.items():
+        (tmp_path / name).write_text(json.dumps(fields))
+    with pytest.raises(FileNotFoundError) as error:
+        resolve(str(tmp_path), key=key)
+    assert str(error.value) == f"{key}: {tmp_path} {message}"
+
+
+def test_a_model_is_judged_by_its_files_of_settings_alone(tmp_path):
+    """No weights are there yet."""
+    write_config(tmp_path, LLAMA_31)
+    require_model(ModelConfig(path=str(tmp_path)))
+    write_config(tmp_path, LLAMA_31 | {"logit_scale": 2})
+    with pytest.raises(ValueError, match="logit_scale = 2"):
+        require_model(ModelConfig(path=str(tmp_path)))
+    write_config(tmp_path, LLAMA_31)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    adapted = ModelConfig(path=str(tmp_path), lora=LoraConfig(path=str(adapter)))
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "init_lora_weights": "pissa"}))
+    with pytest.raises(ValueError, match="init_lora_weights = 'pissa'"):
+        require_model(adapted)
+    require_model(adapted, adapter=False)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "opt", "llama3", "qwen3"])
+def test_an_output_projection_beside_a_tied_embedding_must_be_the_same(case, copy, monkeypatch):
+    monkeypatch.setattr(hf, "ROWS", 7)  # of 61
+    name = next(name for name in load_file(copy(case) / "model.safetensors") if re.search(r"wte|embed_tokens", name))
+    for row in (6, 60):
+        directory = edit(copy(case), lambda t: t.update({"lm_head.weight": t[name].copy()}))
+        jax.tree.map(np.testing.assert_array_equal, load(directory), load(GOLDEN / case))
+
+        def change(tensors, row=row):
+            tensors["lm_head.weight"][row, -1] += 1
+
+        with pytest.raises(
+            ValueError, match=rf"safetensors: tensor lm_head\.weight .*{name}.*tie_word_embeddings.*false"
+        ):
+            load(edit(directory, change))
+        fields = json.loads((directory / "config.json").read_text())
+        both = load(write_config(directory, fields | {"tie_word_embeddings": False}))
+        np.testing.assert_array_equal(both["embed"], load(GOLDEN / case)["embed"])
+        assert np.flatnonzero(np.any(both["lm_head"] != both["embed"], axis=1)).tolist() == [row]
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        (None, {}, ()),
+        (None, {"eos_token_id": 7}, (7,)),
+        (None, {"eos_token_id": [7, 8]}, (7, 8)),
+        ({}, {"eos_token_id": 7}, (7,)),
+        ({"eos_token_id": None}, {"eos_token_id": 7}, (7,)),
+        ({"eos_token_id": 9}, {"eos_token_id": 7}, (9,)),
+        ({"eos_token_id": [9, 0]}, {"eos_token_id": 7}, (9, 0)),
+    ],
+)
+def test_responses_end_as_the_models_own_files_say(generation, config, ends, tmp_path):
+    write_config(tmp_path, {**GPT2, "vocab_size": 10, **config})
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert end_tokens(tmp_path) == ends
+
+
+def test_transformers_ends_at_the_same_tokens(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {
+        **GPT2,
+        "n_embd": 8,
+        "n_head": 2,
+        "n_layer": 1,
+        "n_positions": 8,
+        "vocab_size": 10,
+        "eos_token_id": [7, 8],
+    }
+    with torch.device("cpu"):
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    write_config(tmp_path, fields)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id
+    assert list(end_tokens(tmp_path)) == theirs == [7, 8]
+
+
+@pytest.mark.parametrize("token", [10, -1, "7", True])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_an_end_token_that_the_embedding_lacks_is_refused(token, file, tmp_path):
+    write_config(tmp_path, {**GPT2, "vocab_size": 10})
+    fields = json.loads((tmp_path / file).read_text()) if (tmp_path / file).exists() else {}
+    (tmp_path / file).write_text(json.dumps(fields | {"eos_token_id": [7, token]}))
+    with pytest.raises(ValueError, match=rf"{file}: eos_token_id names {token!r}, .* embedding of 10 tokens"):
+        end_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("hole", [0, 1, 5])
+def test_the_highest_id_of_a_tokenizer_must_be_in_the_embedding(hole, tmp_path):
+    """61 rows in the model; a tokenizer of 61 - `hole` tokens and as many ids that no token has."""
+    vocabulary = {str(i): i for i in range(60 - hole)} | {"<added>": 60}
+    assert resolve_model(ModelConfig(path=str(GOLDEN / "gpt2")), vocabulary).decoder.vocab_size == 61
+    assert resolve_model(ModelConfig(), vocabulary).decoder.vocab_size == 61
+    for model in (ModelConfig(path=str(GOLDEN / "gpt2")), ModelConfig(decoder=DecoderConfig(vocab_size=61))):
+        with pytest.raises(ValueError, match="'<added>' has id 61, and the embedding has 61 tokens"):
+            resolve_model(model, vocabulary | {"<added>": 61})
+
+
+def test_a_real_tokenizers_added_tokens_count():
+    from tests.data.characters import ALPHABET, build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<more>"]})
+    assert resolve_model(ModelConfig(), tokenizer.get_vocab()).decoder.vocab_size == len(ALPHABET) + 3
