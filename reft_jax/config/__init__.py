@@ -2,7 +2,10 @@
 
 settings     frozen dataclasses: every key with its type, range, default and help
 ranges       what stands at the field of a number
-paths        made absolute
+paths        made absolute, and told from names of the hub
+faults       all that is wrong with a command line and its files at once
+files        the files that a config is made of
+changes      which settings may change in a run that has begun
 load         YAML files and dotted overrides to a `Config`
 renamed      what keys and values were called in earlier versions
 validation   what the types allow and no run can use
