@@ -55,8 +55,10 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
                 return
             given = wanted.pop(found[1])
             yield f"{found[1]} is {given.value!r}: it must be {words_of(fields[found[1]])}{_where(given)}"
-    settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
-    yield from range_errors(Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)}), "")
+    if wanted:
+        settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
+        config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
+        yield from range_errors(config, "")
 
 
 def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[tuple[str, Given]]:

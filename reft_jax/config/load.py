@@ -59,7 +59,8 @@ def config_parser(prog: str, description: str) -> Any:
     parser.add_argument(
         "--config",
         action=ConfigFile,
-        help="YAML file; may be given several times, later ones win. Its key `config` lists files to read before it.",
+        help="YAML file; may be given several times, later ones win. Its key `config` lists files to read before it, "
+        "by paths from its own folder; all other relative paths are taken from where the command runs.",
     )
     parser.add_settings()
     return parser

@@ -171,7 +171,12 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def has_models(directory: Path) -> bool:
     """Whether a run's checkpoints have any but resume points."""
-    return any(path.name != "resume" for path in directory.iterdir())
+    return any(path.name != "resume" for path in directory.glob("*"))
+
+
+def has_resume_points(directory: Path) -> bool:
+    """Whether a run's checkpoints have one to resume from, whole or cut short."""
+    return any(path.name.isdigit() for path in (directory / "resume").glob("*"))
 
 
 def chosen_name(name: str, step: int) -> str:

@@ -18,7 +18,7 @@ from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, 
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
-from reft_jax.records.checkpoint import Checkpoints, has_models
+from reft_jax.records.checkpoint import Checkpoints, has_models, has_resume_points
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.provenance import run_info
 from reft_jax.records.records import MetricsWriter
@@ -63,9 +63,10 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
         ValueError: a run was begun there with settings that have been renamed since.
     """
     directory = Path(config.run_dir)
-    if (directory / "config.yaml").exists() and (directory / "checkpoints").exists():
-        if renamed := old_names_in_file(directory / "config.yaml"):
-            raise ValueError(renamed)
+    checkpoints = directory / "checkpoints"
+    if checkpoints.exists() and (renamed := old_names_in_file(directory / "config.yaml")):
+        raise ValueError(renamed)
+    if has_models(checkpoints) or has_resume_points(checkpoints):
         return
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
