@@ -67,7 +67,7 @@ def other(key: str, field: "dataclasses.Field[Any]", value: Any) -> Any:
     if kind == tuple[int, ...]:
         return [*value[:-1], value[-1] + 2]
     if kind is str:
-        return f"{value}x"
+        return 2 * value or "x"  # of characters that the tokenizer knows
     return None
 
 
