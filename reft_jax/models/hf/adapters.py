@@ -26,7 +26,9 @@ WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 
 
-def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str) -> None:
+def save_adapters(
+    directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str, revision: str = "main"
+) -> None:
     """Writes adapters as `PeftModel.from_pretrained` reads them.
 
     Args:
@@ -35,6 +37,7 @@ def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: 
         config: the model.
         model_type: its family.
         base: path or hub id of the model that they belong to.
+        revision: of the base on the hub.
 
     Raises:
         ValueError: naming the adapter, where the family keeps its projection together with others.
@@ -54,6 +57,7 @@ def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: 
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
+        "revision": None if revision == "main" else revision,
         "r": config.lora.rank,
         "lora_alpha": config.lora.alpha,
         "lora_dropout": 0.0,
