@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from safetensors.numpy import save_file
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, LoraConfig, MeshConfig, load_config
 from reft_jax.data.chat_template import chat_template, prompt_format
+from reft_jax.data.encoding import token_ids
 from reft_jax.data.prompts import generation_prompt
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
 from reft_jax.models.classifier import Classifier
@@ -214,7 +216,25 @@ def write_companions(checkpoint: Path, out: Path, config: Config, kind: Kind, ba
     for name, fields in files.items():
         (out / name).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     prompt = generation_prompt(Problem("", EXAMPLE, ""), templates, cot)
-    (out / "README.md").write_text(model_card(config, checkpoint, kind, base, revision, prompt), encoding="utf-8")
+    loader = tokenizer_class(tokenizer, out, prompt)
+    card = model_card(config, checkpoint, kind, base, revision, prompt=prompt, tokenizer=loader)
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def tokenizer_class(tokenizer: Any, out: Path, prompt: str) -> str:
+    """The class of transformers that reads the tokenizer in `out` as it is; warns where that is not `AutoTokenizer`.
+
+    That one rebuilds the tokenizer of some families as their own first model had it, whatever the folder says.
+    """
+    texts = [prompt, "def f(x):\n        return  'é' * 12345  # ½\t\n"]
+    if token_ids(texts, load_tokenizer(str(out), "main")) == token_ids(texts, tokenizer):
+        return "AutoTokenizer"
+    warnings.warn(
+        f"AutoTokenizer reads the tokenizer in {out} otherwise than the run did, since it goes by the model's family: "
+        "use PreTrainedTokenizerFast",
+        stacklevel=2,
+    )
+    return "PreTrainedTokenizerFast"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from reft_jax.records.console import ALGORITHMS
 
 Kind = Literal["model", "adapter", "reward_model"]
 
-EXAMPLE = "Tom has 12 apples. He buys 7 more apples. How many apples does he have now?"
+EXAMPLE = "Tom has 12 apples. He buys 7 more apples. How many apples does Tom have now?"
 """The question that a card shows rendered."""
 
 _TITLES = {
@@ -39,7 +39,9 @@ _LOAD = {
 }
 
 
-def model_card(config: Config, checkpoint: Path, kind: Kind, base: str, revision: str, prompt: str) -> str:
+def model_card(
+    config: Config, checkpoint: Path, kind: Kind, base: str, revision: str, *, prompt: str, tokenizer: str
+) -> str:
     """The text of an export's README.md.
 
     It names no folder of this machine: of paths it has the last part. What the run's records do not say is called
@@ -52,6 +54,7 @@ def model_card(config: Config, checkpoint: Path, kind: Kind, base: str, revision
         base: path or hub id of the model that it was made from, or that adapters belong to; empty for none.
         revision: of the base on the hub.
         prompt: `EXAMPLE` as the run puts it to the model.
+        tokenizer: class of transformers that reads the tokenizer.
 
     Raises:
         ValueError: a record of the run cannot be read.
@@ -66,7 +69,7 @@ def model_card(config: Config, checkpoint: Path, kind: Kind, base: str, revision
         "## Prompt",
         _prompt(config, kind, prompt),
         "## Use",
-        _fenced(_code(config, kind), "python"),
+        _fenced(_code(config, kind).replace("AutoTokenizer", tokenizer), "python"),
         "## Accuracy",
         _accuracy(run_dir, config, checkpoint, name),
         "## Made with",
