@@ -25,6 +25,7 @@ from reft_jax.training.model import Model
 from reft_jax.training.startup import prepare
 from tests.data.characters import build_tokenizer
 from tests.models.test_parity import assert_close
+from tests.records.test_model_card import run_code
 
 pytestmark = pytest.mark.compiles
 
@@ -137,6 +138,33 @@ def test_peft_computes_what_the_merged_export_does(case, name, before, rank, mak
         expected = merged(tokens).logits
         assert_close(adapted(tokens).logits, expected, 1e-5)
         assert (base(tokens).logits - expected).abs().max() > 0.1 * expected.abs().max()
+    if case == "llama":  # the other has not enough positions for the card's question
+        run_code(tmp_path / "out")
+
+
+@pytest.mark.ci
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # what peft asks transformers
+def test_the_adapters_of_a_run_that_trained(finished, arguments, here, tmp_path):
+    """SFT and PPO with adapters, from a model into which another one is merged."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    peft = pytest.importorskip("peft", reason="needs peft")
+    from transformers import AutoModelForCausalLM
+
+    base, run = tmp_path / "base", tmp_path / "run"
+    export(finished[0] / "checkpoints/warmup", base)
+    shape = ModelConfig(decoder=decoder_config(base), lora=BEFORE)
+    save_adapters(tmp_path / "before", random_adapters(shape.decoder, BEFORE, 5), shape, "llama", str(base))
+    settings = {"model__path": base, "model__lora__path": tmp_path / "before", "model__lora__rank": 3, "rl__epochs": 1}
+    settings |= {"sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 2, "sft__evaluate_every": 1}
+    here(arguments(run, **settings))
+    tokens = torch.tensor(np.random.default_rng(0).integers(0, shape.decoder.vocab_size, (3, 9)))
+    for name in ("warmup", "sft", "sft_best", "rl_best"):
+        export(run / "checkpoints" / name, tmp_path / name)
+        export_adapter(run / "checkpoints" / name, tmp_path / f"{name}_adapter")
+        with torch.no_grad():
+            expected = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()(tokens).logits
+            adapted = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / f"{name}_adapter").eval()
+            assert_close(adapted(tokens).logits, expected, 1e-5)
 
 
 def test_parts_of_one_scale_stand_side_by_side_as_they_were():
