@@ -95,6 +95,8 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
 def export_adapter(checkpoint: Path, out: Path, base: str = "") -> str:
     """Writes adapters in PEFT's format, unmerged, and beside them what `export` writes beside weights.
 
+    Base and adapters together are the checkpoint, but for the rounding of a checkpoint whose parameters are bfloat16.
+
     Args:
         checkpoint: a folder of RUN_DIR/checkpoints.
         out: a folder that is not there yet, or empty.
@@ -251,12 +253,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", type=str, default="", help="write the checkpoint's own adapters alone, of this model")
     parser.add_argument("--shard_size", type=float, default=5.0, help="largest file in GB (1e9 bytes)")
     options = parser.parse_args(arguments)
+    if options.base and not options.adapter:
+        parser.error("--base names the model that adapters belong to, and goes with --adapter")
     try:
         checkpoint, out, size = Path(options.checkpoint), Path(options.out), int(options.shard_size * 1e9)
-        if options.adapter:
-            print(f"adapters for {export_adapter(checkpoint, out, options.base)}")
-        else:
-            export(checkpoint, out, dtype=options.dtype, shard_bytes=size)
+        with warnings.catch_warnings(record=True) as told:
+            if options.adapter:
+                print(f"adapters for {export_adapter(checkpoint, out, options.base)}")
+            else:
+                export(checkpoint, out, dtype=options.dtype, shard_bytes=size)
+        for warning in told:
+            print(f"warning: {warning.message}", file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -192,7 +192,7 @@ OTHERS = {"repetition_penalty": 1.1, "temperature": 0.6, "top_k": 20, "task_spec
 def test_a_model_that_was_loaded_keeps_its_shape_and_not_how_it_generated(make_run, tmp_path):
     """The folder it was loaded from is not needed any more."""
     base = tmp_path / "base"
-    shutil.copytree(GOLDEN / "qwen2", base)
+    shutil.copytree(GOLDEN / "qwen3", base)
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9], "do_sample": True, **OTHERS}))
     vocabulary = 3000  # room for the embedded tokenizer
     config = ModelConfig(decoder=dataclasses.replace(decoder_config(base), vocab_size=vocabulary))
@@ -241,6 +241,12 @@ def test_export_names_what_it_cannot_write(make_run, tmp_path, capsys):
         assert main([str(checkpoint), str(out)]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_is_refused_where_no_adapters_are_asked_for(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["run/checkpoints/rl_best", "out", "--base", "their/base"])
+    assert "goes with --adapter" in capsys.readouterr().err
 
 
 def test_every_field_of_the_shape_is_looked_at_before_a_model_is_called_a_llama():
