@@ -156,7 +156,7 @@ def sum_adapters(checkpoint: Path, config: Config, model_type: str) -> tuple[Lor
         )
         owner = start or "the model that the run made from scratch, which is in no file"
         raise ValueError(
-            f"the adapters of {checkpoint} are for {owner}, and not all of it is model.path and adapters: {advice}"
+            f"the adapters of {checkpoint} belong to {owner}, which is more than model.path and adapters: {advice}"
         )
     if config.model.lora.path:
         parts.insert(0, load_adapters(resolve(config.model.lora.path), config.model, model_type))

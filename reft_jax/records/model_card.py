@@ -65,7 +65,7 @@ def model_card(
         f"# {_plain(_short(base) or 'A model made from scratch')}, {_title(name)}",
         _introduction(config, name, kind, base),
         "## Training",
-        "\n".join(f"- {line}" for line in _training(config, name, base, revision)),
+        "\n".join(f"- {line}" for line in _training(config, name, kind, base, revision)),
         "## Prompt",
         _prompt(config, kind, prompt),
         "## Use",
@@ -112,13 +112,13 @@ def _introduction(config: Config, name: str, kind: Kind, base: str) -> str:
     )
 
 
-def _training(config: Config, name: str, base: str, revision: str) -> Iterator[str]:
+def _training(config: Config, name: str, kind: Kind, base: str, revision: str) -> Iterator[str]:
     """Base, data and stages of a checkpoint."""
     model, sft, rl, judge = config.model, config.sft, config.rl, config.reward_model
     if base:
         shown = f", revision {_inline(revision)}" if revision != "main" else ""
-        alone = "; what is here is of the last stage alone" if base != model.path else ""
-        yield f"base: {_inline(_short(base))}{shown}{alone}"
+        held = "all adapters since are summed here" if base == model.path else "what is here is of the last stage alone"
+        yield f"base: {_inline(_short(base))}{shown}{'; ' + held if kind == 'adapter' else ''}"
     else:
         yield f"base: none, the weights were drawn at random (seed {config.seed})"
     if model.lora.path:

@@ -231,7 +231,7 @@ def test_what_is_no_sum_of_adapters_is_refused_by_the_right_base(change, name, o
     assert main(line) == 2
     error = capsys.readouterr().err
     where = owner if owner == "elsewhere" or " " in owner else str(run / "checkpoints" / owner)
-    assert f"the adapters of {run / 'checkpoints' / name} are for {where}, and not all of it is model.path" in error
+    assert f"the adapters of {run / 'checkpoints' / name} belong to {where}, which is more than model.path" in error
     assert ("export the model without --adapter" if " " in owner else f"export {where} to a folder") in error
     assert not (tmp_path / "out").exists()
     assert main([*line, "--base", "their/base"]) == 0

@@ -52,8 +52,8 @@ def build_tokenizer(eos: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=f"<x{eos}>", bos_token=f"<x{BOS}>")
 
 
-def make_base(torch, case: str, folder: Path) -> None:
-    """A random model of the shape of a golden one, with room for the rows."""
+def make_base(torch, case: str, folder: Path, *, flip: bool = False) -> None:
+    """A random model of the shape of a golden one, with room for the rows; `flip` ties what is not tied, or unties."""
     from transformers import AutoModelForCausalLM
 
     from tests.models.make_golden import CASES as SHAPES
@@ -61,6 +61,7 @@ def make_base(torch, case: str, folder: Path) -> None:
 
     config = copy.deepcopy(SHAPES[case][0])
     config.max_position_embeddings = 96
+    config.tie_word_embeddings ^= flip
     if case == "mistral":
         config.sliding_window = None
     torch.manual_seed(2)
@@ -162,13 +163,16 @@ def compare(torch, model, tokenizer, config: ModelConfig, decoder: dict, problem
     assert reasons == {*ends, "whole"}
 
 
-@pytest.mark.parametrize("case", few(CASES, ["llama"]))
+FLIPPED = ("codegen flipped", "gpt2 flipped", "llama flipped", "opt flipped")
+
+
+@pytest.mark.parametrize("case", few([*CASES, *FLIPPED], ["llama"]))
 def test_transformers_generates_what_our_sampler_does(case, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = tmp_path / "base"
-    make_base(torch, case, base)
+    make_base(torch, case.removesuffix(" flipped"), base, flip=case in FLIPPED)
     config = ModelConfig(decoder=decoder_config(base))
     decoder = trained(load_decoder_params(base, config))
     problems, eos, other = choose(config, decoder, *make_problems(base, 20))
