@@ -3,14 +3,19 @@
 CHECKPOINT is one of RUN_DIR/checkpoints (`warmup`, `sft`, `sft_best`, `rl_best`, or a reward model's
 `reward_model_best`). What else it takes, shape, `config.json` and tokenizer, is in the run's folder, so that the model
 it started from is not needed again. OUT loads by transformers' `AutoModelForCausalLM`, a reward model by
-`AutoModelForSequenceClassification`, and by `AutoTokenizer`; the value head, which transformers does not know, is a
-file of its own.
+`AutoModelForSequenceClassification`, and by `AutoTokenizer`, whose chat template makes the run's prompt of a question;
+it generates as the run evaluates, and README.md says what it is. The value head, which transformers does not know, is
+a file of its own.
+
+With --adapter OUT is a PEFT adapter of the run's `model.path`: the sum of all adapters between that and the checkpoint.
+With --base FOLDER it is one of that model, and holds the adapters of the checkpoint's own stage alone.
 """
 
+import dataclasses
 import functools
 import json
-import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,28 +25,36 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import Config, MeshConfig, load_config
+from reft_jax.config import Config, LoraConfig, MeshConfig, load_config
+from reft_jax.data.chat_template import chat_template, prompt_format
+from reft_jax.data.encoding import token_ids
+from reft_jax.data.prompts import generation_prompt
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
 from reft_jax.models.classifier import Classifier
-from reft_jax.models.hf.adapters import save_adapters
-from reft_jax.models.hf.export import classifier_fields, fresh_fields, save_decoder
-from reft_jax.models.hf.load import CONFIG_FILE, GENERATION_FILE
+from reft_jax.models.hf.adapters import load_adapters, save_adapters
+from reft_jax.models.hf.export import classifier_fields, fresh_fields, generation_fields, save_decoder, trained_fields
+from reft_jax.models.hf.load import CONFIG_FILE, GENERATION_FILE, end_tokens, resolve
+from reft_jax.models.lora import concatenate
 from reft_jax.models.params import Tree, select
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.processes import enable_x64
 from reft_jax.parallel.sharding import make_mesh
+from reft_jax.problem import Problem
 from reft_jax.records.checkpoint import part_name, restore_params, run_of
+from reft_jax.records.model_card import EXAMPLE, Kind, model_card
+from reft_jax.training.reinforcement import BEST
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_bytes: int = 5 * 10**9) -> None:
-    """Writes weights, config, generation config, tokenizer, and value head and critic where there are any.
+    """Writes weights, config, generation config, tokenizer, model card, and value head and critic where there are any.
 
-    The value head is a file of its own, a separate critic a folder `critic` with a config and weights like the model's.
-    A reward model becomes a sequence classifier with the classes `wrong` and `right`, of rows that are prompt and
-    completion tokenised as one string without special tokens.
+    Config and generation config have the special tokens of the run, and generate as it evaluates, whatever its base
+    says. The value head is a file of its own, a separate critic a folder `critic` with a config and weights like the
+    model's. A reward model becomes a sequence classifier with the classes `wrong` and `right`, of rows that are prompt
+    and completion tokenised as one string without special tokens.
 
     Args:
         checkpoint: a folder of RUN_DIR/checkpoints.
@@ -58,8 +71,8 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     part = lambda name: checkpoint.with_name(part_name(checkpoint.name, name))
     is_classifier = part("class_head").exists()
     run_dir, config = read_run(checkpoint, out, reward_model=is_classifier)
-    ids = special_ids(load_tokenizer(str(run_dir / "tokenizer"), "main"))
-    fields = read_fields(run_dir, config)
+    tokenizer, ids = read_tokenizer(run_dir)
+    fields = trained_fields(read_fields(run_dir, config), ids, tokenizer.bos_token_id)
     if is_classifier:
         fields = classifier_fields(fields, pad=ids.pad)
     stored = config.model.param_dtype if config.model.param_dtype != "float64" else "float32"
@@ -69,40 +82,95 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     read = lambda name, path: read_params(path, config, part=name, reward_model=is_classifier)
     head = {"class_head": read("class_head", part("class_head"))} if is_classifier else {}
     save(out, {**read("decoder", checkpoint), **head})
-    shutil.copytree(run_dir / "tokenizer", out, dirs_exist_ok=True)
-    if not is_classifier:
-        write_generation_config(run_dir, out, ids)
     if part("critic").exists():
         save(out / "critic", read("critic", part("critic")))
     if part("value_head").exists():
         kernel, bias = (read("value_head", part("value_head"))[name] for name in ("kernel", "bias"))
         arrays = {"weight": np.asarray(kernel, np.float32).T.copy(), "bias": np.asarray(bias, np.float32)}
         save_file(arrays, out / VALUE_HEAD_FILE, metadata={"format": "pt"})  # as torch's Linear keeps them
+    kind: Kind = "reward_model" if is_classifier else "model"
+    write_companions(checkpoint, out, config, kind, config.model.path, config.model.revision)
 
 
-def export_adapter(checkpoint: Path, out: Path, base: str = "") -> None:
-    """Writes the adapters of a checkpoint in PEFT's format, unmerged.
+def export_adapter(checkpoint: Path, out: Path, base: str = "") -> str:
+    """Writes adapters in PEFT's format, unmerged, and beside them what `export` writes beside weights.
 
-    Those of `warmup`, `sft` and `sft_best` belong to the model that SFT started from; those of `rl_best` to the
-    warm-up, into which SFT's are merged: export `warmup` for it and give its path as `base`.
+    Base and adapters together are the checkpoint, but for the rounding of a checkpoint whose parameters are bfloat16.
 
     Args:
         checkpoint: a folder of RUN_DIR/checkpoints.
         out: a folder that is not there yet, or empty.
-        base: path or hub id of the model they belong to; empty takes the run's `model.path`.
+        base: path or hub id of the model that the adapters of the checkpoint's own stage belong to, which are written
+            alone. Empty writes the sum of all adapters between the run's `model.path` and the checkpoint: those of
+            `model.lora.path`, of the warm-up, and its own.
+
+    Returns:
+        The model that they belong to.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or it has no adapters.
+        FileNotFoundError: there is no such checkpoint, it has no adapters, or those of `model.lora.path` are gone.
         FileExistsError: `out` has something in it.
-        ValueError: naming an adapter that PEFT's format has no place for.
+        ValueError: without a `base`, where more than adapters stands between `model.path` and the checkpoint; or naming
+            an adapter that PEFT's format has no place for.
     """
     run_dir, config = read_run(checkpoint, out)
-    folder = checkpoint.with_name(part_name(checkpoint.name, "lora"))
-    if not folder.exists():
-        raise FileNotFoundError(f"no {folder}: the run was trained without adapters (model.lora.rank 0)")
-    lora = read_params(folder, config, part="lora")
+    if not adapters_of(checkpoint).exists():
+        raise FileNotFoundError(
+            f"no {adapters_of(checkpoint)}: the run was trained without adapters (model.lora.rank 0)"
+        )
     model_type = read_fields(run_dir, config)["model_type"]
-    save_adapters(out, lora, config.model, model_type, base or config.model.path)
+    revision = "main" if base else config.model.revision
+    settings, lora = read_own(checkpoint, config) if base else sum_adapters(checkpoint, config, model_type)
+    base = base or config.model.path
+    save_adapters(out, lora, dataclasses.replace(config.model, lora=settings), model_type, base, revision)
+    write_companions(checkpoint, out, config, "adapter", base, revision)
+    return base
+
+
+def adapters_of(checkpoint: Path) -> Path:
+    """The folder of a checkpoint's own adapters."""
+    return checkpoint.with_name(part_name(checkpoint.name, "lora"))
+
+
+def read_own(checkpoint: Path, config: Config) -> tuple[LoraConfig, Tree]:
+    """The adapters of a checkpoint's own stage."""
+    return config.model.lora, read_params(adapters_of(checkpoint), config, part="lora")
+
+
+def sum_adapters(checkpoint: Path, config: Config, model_type: str) -> tuple[LoraConfig, Tree]:
+    """All adapters between the run's `model.path` and a checkpoint, as one of summed rank.
+
+    Raises:
+        FileNotFoundError: those of `model.lora.path` are gone.
+        ValueError: more than adapters stands between; says which model those of the checkpoint belong to.
+    """
+    parts, start = [read_own(checkpoint, config)], start_of(checkpoint, config)
+    if start == checkpoint.with_name("warmup") and adapters_of(start).exists():
+        parts.insert(0, read_own(start, config))
+        below = start_of(start, config)
+    else:
+        below = start
+    if below or not config.model.path:
+        advice = (
+            f"export {start} to a folder, and name that by --base" if start else "export the model without --adapter"
+        )
+        owner = start or "the model that the run made from scratch, which is in no file"
+        raise ValueError(
+            f"the adapters of {checkpoint} belong to {owner}, which is more than model.path and adapters: {advice}"
+        )
+    if config.model.lora.path:
+        parts.insert(0, load_adapters(resolve(config.model.lora.path), config.model, model_type))
+    return concatenate(parts)
+
+
+def start_of(checkpoint: Path, config: Config) -> Path | None:
+    """The checkpoint that a checkpoint's stage began with; None where that was the model that the run began with."""
+    warmup, pretrain = checkpoint.with_name("warmup"), checkpoint.with_name("pretrain")
+    if checkpoint.name.startswith(BEST) and warmup.exists():
+        return warmup
+    if checkpoint.name.startswith(BEST) and config.rl.init_from:
+        return Path(config.rl.init_from)
+    return pretrain if pretrain.exists() else None
 
 
 def read_run(checkpoint: Path, out: Path, *, reward_model: bool = False) -> tuple[Path, Config]:
@@ -132,14 +200,43 @@ def read_params(checkpoint: Path, config: Config, *, part: str, reward_model: bo
     return restore_params(checkpoint, select(abstract, {part}))[part]
 
 
-def write_generation_config(run_dir: Path, out: Path, ids: SpecialIds) -> None:
-    """The model's own generation config, or one that names the tokenizer's special tokens."""
-    own = run_dir / "model" / GENERATION_FILE
-    if own.exists():
-        shutil.copy(own, out / GENERATION_FILE)
-        return
-    text = json.dumps({"eos_token_id": ids.eos, "pad_token_id": ids.pad}, indent=2) + "\n"
-    (out / GENERATION_FILE).write_text(text, encoding="utf-8")
+def read_tokenizer(run_dir: Path) -> tuple[Any, SpecialIds]:
+    """The run's tokenizer, and the ids that it pads and ends with."""
+    tokenizer = load_tokenizer(str(run_dir / "tokenizer"), "main")
+    return tokenizer, special_ids(tokenizer, end_tokens(run_dir / "model"))
+
+
+def write_companions(checkpoint: Path, out: Path, config: Config, kind: Kind, base: str, revision: str) -> None:
+    """Writes what stands beside weights or adapters: tokenizer, prompt format, generation config, model card."""
+    tokenizer, ids = read_tokenizer(run_of(checkpoint, reward_model=kind == "reward_model"))
+    templates, cot = config.data.templates, config.data.cot
+    tokenizer.chat_template = chat_template(templates, cot)
+    tokenizer.save_pretrained(out)
+    files = {"prompt_format.json": prompt_format(templates, cot)}
+    if kind != "reward_model":
+        files[GENERATION_FILE] = generation_fields(ids, tokenizer.bos_token_id, config.evaluation)
+    for name, fields in files.items():
+        (out / name).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    prompt = generation_prompt(Problem("", EXAMPLE, ""), templates, cot)
+    loader = tokenizer_class(tokenizer, out, prompt)
+    card = model_card(config, checkpoint, kind, base, revision, prompt=prompt, tokenizer=loader)
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def tokenizer_class(tokenizer: Any, out: Path, prompt: str) -> str:
+    """The class of transformers that reads the tokenizer in `out` as it is; warns where that is not `AutoTokenizer`.
+
+    That one rebuilds the tokenizer of some families as their own first model had it, whatever the folder says.
+    """
+    texts = [prompt, "def f(x):\n        return  'é' * 12345  # ½\t\n"]
+    if token_ids(texts, load_tokenizer(str(out), "main")) == token_ids(texts, tokenizer):
+        return "AutoTokenizer"
+    warnings.warn(
+        f"AutoTokenizer reads the tokenizer in {out} otherwise than the run did, since it goes by the model's family: "
+        "use PreTrainedTokenizerFast",
+        stacklevel=2,
+    )
+    return "PreTrainedTokenizerFast"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,16 +247,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=str, help="folder of RUN_DIR/checkpoints")
     parser.add_argument("out", type=str, help="folder to write, not there yet or empty")
     parser.add_argument("--dtype", type=Dtype | None, default=None, help="of the weights; default: the run's own")
-    parser.add_argument("--adapter", action="store_true", help="write the adapters in PEFT's format, unmerged")
-    parser.add_argument("--base", type=str, default="", help="model that the adapters belong to; default: the run's")
+    parser.add_argument(
+        "--adapter", action="store_true", help="write adapters of the run's model.path, as PEFT reads them"
+    )
+    parser.add_argument("--base", type=str, default="", help="write the checkpoint's own adapters alone, of this model")
     parser.add_argument("--shard_size", type=float, default=5.0, help="largest file in GB (1e9 bytes)")
     options = parser.parse_args(arguments)
+    if options.base and not options.adapter:
+        parser.error("--base names the model that adapters belong to, and goes with --adapter")
     try:
         checkpoint, out, size = Path(options.checkpoint), Path(options.out), int(options.shard_size * 1e9)
-        if options.adapter:
-            export_adapter(checkpoint, out, options.base)
-        else:
-            export(checkpoint, out, dtype=options.dtype, shard_bytes=size)
+        with warnings.catch_warnings(record=True) as told:
+            if options.adapter:
+                print(f"adapters for {export_adapter(checkpoint, out, options.base)}")
+            else:
+                export(checkpoint, out, dtype=options.dtype, shard_bytes=size)
+        for warning in told:
+            print(f"warning: {warning.message}", file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

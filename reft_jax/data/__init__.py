@@ -3,6 +3,7 @@
 rows          rows of files and hub data sets, with their place
 readers       rows to problems, checked, and their splits
 prompts       problems to text
+chat_template prompts as other libraries make them
 tokenizers    by name
 encoding      text to token ids
 problem_sets  the problems of a run by split, and their token ids

@@ -6,7 +6,9 @@ the adapters are off, which is how policy and reference share one copy of frozen
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import jax
@@ -78,6 +80,35 @@ def _merge(decoder: Tree, lora: Tree, factor: float) -> Tree:
             merged = (kernel + delta.reshape(kernel.shape)).astype(kernel.dtype)
             blocks[part][target] = {**blocks[part][target], "kernel": merged}
     return {**decoder, "blocks": blocks}
+
+
+def concatenate(parts: Sequence[tuple[LoraConfig, Tree]]) -> tuple[LoraConfig, Tree]:
+    """Adapters of one model as a single one of summed rank, which adds to it what they add one after the other.
+
+    `alpha` / `rank` is that of the last part, by which the B of the others are scaled; a target that a part lacks is 0
+    there. One part alone stays as it is.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    last, own = parts[-1]
+    rank = sum(config.rank for config, _ in parts)
+    dtype = jax.tree.leaves(own)[0].dtype  # a file's may be narrower
+    blocks: Tree = {}
+    start = 0
+    for config, lora in parts:
+        place = (start, rank - start - config.rank)
+        start += config.rank
+        for block, adapters in lora["blocks"].items():
+            whole = blocks.setdefault(block, {})
+            for name, adapter in adapters.items():
+                a, b = (jnp.asarray(adapter[key], dtype) for key in ("a", "b"))  # [L, *in, rank], [L, rank, *out]
+                placed = {
+                    "a": jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [place]),
+                    "b": jnp.pad(b * (scale(config) / scale(last)), [(0, 0), place] + [(0, 0)] * (b.ndim - 2)),
+                }
+                whole[name] = jax.tree.map(jnp.add, whole[name], placed) if name in whole else placed
+    targets = tuple(dict.fromkeys(target for config, _ in parts for target in config.targets))
+    return dataclasses.replace(last, rank=rank, alpha=scale(last) * rank, targets=targets), {"blocks": blocks}
 
 
 def split_trainable(params: Params) -> tuple[Params, Params]:

@@ -4,7 +4,8 @@ metrics      the names of all metrics, with unit and meaning
 records      JSON lines and TensorBoard, cut back on a resume
 checkpoint   resume points and models (Orbax)
 console      progress line and closing table
-provenance   versions, platform, commit
+provenance   command, versions, platform, commit
+model_card   what an export says of itself
 
 Imports config, files and parallel.
 """

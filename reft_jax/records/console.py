@@ -37,7 +37,7 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
 _MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
-_ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "self-training"}
+ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "self-training"}
 
 
 class ProgressDisplay:
@@ -149,7 +149,7 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     for key, name in _MODELS.items():
         if key in summary:
             model = summary[key]
-            label = _ALGORITHMS[model["algorithm"]] if key == "rl_best" else name
+            label = ALGORITHMS[model["algorithm"]] if key == "rl_best" else name
             if key.endswith("_best"):
                 label += " test-best" if key in chosen else " best on dev"
             if tested:

@@ -1,7 +1,9 @@
-"""What a run is made with: versions, platform and commit."""
+"""What a run is made with: command, versions, platform and commit."""
 
 import platform
+import shlex
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,26 @@ def run_info() -> dict[str, Any]:
     """What a run is made with; neither host name nor environment.
 
     Returns:
-        `versions` (package: version, None where it is not installed), `python`, `platform` (such as `Linux x86_64`),
-        and of the git checkout that this package is in, None where it is in none: `commit`, and `dirty`, whether
-        files differ from the commit or are not in it.
+        `command`, the line that began it; `versions` (package: version, None where it is not installed), `python`,
+        `platform` (such as `Linux x86_64`), and of the git checkout that this package is in, None where it is in none:
+        `commit`, and `dirty`, whether files differ from the commit or are not in it.
     """
     commit, dirty = git_state(Path(__file__))
     return {
+        "command": command_line(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "commit": commit,
         "dirty": dirty,
     }
+
+
+def command_line() -> str:
+    """The command line of this process, as a shell takes it; a module as `python -m` names it, without its path."""
+    spec = sys.modules["__main__"].__spec__
+    program = [sys.argv[0]] if spec is None else ["python", "-m", spec.name.removesuffix(".__main__")]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def git_state(file: Path) -> tuple[str | None, bool | None]:

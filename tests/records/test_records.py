@@ -1,12 +1,15 @@
 """Records: names and documentation agree, files stay valid JSON, and a resume leaves what an unbroken run would."""
 
+import importlib.util
 import json
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -212,5 +215,22 @@ def test_run_info_names_versions_and_no_machine() -> None:
     info = run_info()
     assert info["versions"]["jax"] == jax.__version__
     assert info["versions"]["numpy"] == numpy.__version__
-    assert set(info) == {"versions", "python", "platform", "commit", "dirty"}
+    assert set(info) == {"command", "versions", "python", "platform", "commit", "dirty"}
     assert socket.gethostname() not in info["platform"].split()
+
+
+@pytest.mark.parametrize(
+    ("module", "program"),
+    [
+        ("reft_jax.train", "python -m reft_jax.train"),
+        ("reft_jax.reward_model.__main__", "python -m reft_jax.reward_model"),
+    ],
+)
+def test_the_command_of_a_run_is_what_a_shell_takes(module, program, monkeypatch) -> None:
+    arguments = ["--config", "my file.yaml", "--reward_model.samples", '["a.jsonl"]']
+    monkeypatch.setattr(sys, "argv", ["/home/someone/reft_jax/train.py", *arguments])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec(module))
+    assert run_info()["command"].startswith(program + " --config")
+    assert shlex.split(run_info()["command"]) == [*program.split(), *arguments]
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert shlex.split(run_info()["command"]) == ["/home/someone/reft_jax/train.py", *arguments]

@@ -29,6 +29,7 @@ from reft_jax.reward_model import training as reward_training
 from reft_jax.reward_model.__main__ import main
 from reft_jax.samples.file import settings_path
 from reft_jax.training.supervised import StepRecorder
+from tests.records.test_model_card import run_code
 from tests.runs import TINY, assert_same_bits, on_devices, read, repeatable, restore
 
 pytestmark = pytest.mark.compiles
@@ -304,6 +305,11 @@ def test_transformers_scores_with_its_export_as_it_does(finished, tmp_path):
     assert (np.abs(expected - 0.5) < 0.49).any()  # nor saturated
     np.testing.assert_allclose(ask(texts), expected, atol=1e-5)
     np.testing.assert_allclose(ask(texts[:1]), expected[:1], atol=1e-5)
+    assert run_code(out).startswith("tensor([")
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    dev = json.loads((finished / "summary.json").read_text())["reward_model_best"]["dev_accuracy"]
+    assert f"| **reward model, best on dev** | dev | {100 * dev:.1f} |" in card
 
 
 def test_a_reward_model_has_no_adapters_to_export(finished, tmp_path):

@@ -53,7 +53,9 @@ FIELDS: Accepted = {name: accepted for names, accepted in _FIELDS for name in na
 `lora_alpha` and `layers_to_transform`."""
 
 
-def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str) -> None:
+def save_adapters(
+    directory: Path, lora: Tree, config: ModelConfig, model_type: str, base: str, revision: str = "main"
+) -> None:
     """Writes adapters as `PeftModel.from_pretrained` reads them.
 
     Args:
@@ -62,6 +64,7 @@ def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: 
         config: the model.
         model_type: its family.
         base: path or hub id of the model that they belong to.
+        revision: of the base on the hub.
 
     Raises:
         ValueError: naming the adapter, where the family keeps its projection together with others.
@@ -86,6 +89,7 @@ def save_adapters(directory: Path, lora: Tree, config: ModelConfig, model_type: 
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
+        "revision": None if revision == "main" else revision,
         "r": config.lora.rank,
         "lora_alpha": config.lora.alpha,
         "lora_dropout": 0.0,

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from reft_jax.config import DecoderConfig, ModelConfig
+from reft_jax.config import DecoderConfig, EvaluationConfig, ModelConfig
+from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.configs import ConfigFields
 from reft_jax.models.hf.files import INDEX_FILE, WEIGHTS_FILE
@@ -81,6 +82,35 @@ def classifier_fields(fields: Mapping[str, Any], *, pad: int) -> dict[str, Any]:
         "label2id": {name: i for i, name in enumerate(classes)},
         "pad_token_id": pad,
     }
+
+
+_GENERATION = (
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "num_return_sequences"),
+    *("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids"),
+    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"),
+    *("remove_invalid_values", "exponential_decay_length_penalty", "task_specific_params"),
+)
+"""What an older `config.json` says of generation; transformers heeds or refuses it."""
+
+
+def trained_fields(fields: Mapping[str, Any], ids: SpecialIds, bos: int | None) -> dict[str, Any]:
+    """The `config.json` of a model with these `fields` after training: the run's special tokens, no way to generate."""
+    return {name: value for name, value in fields.items() if name not in _GENERATION} | _special(ids, bos)
+
+
+def generation_fields(ids: SpecialIds, bos: int | None, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """The `generation_config.json` that generates as a run evaluates: nothing is the base's."""
+    special = {name: value for name, value in _special(ids, bos).items() if value is not None}
+    if evaluation.temperature == 0:
+        return {**special, "do_sample": False}
+    drawn = {name: getattr(evaluation, name) for name in ("temperature", "top_k", "top_p")}
+    return {**special, "do_sample": True, **drawn}  # a top_k that is not written is 50 in transformers
+
+
+def _special(ids: SpecialIds, bos: int | None) -> dict[str, Any]:
+    ends = ids.ends[0] if len(ids.ends) == 1 else list(ids.ends)
+    return {"bos_token_id": bos, "eos_token_id": ends, "pad_token_id": ids.pad}
 
 
 def save_decoder(

@@ -39,6 +39,10 @@ def fields(directory: Path) -> dict:
     return json.loads((directory / "config.json").read_text())
 
 
+def generation(directory: Path) -> dict:
+    return json.loads((directory / "generation_config.json").read_text())
+
+
 def load(directory: Path, **settings) -> tuple[ModelConfig, dict]:
     config = ModelConfig(decoder=dataclasses.replace(decoder_config(directory), **settings))
     return config, load_decoder_params(directory, config)
@@ -167,9 +171,9 @@ def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert (
-        json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == tokenizer.eos_token_id
-    )
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    assert generation(tmp_path / "out") == {**special, "do_sample": False}
+    assert fields(tmp_path / "out").items() >= {**special, "bos_token_id": None}.items()
 
 
 def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
@@ -182,25 +186,30 @@ def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, expected, load_decoder_params(tmp_path / folder, model))
 
 
-def test_a_model_that_was_loaded_keeps_its_config(make_run, tmp_path):
+OTHERS = {"repetition_penalty": 1.1, "temperature": 0.6, "top_k": 20, "task_specific_params": {"text-generation": {}}}
+
+
+def test_a_model_that_was_loaded_keeps_its_shape_and_not_how_it_generated(make_run, tmp_path):
     """The folder it was loaded from is not needed any more."""
     base = tmp_path / "base"
-    shutil.copytree(GOLDEN / "qwen2", base)
-    (base / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    shutil.copytree(GOLDEN / "qwen3", base)
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9], "do_sample": True, **OTHERS}))
     vocabulary = 3000  # room for the embedded tokenizer
     config = ModelConfig(decoder=dataclasses.replace(decoder_config(base), vocab_size=vocabulary))
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     params = init_params(Policy(config, mesh), mesh, jax.random.key(1), value_head=False)["decoder"]
     grown = {**fields(base), "vocab_size": vocabulary}
-    save_decoder(base, params, config.decoder, grown, dtype="float32", shard_bytes=10**9)
+    save_decoder(base, params, config.decoder, {**grown, **OTHERS}, dtype="float32", shard_bytes=10**9)
     for stale in base.glob("model-*"):
         stale.unlink()
     (base / "model.safetensors.index.json").unlink(missing_ok=True)
-    run, model, params = make_run("--model.path", str(base), "--model.tokenizer", "embedded")
+    drawn = ["--evaluation.temperature", "0.7", "--evaluation.top_p", "0.9"]
+    run, model, params = make_run("--model.path", str(base), "--model.tokenizer", "embedded", *drawn)
     shutil.rmtree(base)
     export(run / "checkpoints" / "rl_best", tmp_path / "out", dtype="float32")
-    assert fields(tmp_path / "out") == {**grown, "dtype": "float32"}
-    assert (tmp_path / "out" / "generation_config.json").read_text() == '{"eos_token_id": [1, 2]}'
+    special = {"eos_token_id": [1, 7, 9], "pad_token_id": 0}  # the tokenizer's, and those of the generation config
+    assert fields(tmp_path / "out") == {**grown, **special, "bos_token_id": None, "dtype": "float32"}
+    assert generation(tmp_path / "out") == {**special, "do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9}
     jax.tree.map(np.testing.assert_array_equal, params["decoder"], load_decoder_params(tmp_path / "out", model))
 
 
@@ -232,6 +241,12 @@ def test_export_names_what_it_cannot_write(make_run, tmp_path, capsys):
         assert main([str(checkpoint), str(out)]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_is_refused_where_no_adapters_are_asked_for(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["run/checkpoints/rl_best", "out", "--base", "their/base"])
+    assert "goes with --adapter" in capsys.readouterr().err
 
 
 def test_every_field_of_the_shape_is_looked_at_before_a_model_is_called_a_llama():
