@@ -25,11 +25,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import Config, LoraConfig, MeshConfig, load_config
+from reft_jax.config import Config, LoraConfig, MeshConfig, SettingsParser, load_config
 from reft_jax.data.chat_template import chat_template, prompt_format
 from reft_jax.data.encoding import token_ids
 from reft_jax.data.prompts import generation_prompt
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer, special_ids
+from reft_jax.files import user_path
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.hf.adapters import load_adapters, save_adapters
 from reft_jax.models.hf.export import classifier_fields, fresh_fields, generation_fields, save_decoder, trained_fields
@@ -241,9 +242,7 @@ def tokenizer_class(tokenizer: Any, out: Path, prompt: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports as `arguments` (or the command line) say; returns 2 where something is wrong, else 0."""
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(prog="python -m reft_jax.export", description=__doc__)
+    parser = SettingsParser(prog="python -m reft_jax.export", description=__doc__)
     parser.add_argument("checkpoint", type=str, help="folder of RUN_DIR/checkpoints")
     parser.add_argument("out", type=str, help="folder to write, not there yet or empty")
     parser.add_argument("--dtype", type=Dtype | None, default=None, help="of the weights; default: the run's own")
@@ -256,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.base and not options.adapter:
         parser.error("--base names the model that adapters belong to, and goes with --adapter")
     try:
-        checkpoint, out, size = Path(options.checkpoint), Path(options.out), int(options.shard_size * 1e9)
+        checkpoint, out, size = user_path(options.checkpoint), user_path(options.out), int(options.shard_size * 1e9)
         with warnings.catch_warnings(record=True) as told:
             if options.adapter:
                 print(f"adapters for {export_adapter(checkpoint, out, options.base)}")
@@ -267,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out}: {', '.join(sorted(path.name for path in Path(options.out).iterdir()))}")
+    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     return 0
 
 
