@@ -202,7 +202,7 @@ def test_a_change_is_refused_or_the_run_goes_on_as_one_that_has_it(line, begun, 
     overrides: dict[str, Any] = {}
     if key == DATA:
         rows = [dataclasses.asdict(problem) for problem in generate_problems("train")[:120]]
-        rows[7]["question"] += " Say it."
+        rows[7]["answer"] += "0"
         write(tmp_path / "train.jsonl", rows)
         overrides["data.train.path"] = tmp_path / "train.jsonl"
     else:
