@@ -160,7 +160,7 @@ def sum_adapters(checkpoint: Path, config: Config, model_type: str) -> tuple[Lor
             f"the adapters of {checkpoint} belong to {owner}, which is more than model.path and adapters: {advice}"
         )
     if config.model.lora.path:
-        parts.insert(0, load_adapters(resolve(config.model.lora.path), config.model, model_type))
+        parts.insert(0, load_adapters(resolve(config.model.lora.path, key="model.lora.path"), config.model, model_type))
     return concatenate(parts)
 
 

@@ -370,7 +370,7 @@ def test_missing_files_stop_a_run_before_it_begins(monkeypatch, capfd, tmp_path,
         (["--generation.prompt_buckets", "[20]"], "generation.prompt_buckets"),
         (["--sft.response_buckets", "[20]"], "sft.response_buckets"),
         (["--data.train.limit", "1"], "data.train has . problems to train on and . for dev"),
-        (["--model.decoder.vocab_size", "9"], "the model's embedding only 9"),
+        (["--model.decoder.vocab_size", "9"], "and the embedding has 9 tokens"),
     ],
 )
 def test_what_does_not_fit_devices_or_data_stops_a_run_before_compilation(

@@ -199,10 +199,11 @@ def test_the_papers_protocol_trains_on_all_rows_and_chooses_on_test(real_data, r
     (tmp_path / "data").symlink_to(real_data)
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
-    carved = read_problem_sets(loaded(run), said.append)
+    loaded_here = loaded.__wrapped__  # paths are taken from here
+    carved = read_problem_sets(loaded_here(run), said.append)
     assert len(carved["train"]) + len(carved["dev"]) == rows
     assert not any("warning" in line for line in said)
-    config = loaded(run, "paper_protocol")
+    config = loaded_here(run, "paper_protocol")
     problems = read_problem_sets(config, said.append)
     assert len(problems["train"]) == rows == DATA[parts(run)[0]].rows
     assert [p.id for p in problems["dev"]] == [p.id for p in problems["test"]]

@@ -211,7 +211,7 @@ def test_a_revision_is_named(make_run, tmp_path):
     [
         ("pretrain", "warmup", "pretrain"),
         ("pretrain", "rl_best", "warmup"),
-        ("init_from", "rl_best", "elsewhere"),
+        ("init_from", "rl_best", "/elsewhere"),
         ("scratch", "rl_best", "warmup"),
         ("scratch", "warmup", "the model that the run made from scratch, which is in no file"),
     ],
@@ -221,7 +221,7 @@ def test_what_is_no_sum_of_adapters_is_refused_by_the_right_base(change, name, o
     config = yaml.safe_load((run / "config.yaml").read_text())
     if change == "init_from":
         shutil.rmtree(run / "checkpoints/warmup")
-        config["rl"]["init_from"], config["sft"]["schedule_epochs"] = "elsewhere", 0  # which is gone
+        config["rl"]["init_from"], config["sft"]["schedule_epochs"] = "/elsewhere", 0  # which is gone
     if change == "scratch":
         config["model"] |= {"path": "", "tokenizer": "embedded"}
     if change == "pretrain":
@@ -230,7 +230,7 @@ def test_what_is_no_sum_of_adapters_is_refused_by_the_right_base(change, name, o
     line = [str(run / "checkpoints" / name), str(tmp_path / "out"), "--adapter"]
     assert main(line) == 2
     error = capsys.readouterr().err
-    where = owner if owner == "elsewhere" or " " in owner else str(run / "checkpoints" / owner)
+    where = owner if owner == "/elsewhere" or " " in owner else str(run / "checkpoints" / owner)
     assert f"the adapters of {run / 'checkpoints' / name} belong to {where}, which is more than model.path" in error
     assert ("export the model without --adapter" if " " in owner else f"export {where} to a folder") in error
     assert not (tmp_path / "out").exists()
