@@ -67,12 +67,17 @@ def refusals(
         stages: how far the run is.
     """
     for key, (old, new) in changed.items():
-        if among(key, ANY_TIME) or stages.get(key.partition(".")[0]) == "absent":
+        if not matters(key, stages):
             continue
         if reason := _refusal(key, stages):
             yield f"{key} is {new!r} and was {old!r}: it cannot change, for {reason}"
         elif not among(key, allowed):
             yield f"{key} is {new!r} and was {old!r}: name it in allow_changed to go on with the new value from here on"
+
+
+def matters(key: str, stages: Mapping[str, Position]) -> bool:
+    """Whether the run would compute something else with another value of a setting."""
+    return not among(key, ANY_TIME) and stages.get(key.partition(".")[0]) != "absent"
 
 
 def _refusal(key: str, stages: Mapping[str, Position]) -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
-from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, refusals
+from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, matters, refusals
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
@@ -209,29 +209,18 @@ def take_up(
         ValueError: a line for each setting that cannot change, see `config.changes`; each source whose content is
             another; each stage that would be cut short; or the run is finished, and no change gives it more to do.
     """
-    directory, changed, order = Path(config.run_dir), changed_settings(config), list(stages)
-    here = order.index(progress.stage)
-    positions: dict[str, Position] = dict.fromkeys(STAGES, "absent")
-    for place, name in enumerate(order):
-        positions[name] = "done" if place < here else "begun" if place == here else "ahead"
+    directory, changed, positions = Path(config.run_dir), changed_settings(config), positions_in(progress, stages)
     faults = list(refusals(changed, config.allow_changed, positions))
     differ = [key for key in contents if progress.contents.get(key, contents[key]) != contents[key]]
     faults += [f"{key}: the {_CONTENTS.get(key, 'problems')} are not those that the run began with" for key in differ]
-    if not faults:  # else these would only follow from the others
-        faults += _cut_short(progress, stages, positions)
+    faults = faults or list(_cut_short(progress, stages, positions))  # which would only follow from the others
     if faults:
         again = "name a fresh run_dir, or mend"
         raise ValueError("\n".join((f"{directory} holds a run that cannot go on like this: {again}", *faults)))
-    kept = {
-        key: values
-        for key, values in changed.items()
-        if not among(key, ANY_TIME) and positions.get(key.partition(".")[0]) != "absent"
-    }
+    kept = {key: values for key, values in changed.items() if matters(key, positions)}
     if (summary := directory / "summary.json").exists():
-        more = [
-            name for name in order[here:] if stages[name].stop > (progress.stage_step if name == order[here] else 0)
-        ]
-        if kept and not more:
+        done = {"done": math.inf, "begun": progress.stage_step, "ahead": 0}
+        if kept and all(stage.stop <= done[positions[name]] for name, stage in stages.items()):
             raise ValueError(
                 f"{directory} holds a run that is finished, and {', '.join(kept)} gives it nothing more to do: more "
                 "epochs would (rl.epochs, or sft.stop_epoch where there is no reinforcement yet)"
@@ -244,6 +233,16 @@ def take_up(
     if changed:
         write_settings(config)
     return [f"from here on {key} is {new!r} (was {old!r})" for key, (old, new) in kept.items()]
+
+
+def positions_in(progress: RunProgress, stages: Mapping[str, Stage]) -> dict[str, Position]:
+    """How far the run is in each stage that there can be."""
+    order = list(stages)
+    here = order.index(progress.stage)
+    own: dict[str, Position] = {
+        name: "done" if place < here else "begun" if place == here else "ahead" for place, name in enumerate(order)
+    }
+    return {name: own.get(name, "absent") for name in STAGES}
 
 
 def _cut_short(progress: RunProgress, stages: Mapping[str, Stage], positions: Mapping[str, Position]) -> Iterator[str]:
