@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if made and options.json:
         try:
             user_path(options.json).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     return 0

@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, LoraConfig, MeshConfig, SettingsParser, load_config
+from reft_jax.config.paths import absolute, looks_local
 from reft_jax.data.chat_template import chat_template, prompt_format
 from reft_jax.data.encoding import token_ids
 from reft_jax.data.prompts import generation_prompt
@@ -120,12 +121,31 @@ def export_adapter(checkpoint: Path, out: Path, base: str = "") -> str:
             f"no {adapters_of(checkpoint)}: the run was trained without adapters (model.lora.rank 0)"
         )
     model_type = read_fields(run_dir, config)["model_type"]
+    base = own_base(base, checkpoint, config) if base else ""
     revision = "main" if base else config.model.revision
     settings, lora = read_own(checkpoint, config) if base else sum_adapters(checkpoint, config, model_type)
     base = base or config.model.path
     save_adapters(out, lora, dataclasses.replace(config.model, lora=settings), model_type, base, revision)
     write_companions(checkpoint, out, config, "adapter", base, revision)
     return base
+
+
+def own_base(base: str, checkpoint: Path, config: Config) -> str:
+    """The model that a user says a checkpoint's own adapters belong to; of a folder its absolute path.
+
+    Raises:
+        FileNotFoundError: it is a folder that is not there, or holds no model.
+        ValueError: it is the run's `model.path`, and the stage began with another model.
+    """
+    start = start_of(checkpoint, config)
+    if config.model.path in (base, absolute(base)) and (start or config.model.lora.path):
+        raise ValueError(
+            f"the adapters of {checkpoint} belong to {start or 'model.path with model.lora.path merged'}, not to "
+            "model.path: leave --base out for an adapter of model.path, or export that and name its folder"
+        )
+    if not looks_local(base):
+        return base
+    return str(resolve(absolute(base), key="--base"))
 
 
 def adapters_of(checkpoint: Path) -> Path:
@@ -254,6 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.base and not options.adapter:
         parser.error("--base names the model that adapters belong to, and goes with --adapter")
+    if options.dtype and options.adapter:
+        parser.error("--dtype is that of whole models: adapters are written as they were trained")
+    if not options.shard_size > 0:
+        parser.error(f"--shard_size is {options.shard_size}: it must be more than 0")
     try:
         checkpoint, out, size = user_path(options.checkpoint), user_path(options.out), int(options.shard_size * 1e9)
         with warnings.catch_warnings(record=True) as told:

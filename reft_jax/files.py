@@ -9,7 +9,13 @@ from typing import Any, BinaryIO
 
 
 def user_path(text: str) -> Path:
-    """The path that a user wrote, `~` being the home: a shell does not replace it in `--json=~/x`."""
+    """The path that a user wrote, `~` being the home: a shell does not replace it in `--json=~/x`.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    if "://" in text:
+        raise ValueError(f"{text} must be a path on this machine, no URL (mount what is elsewhere)")
     return Path(text).expanduser()
 
 

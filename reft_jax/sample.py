@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
     parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
     given = parser.parse_args(arguments)
-    out = user_path(given.paths[-1])
     try:
+        out = user_path(given.paths[-1])
         if len(given.paths) > 2:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
         if given.samples < 1:

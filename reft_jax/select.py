@@ -129,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--limit is {options.limit}: it must be 0, which takes all, or more")
         if out.exists() and any(other.exists() and out.samefile(other) for other in (path, Path(source.path or path))):
             raise ValueError(f"{out} is what is read: name another file to write")
+        if out.exists() and out.stat().st_size:
+            raise ValueError(f"{out} is not empty: name a fresh file")
         data = (read_settings(path) or {}).get("data") or {"cot": None}
         samples = list(read_samples(path))
         trigger = data.get("templates", {}).get("answer_trigger", TemplateConfig().answer_trigger)
@@ -142,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cot=data["cot"] or likely_cot([sample.completion for sample in samples]),
             answer_trigger=trigger,
         )
+        if not rows:
+            raise ValueError(f"{path} has no right completion: there is nothing to select")
         write_whole(out, "".join(json.dumps(row._asdict()) + "\n" for row in rows))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -43,7 +43,8 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
         if key in fields:
             wanted[key] = given
         elif key not in known and key not in sections:
-            close = difflib.get_close_matches(key, fields, n=1) or [k for k in fields if k.endswith("." + key)]
+            close = difflib.get_close_matches(key, [*known, *fields], n=1, cutoff=0.7 if "." not in key else 0.6)
+            close = close or [name for name in fields if name.endswith("." + key)]
             yield f"{key} is no setting{f': did you mean {close[0]}?' if close else ''}{_where(given)}"
     while wanted:
         try:
@@ -59,6 +60,13 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
         settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
         config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
         yield from range_errors(config, "")
+
+
+def suggestion(args: Sequence[str], known: Collection[str]) -> str:
+    """What was meant by the first option that is not among the known ones; nothing where none is like it."""
+    names = (arg.removeprefix("--").partition("=")[0] for arg in args if arg.startswith("--"))
+    close = [difflib.get_close_matches(name, known, n=1) for name in names if name not in known]
+    return f": did you mean --{close[0][0]}?" if close and close[0] else ""
 
 
 def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[tuple[str, Given]]:

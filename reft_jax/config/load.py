@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from reft_jax.config.faults import faults
+from reft_jax.config.faults import faults, suggestion
 from reft_jax.config.files import parts
 from reft_jax.config.paths import with_absolute_paths
 from reft_jax.config.renamed import old_names, old_names_in_file
@@ -134,6 +134,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         if not told and self._has_settings:
             own = {action.dest for action in self._actions} - _SETTINGS
             told = list(faults(self._given, own))
+        elif not told and "unrecognized arguments" in message.lower():
+            told = [message + suggestion(self._given, [action.dest for action in self._actions])]
         super().error("\n".join(told) or message, ex)
 
 
@@ -160,7 +162,7 @@ _SETTINGS = {field.name for field in dataclasses.fields(Config)}
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
     def _format_usage(self, usage: Any, actions: Any, *others: Any, **named: Any) -> str:
         """The command's own arguments, and one for the settings, which would be 300 lines before what is wrong."""
-        own = [x for x in actions if x.dest.partition(".")[0] not in _SETTINGS]
+        own = [x for x in actions if not x.option_strings or x.dest.partition(".")[0] not in _SETTINGS]
         text = super()._format_usage(usage, own, *others, **named)
         return text if len(own) == len(actions) else text.rstrip() + " [--KEY VALUE ...]\n\n"
 

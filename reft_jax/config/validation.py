@@ -107,6 +107,12 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield f"model.attention is `cudnn`: it computes in bfloat16, and model.dtype is {model.dtype}"
     if model.lora.path and not model.path:
         yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
+    reward = config.reward
+    if not max(reward.no_answer, reward.wrong) <= reward.correct:
+        yield (
+            f"reward.correct ({reward.correct}) is less than reward.wrong ({reward.wrong}) or reward.no_answer "
+            f"({reward.no_answer}): the right answer must not pay less"
+        )
     if unknown := sorted(set(model.lora.targets) - set(Config().model.lora.targets)):
         yield f"model.lora.targets names {', '.join(unknown)}: there are {', '.join(Config().model.lora.targets)}"
     if _uneven(model.decoder.num_heads, model.decoder.num_kv_heads):

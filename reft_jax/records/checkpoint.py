@@ -204,6 +204,9 @@ def run_of(checkpoint: Path, *, reward_model: bool = False) -> Path:
     for folder in (checkpoint.absolute(), *checkpoint.absolute().parents):
         if (folder.parent.name, folder.name) == ("checkpoints", "resume"):
             raise ValueError(f"{checkpoint}: resume points are no models; {_models(folder.parent)}")
+    for folder in (checkpoint / "checkpoints", checkpoint):
+        if folder.name == "checkpoints" and folder.is_dir():
+            raise ValueError(f"{checkpoint} is a folder of models, or a run's: name one; {_models(folder)}")
     if (checkpoint / "config.json").exists():
         raise ValueError(
             f"{checkpoint} is a model in Hugging Face's format, no checkpoint of a run: name it by model.path in a "

@@ -299,7 +299,10 @@ def _made_with(run_dir: Path) -> str:
     )
     for change in info.get("changes", []):
         changed = (f"{key} from {old!r} to {new!r}" for key, (old, new) in change["settings"].items())
-        began += f"\n\nAfter step {change['after_step']} it went on with {_plain(', '.join(changed))}."
+        began += (
+            f"\n\nAfter step {change['after_step']} the run went on with {_plain(', '.join(changed))}; the settings "
+            "above are the last ones, whatever the step of this checkpoint."
+        )
     versions = ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items() if version)
     commit = f"`{info['commit']}`{' with changes' if info.get('dirty') else ''}" if info.get("commit") else "unknown"
     return f"{began}\n\nCommit: {commit}. Versions: {versions or 'unknown'}; Python {info.get('python', 'unknown')}."

@@ -166,9 +166,9 @@ def rerank_command(arguments: Sequence[str]) -> int:
     parser.add_argument("samples", type=user_path, help="JSONL file of python -m reft_jax.sample")
     parser.add_argument("--k", type=int, nargs="+", default=[], help="choose among a question's first k; default: all")
     parser.add_argument(
-        "--probs", default="", help="JSONL file that each unique completion is written to, with its P(correct)"
+        "--probs", type=user_path, help="JSONL file that each unique completion is written to, with its P(correct)"
     )
-    parser.add_argument("--json", default="", help="file that all figures are written to")
+    parser.add_argument("--json", type=user_path, help="file that all figures are written to")
     own, rest = parser.parse_known_args(arguments)
     try:
         if min(own.k, default=1) < 1:
@@ -184,9 +184,9 @@ def rerank_command(arguments: Sequence[str]) -> int:
             show(figures, Console())
             if own.probs:
                 lines = "".join(json.dumps(json_value(row)) + "\n" for row in records)
-                user_path(own.probs).write_text(lines, encoding="utf-8")
+                own.probs.write_text(lines, encoding="utf-8")
             if own.json:
-                user_path(own.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+                own.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

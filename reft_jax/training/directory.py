@@ -149,7 +149,8 @@ def open_records(
                 display.message(line)
             display.message(f"continuing after step {step}: {progress.stage}, {progress.stage_step} steps done")
         else:
-            on_process_zero(lambda: begin_anew(config))
+            for line in on_process_zero(lambda: begin_anew(config)):
+                display.message(line)
             on_process_zero(lambda: check_space(directory, state, points=keep + 1, models=models))
         progress.plan = {name: [stage.epoch, stage.stop] for name, stage in stages.items()}
         progress.contents = dict(contents)
@@ -172,20 +173,25 @@ def open_records(
         yield records
 
 
-def begin_anew(config: Config) -> None:
+def begin_anew(config: Config) -> list[str]:
     """Keeps the settings of a run that has no resume point, and begins at its first step, over what is there.
 
+    Returns:
+        A line that says so where a run was begun before.
+
     Raises:
-        ValueError: there are models of a run with other settings.
+        ValueError: there are models of a run that is finished, or had other settings.
     """
-    directory = Path(config.run_dir)
-    changed = [key for key in changed_settings(config) if not among(key, ANY_TIME)]
-    if changed and has_models(directory / "checkpoints"):
-        raise ValueError(
-            f"{directory} holds models of a run with other settings ({', '.join(changed)}), and no resume point of it: "
-            "name a fresh run_dir"
-        )
+    directory, left = Path(config.run_dir), "and no resume point to go on from: name a fresh run_dir"
+    changed = [key for key in changed_settings(config) if among(key, SOURCES) or not among(key, ANY_TIME)]
+    if (directory / "summary.json").exists():
+        raise ValueError(f"{directory} holds a run that is finished, {left}")
+    models = has_models(directory / "checkpoints")
+    if changed and models:
+        raise ValueError(f"{directory} holds models of a run with other settings ({', '.join(changed)}), {left}")
     write_settings(config)
+    again = "no resume point is left: the run begins again at its first step, over its records and models"
+    return [again] if models or (directory / "metrics.jsonl").exists() else []
 
 
 def take_up(
@@ -212,6 +218,7 @@ def take_up(
     directory, changed, positions = Path(config.run_dir), changed_settings(config), positions_in(progress, stages)
     faults = list(refusals(changed, config.allow_changed, positions))
     differ = [key for key in contents if progress.contents.get(key, contents[key]) != contents[key]]
+    differ = [key for key in differ if key != "model.tokenizer"] or differ  # other problems have other tokens
     faults += [f"{key}: the {_CONTENTS.get(key, 'problems')} are not those that the run began with" for key in differ]
     faults = faults or list(_cut_short(progress, stages, positions))  # which would only follow from the others
     if faults:
@@ -219,7 +226,7 @@ def take_up(
         raise ValueError("\n".join((f"{directory} holds a run that cannot go on like this: {again}", *faults)))
     kept = {key: values for key, values in changed.items() if matters(key, positions)}
     if (summary := directory / "summary.json").exists():
-        done = {"done": math.inf, "begun": progress.stage_step, "ahead": 0}
+        done = {"absent": 0, "done": math.inf, "begun": progress.stage_step, "ahead": 0}
         if kept and all(stage.stop <= done[positions[name]] for name, stage in stages.items()):
             raise ValueError(
                 f"{directory} holds a run that is finished, and {', '.join(kept)} gives it nothing more to do: more "
@@ -236,13 +243,20 @@ def take_up(
 
 
 def positions_in(progress: RunProgress, stages: Mapping[str, Stage]) -> dict[str, Position]:
-    """How far the run is in each stage that there can be."""
+    """How far the run is in each stage that there can be; one that is and was switched off is none.
+
+    Raises:
+        ValueError: it is in a stage that is none of these.
+    """
     order = list(stages)
+    if progress.stage not in order:
+        raise ValueError(f"run_dir holds a run whose stage is {progress.stage}, of another command: name another")
     here = order.index(progress.stage)
     own: dict[str, Position] = {
         name: "done" if place < here else "begun" if place == here else "ahead" for place, name in enumerate(order)
     }
-    return {name: own.get(name, "absent") for name in STAGES}
+    off = {name for name in own if stages[name].stop == progress.plan.get(name, [0, 0])[1] == 0}
+    return {name: "absent" if name in off else own.get(name, "absent") for name in STAGES}
 
 
 def _cut_short(progress: RunProgress, stages: Mapping[str, Stage], positions: Mapping[str, Position]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_stage
-from reft_jax.config import Config, DistributedConfig, RewardConfig
+from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
 from reft_jax.data.encoding import Example, Prompt
@@ -182,6 +183,8 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         stages = plan_stages(
             config, pretrain=len(examples["pretrain"]), sft=len(examples["sft"]), rl=len(sampler.prompts["train"])
         )
+        if warning := other_base(config.model):
+            log(warning)
         model = sampler.model.with_schedules({name: stage.schedule for name, stage in stages.items()})
         policy = Policy(config.model, mesh, config.rl.separate_critic)
         largest = abstract_stage(policy, mesh, config.rl.optimizer, 1, value_head=True)
@@ -190,6 +193,17 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
             open_records(config, sampler.display, stages=stages, contents=contents, state=largest, models=models)
         )
         yield Run(records, dataclasses.replace(sampler, model=model), examples, functions, stages)
+
+
+def other_base(model: ModelConfig) -> str:
+    """A warning where the adapter of `model.lora.path` says that it belongs to another model than `model.path`."""
+    folder = Path(model.lora.path)
+    if not model.lora.path or not folder.is_dir():  # of the hub, or gone since the run began
+        return ""
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base or Path(base).name == Path(model.path).name:
+        return ""
+    return f"warning: the adapter {model.lora.path} says that it belongs to {base}, and model.path is {model.path}"
 
 
 def check_annotations(sampler: Sampler, examples: Sequence[Example], split: str, count: int = 32) -> None:

@@ -112,7 +112,9 @@ def test_what_is_not_known_is_said(copied):
     ):
         assert words in card
     (run_dir / "run.json").write_text(json.dumps({"changes": [{"after_step": 3, "settings": {"rl.epochs": [1, 2]}}]}))
-    assert "After step 3 it went on with rl.epochs from 1 to 2." in write(config, run_dir)
+    assert "After step 3 the run went on with rl.epochs from 1 to 2; the settings above are the last ones" in write(
+        config, run_dir
+    )
     (run_dir / "run.json").unlink()
     (run_dir / "metrics.jsonl").unlink()
     (run_dir / "summary.json").write_text(json.dumps({"collapse": "reward of `x` | fell"}))

@@ -38,7 +38,8 @@ _CONVERT = (
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _FIELDS: tuple[tuple[str, tuple[Any, ...] | None], ...] = (
     # what the tensors say too, what began or helped the training, and what is for a program
-    ("target_modules exclude_modules fan_in_fan_out layers_pattern base_model_name_or_path revision task_type", None),
+    ("target_modules exclude_modules fan_in_fan_out layers_pattern base_model_name_or_path revision", None),
+    ("task_type", ("CAUSAL_LM",)),
     ("lora_dropout loftq_config eva_config corda_config lora_ga_config qalora_group_size ensure_weight_tying", None),
     ("peft_version auto_mapping inference_mode runtime_config megatron_core merge_weights", None),
     ("bias", ("none",)),
@@ -175,6 +176,10 @@ def read_settings(directory: Path, layers: int) -> tuple[int, float]:
     if isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE):
         raise fields.refusal("init_lora_weights", _CONVERT)
     rank, alpha = fields["r"], float(fields["lora_alpha"])
+    if not isinstance(rank, int) or rank < 1:
+        raise fields.refusal("r", "it must be a whole number, more than 0")
+    if alpha <= 0:
+        raise fields.refusal("lora_alpha", "it must be more than 0")
     fields.refuse_unread(FIELDS)
     return rank, alpha
 

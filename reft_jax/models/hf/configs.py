@@ -26,7 +26,8 @@ CODEGEN_GROUPS = (
 
 _REASONS = {
     "where the file is from": "_name_or_path name_or_path _commit_hash architectures transformers_version "
-    "tokenizer_class transformers.js_config unsloth_version unsloth_fixed is_llama_config task_specific_params",
+    "keys_to_ignore_at_inference tokenizer_class "
+    "transformers.js_config unsloth_version unsloth_fixed is_llama_config task_specific_params",
     "how a program holds the model and what it gives back": "torch_dtype dtype onnx_dtype use_bfloat16 torchscript "
     "tf_legacy_loss attn_implementation _attn_implementation _attn_implementation_autoset "
     "_attn_implementation_internal _experts_implementation_internal _flash_attn_2_enabled pretraining_tp "
@@ -166,7 +167,10 @@ def _rope(fields: ConfigFields, head_dim: int) -> dict[str, Any]:
     scaled = rope.translate(kind, "default", {"default": False, "llama3": True})
     for where in (rope, fields):
         where.translate("partial_rotary_factor", 1.0, {1.0: True})
-    theta = rope.get("rope_theta", fields.get("rope_theta", 10_000.0))
+    outer = fields.get("rope_theta", 10_000.0)
+    theta = rope.get("rope_theta", outer)
+    if "rope_theta" in fields.values and theta != outer:
+        raise rope.refusal("rope_theta", f"rope_theta beside it is {outer}; delete one of the two")
     common = {"rotary_dim": head_dim, "rope_theta": theta}
     if scaled:
         common |= {
@@ -182,7 +186,7 @@ def _rope(fields: ConfigFields, head_dim: int) -> dict[str, Any]:
 def _split_heads(fields: ConfigFields, key: str, width_key: str) -> tuple[int, int]:
     """Number of heads and features of each, where they share the width evenly."""
     heads, width = fields[key], fields[width_key]
-    if width % heads:
+    if heads < 1 or width % heads:
         raise fields.refusal(key, f"it does not divide {width_key} = {width}")
     return heads, width // heads
 
@@ -194,7 +198,7 @@ def _gated(fields: ConfigFields, head_dim: int | None = None) -> DecoderConfig:
     """
     heads = fields["num_attention_heads"]
     kv_heads = fields.get("num_key_value_heads", heads)
-    if heads % kv_heads:
+    if min(heads, kv_heads) < 1 or heads % kv_heads:
         raise fields.refusal("num_key_value_heads", f"it does not divide num_attention_heads = {heads}")
     head_dim = fields.get("head_dim", head_dim or fields["hidden_size"] // heads)
     return DecoderConfig(

@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.config.paths import local_folder
+from reft_jax.config.validation import range_errors, refuse
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.adapters import CONFIG_FILE as ADAPTER_FILE
 from reft_jax.models.hf.adapters import read_settings
@@ -88,10 +89,12 @@ def require_model(config: ModelConfig, *, adapter: bool = True) -> None:
     """Judges what `model.path` and, with `adapter`, `model.lora.path` name, before anything of it is loaded.
 
     Raises:
-        FileNotFoundError, ValueError: see `resolve`, `decoder_config` and `adapters.read_settings`.
+        FileNotFoundError, ValueError: see `resolve`, `decoder_config`, `end_tokens` and `adapters.read_settings`.
     """
     if config.path:
-        decoder = decoder_config(resolve(config.path, config.revision))
+        directory = resolve(config.path, config.revision)
+        decoder = decoder_config(directory)
+        end_tokens(directory)
         if adapter and config.lora.path:
             read_settings(resolve(config.lora.path, key="model.lora.path"), decoder.num_layers)
 
@@ -114,6 +117,7 @@ def decoder_config(directory: Path) -> DecoderConfig:
     fields, family = _read_fields(directory)
     decoder = family.config(fields)
     fields.refuse_unread(WITHOUT_EFFECT)
+    refuse(f"{fields.path}: as {fault}" for fault in range_errors(decoder, "model.decoder."))
     return decoder
 
 
@@ -164,7 +168,7 @@ def end_tokens(directory: Path) -> tuple[int, ...]:
         for token in ids:
             if type(token) is not int or not 0 <= token < size:
                 raise ValueError(
-                    f"{path}: eos_token_id names {token!r}, which is no row of the embedding of {size} tokens"
+                    f"{path}: eos_token_id names {token!r}, which is no id of the embedding's {size} tokens, from 0"
                 )
         return ids
     return ()
