@@ -122,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=42, help="of the draw")
     parser.add_class_arguments(SourceConfig, "gold")
     options = parser.instantiate(parser.parse_args(arguments))
-    path, out = user_path(options.samples), user_path(options.out)
     source = with_absolute_paths(options.gold)
     try:
+        path, out = user_path(options.samples), user_path(options.out)
         if options.limit < 0:
             raise ValueError(f"--limit is {options.limit}: it must be 0, which takes all, or more")
         if out.exists() and any(other.exists() and out.samefile(other) for other in (path, Path(source.path or path))):

@@ -145,6 +145,9 @@ def test_multiple_choice_stays_multiple_choice(tmp_path):
     [
         (["none.jsonl", "o.jsonl"], "none.jsonl"),
         (["s.jsonl", "o.jsonl", "--limit", "-1"], "--limit is -1"),
+        (["s.jsonl", "full.jsonl"], "full.jsonl is not empty: name a fresh file"),
+        (["s.jsonl", "gs://b/o.jsonl"], "gs://b/o.jsonl must be a path on this machine, no URL"),
+        (["s.jsonl", "o.jsonl"], "s.jsonl has no right completion: there is nothing to select"),
         (["s.jsonl", "s.jsonl"], "s.jsonl is what is read: name another file to write"),
         (["s.jsonl", "o.jsonl", "--gold.kind", "jsonl", "--gold.path", "s.jsonl"], "field `answer` is missing"),
     ],
@@ -152,6 +155,9 @@ def test_multiple_choice_stays_multiple_choice(tmp_path):
 def test_select_refuses_what_cannot_work(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     write_samples(tmp_path / "s.jsonl", [Problem("a", "Q?", "7", cot="x")], ["{}"])
+    wrong = [{**json.loads(line), "outcome": "wrong"} for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wrong))
+    (tmp_path / "full.jsonl").write_text("{}\n")
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o.jsonl").exists()

@@ -142,8 +142,8 @@ def encode(drawn: Sequence[Sample], config: Config, tokenizer: Any, name: str, s
     right, unique = sum(sample.correct for sample in samples.unique), len(samples.unique)
     if name == "train" and right in (0, unique):
         raise ValueError(
-            f"all {unique} unique train samples are {'right' if right else 'wrong'}: a reward model learns to tell right "
-            "from wrong, give samples of both"
+            f"all {unique} unique train samples are {'right' if right else 'wrong'}: a reward model learns to tell the "
+            "two apart, give samples of both"
         )
     say(
         f"{name} samples: {len(by_question(drawn)):,} questions, {len(drawn):,} completions, {unique:,} unique, "

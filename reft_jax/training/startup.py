@@ -19,7 +19,7 @@ from reft_jax.data.encoding import Example, Prompt
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.prompts import target_text
 from reft_jax.data.tokenizers import model_tokenizer, special_ids
-from reft_jax.models.hf.load import end_tokens, require_model, resolve_model
+from reft_jax.models.hf.load import end_tokens, require_model, require_weights, resolve_model
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest, digest, on_process_zero, require_equal
@@ -76,6 +76,8 @@ def prepare(config: Config) -> tuple[Config, Any]:
     tokenizer = model_tokenizer(config.model)
     config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
     check_lengths(config)
+    if not begun:
+        require_weights(config.model)
     on_process_zero(lambda: claim_directory(config, tokenizer))
     return config, tokenizer
 

@@ -51,7 +51,13 @@ def test_a_model_of_hugging_face_says_how_it_is_asked(run_dir, place):
         run_of(folder)
 
 
-@pytest.mark.parametrize("name", ["checkpoints/none", "none", "."])
+@pytest.mark.parametrize("name", ["checkpoints", "."])
+def test_a_folder_too_high_says_which_folders_are_models(run_dir, name):
+    with pytest.raises(ValueError, match=r"is a folder of models, or a run's: name one; models in .*checkpoints: "):
+        run_of(run_dir / name)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/none", "none"])
 def test_another_folder_says_what_is_wanted(run_dir, name):
     with pytest.raises(FileNotFoundError, match=r"give a folder of RUN_DIR/checkpoints"):
         run_of(run_dir / name)

@@ -19,8 +19,9 @@ import yaml
 
 from reft_jax.parallel.processes import STOPPED
 from reft_jax.training import reinforcement
+from reft_jax.training.directory import positions_in
 from reft_jax.training.sampler import Sampler
-from reft_jax.training.state import Records
+from reft_jax.training.state import Records, RunProgress, Stage
 from reft_jax.training.supervised import StepRecorder
 from tests.runs import (
     ITERATIONS,
@@ -302,3 +303,32 @@ def test_a_disk_that_runs_full_ends_the_run_with_an_error(arguments, tmp_path):
     assert done.returncode == 1
     where = tmp_path / "full" / "checkpoints"
     assert re.search(rf"^error: a checkpoint in {where} could not be written: .*File too large", done.stderr, re.M)
+
+
+# Without a resume point
+
+
+def test_a_finished_run_without_its_resume_points_is_not_begun_over(copied, arguments, here):
+    """Its table is printed again; with a source that is elsewhere, nobody can say whether that is the same run."""
+    shutil.rmtree(copied / "checkpoints/resume")
+    assert "Accuracy on test" in here(arguments(copied))
+    with pytest.raises(SystemExit, match="holds a run that is finished, and no resume point to go on from"):
+        here(arguments(copied, data__train__limit=119))
+    assert (copied / "summary.json").exists()
+    assert len(steps(copied, "sft")) == SFT_STEPS
+
+
+def test_models_without_a_resume_point_are_not_written_over_with_other_settings(unfinished, arguments, here):
+    shutil.rmtree(unfinished / "checkpoints/resume")
+    for key in ("data__train__limit", "seed"):
+        name = key.replace("__", ".")
+        with pytest.raises(SystemExit, match=rf"models of a run with other settings \({name}\), and no resume point"):
+            here(arguments(unfinished, **{key: 119}, allow_changed=json.dumps([name])))
+    assert len(steps(unfinished, "sft")) == SFT_STEPS
+
+
+def test_a_run_of_another_command_is_named():
+    """The stage of its resume points is none of this command's."""
+    stage = Stage(name="reward_model", offset=0, epoch=1, schedule=1, stop=1)
+    with pytest.raises(ValueError, match="holds a run whose stage is rl, of another command"):
+        positions_in(RunProgress(stage="rl"), {"reward_model": stage})

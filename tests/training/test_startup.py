@@ -92,7 +92,8 @@ def test_a_tokenizer_is_as_large_as_its_highest_id(arguments, folders):
         prepare(config(arguments, folders, "model", "tokenizer"))
 
 
-def test_a_run_that_has_begun_needs_its_adapter_no_more(arguments, folders):
+def test_a_run_that_has_begun_needs_its_adapter_no_more(arguments, folders, monkeypatch):
+    monkeypatch.setattr(startup, "require_weights", lambda _: None)  # the adapter here has none
     made = config(arguments, folders, "model", "tokenizer", "adapter")
     prepare(made)
     shutil.rmtree(folders / "adapter")

@@ -23,13 +23,14 @@ from reft_jax.config.paths import local_folder
 from reft_jax.config.validation import range_errors, refuse
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.adapters import CONFIG_FILE as ADAPTER_FILE
-from reft_jax.models.hf.adapters import read_settings
+from reft_jax.models.hf.adapters import load_adapters, read_settings
 from reft_jax.models.hf.configs import WITHOUT_EFFECT
 from reft_jax.models.hf.files import FileTensor, list_tensors
 from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, TensorLayout
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # weights, configs and every form of tokenizer
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+_OTHERS = f"; {CONFIG_FILE} and weights are of two models, or files are missing"
 HEAD = "lm_head.weight"
 ROWS = 4096  # of a table, read at once where all of it is compared
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
@@ -246,13 +247,15 @@ def _locate(
     wanted = {s.param: [s.name.format(i) for i in layers(s.name)] for s in family.tensors if s.param in params}
     names = {name for layered in wanted.values() for name in layered}
     if missing := sorted(names - set(found)):
-        raise ValueError(f"{directory}: {len(missing)} tensor(s) missing from the weights, such as {missing[0]}")
+        raise ValueError(
+            f"{directory}: {len(missing)} tensor(s) missing from the weights, such as {missing[0]}{_OTHERS}"
+        )
     tied = {HEAD} if config.tie_embeddings else set()
     extra = sorted(name for name in set(found) - names - tied if not re.search(family.ignored, name))
     if extra:
         raise ValueError(
             f"{found[extra[0]].path}: {len(extra)} tensor(s) that the model of {CONFIG_FILE} does not have, "
-            f"such as {found[extra[0]].name}"
+            f"such as {found[extra[0]].name}{_OTHERS}"
         )
     if tied & set(found):
         _require_equal(found[HEAD], found[wanted["embed"][0]], (config.vocab_size, config.embed_dim))
@@ -279,6 +282,38 @@ def param_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _find(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, TensorLayout], dict[str, list[FileTensor]]]:
+    """The decoder's boxed shapes, and of each parameter how it is stored, and its tensors by layer."""
+    _, family = _read_fields(directory)
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    boxed = jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["params"]
+    params = {param_name(path) for path, _ in jax.tree.leaves_with_path(boxed, is_leaf=is_box)}
+    tensors = _locate(list_tensors(directory), family, directory, params, config.decoder)
+    return boxed, {stored.param: stored for stored in family.tensors}, tensors
+
+
+def require_weights(config: ModelConfig) -> None:
+    """Holds the weights of `model.path`, and the adapter of `model.lora.path`, against their configs, before a start.
+
+    Of each tensor name, shape and type are looked at; the numbers themselves are read when they are needed.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_decoder_params` and `adapters.load_adapters`.
+    """
+    if not config.path:
+        return
+    directory = resolve(config.path, config.revision)
+    boxed, stored, tensors = _find(directory, config)
+    for path, box in jax.tree.leaves_with_path(boxed, is_leaf=is_box):
+        name = param_name(path)
+        sizes = {**dict(zip(map(str, box.names), box.value.shape)), "table_rows": config.decoder.vocab_size}
+        shape = stored[name].shape(sizes)
+        for tensor in tensors[name]:
+            tensor.read(shape, (slice(1),) * len(shape))
+    if config.lora.path:
+        load_adapters(resolve(config.lora.path, key="model.lora.path"), config, model_type(directory))
+
+
 def load_decoder_params(directory: Path, config: ModelConfig, shardings: Any = None) -> dict[str, Any]:
     """The weights in a Hugging Face directory as the decoder's parameters, in `config.param_dtype`.
 
@@ -298,16 +333,10 @@ def load_decoder_params(directory: Path, config: ModelConfig, shardings: Any = N
         ValueError: for a truncated file, a missing, an extra or an ill-shaped tensor, or an output projection that
             differs from the embedding that it is said to be; names file and tensor.
     """
-    directory = Path(directory)
-    _, family = _read_fields(directory)
-    stored = {s.param: s for s in family.tensors}
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    boxed = jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["params"]
+    boxed, stored, tensors = _find(Path(directory), config)
     if shardings is None:
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: first, boxed, is_leaf=is_box)
-    params = {param_name(path) for path, _ in jax.tree.leaves_with_path(boxed, is_leaf=is_box)}
-    tensors = _locate(list_tensors(directory), family, directory, params, config.decoder)
 
     def load(path: Any, box: nn.LogicallyPartitioned, sharding: jax.sharding.Sharding) -> jax.Array:
         name = param_name(path)

@@ -235,3 +235,21 @@ def test_what_is_no_sum_of_adapters_is_refused_by_the_right_base(change, name, o
     assert ("export the model without --adapter" if " " in owner else f"export {where} to a folder") in error
     assert not (tmp_path / "out").exists()
     assert main([*line, "--base", "their/base"]) == 0
+
+
+def test_a_base_that_cannot_be_the_right_one_is_refused(make_run, tmp_path, capsys, monkeypatch):
+    """Adapters of reinforcement belong to the warm-up; that one's to `model.path`, whose folder is kept absolute."""
+    run = make_run("llama")
+    export(run / "checkpoints/warmup", tmp_path / "warmup")
+    line = lambda name, out: [str(run / "checkpoints" / name), str(tmp_path / out), "--adapter", "--base"]
+    assert main([*line("rl_best", "a"), str(tmp_path / "base")]) == 2
+    assert f"belong to {run / 'checkpoints/warmup'}, not to model.path" in capsys.readouterr().err
+    assert main([*line("rl_best", "a"), str(tmp_path / "none")]) == 2
+    assert f"--base: there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+    assert main([*line("rl_best", "a"), str(tmp_path / "tokenizer")]) == 2
+    assert "--base: " in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main([*line("rl_best", "b"), "warmup"]) == 0
+    assert main([*line("warmup", "c"), str(tmp_path / "base")]) == 0
+    named = lambda out: json.loads((tmp_path / out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert (named("b"), named("c")) == (str(tmp_path / "warmup"), str(tmp_path / "base"))

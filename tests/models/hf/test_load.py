@@ -22,6 +22,7 @@ from reft_jax.models.hf.load import (
     end_tokens,
     load_decoder_params,
     require_model,
+    require_weights,
     resolve,
     resolve_model,
 )
@@ -220,6 +221,25 @@ def test_a_device_reads_only_its_part(monkeypatch):
     norms = [x for x in jax.tree.leaves(params) if x.ndim <= 2 and x is not params["embed"]]
     padding = 3 * 24
     assert sum(read) == sum(x.size for x in matrices) - padding + sum(x.size for x in norms)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_held_against_their_config_without_reading_them(case, monkeypatch):
+    """A config of a layer more or less, or of another width, is told by a tensor; numbers are left in the file."""
+    read = []
+
+    def counting(self, shape, index):
+        read.append(original(self, shape, index))
+        return read[-1]
+
+    original = hf.FileTensor.read
+    monkeypatch.setattr(hf.FileTensor, "read", counting)
+    decoder = decoder_config(GOLDEN / case)
+    require_weights(ModelConfig(path=str(GOLDEN / case), decoder=decoder))
+    assert {array.size for array in read} == {1}
+    for change in ({"num_layers": decoder.num_layers + 1}, {"num_layers": 1}, {"mlp_dim": decoder.mlp_dim + 4}):
+        with pytest.raises(ValueError, match=r"tensor"):
+            require_weights(ModelConfig(path=str(GOLDEN / case), decoder=dataclasses.replace(decoder, **change)))
 
 
 def test_padding_rows_of_the_vocabulary_are_zero():
@@ -445,7 +465,7 @@ def test_an_end_token_that_the_embedding_lacks_is_refused(token, file, tmp_path)
     write_config(tmp_path, {**GPT2, "vocab_size": 10})
     fields = json.loads((tmp_path / file).read_text()) if (tmp_path / file).exists() else {}
     (tmp_path / file).write_text(json.dumps(fields | {"eos_token_id": [7, token]}))
-    with pytest.raises(ValueError, match=rf"{file}: eos_token_id names {token!r}, .* embedding of 10 tokens"):
+    with pytest.raises(ValueError, match=rf"{file}: eos_token_id names {token!r}, which is no id of the embedding"):
         end_tokens(tmp_path)
 
 
