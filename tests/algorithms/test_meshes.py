@@ -208,11 +208,11 @@ def label(shape: tuple[int, int, int]) -> str:
     return "x".join(map(str, shape))
 
 
-def families_and_shapes(*everyday: tuple[str, tuple[int, int, int]]) -> list[Any]:
-    """All pairs; those in `everyday` are run by default, Llama and GPT-2 on a mixed mesh and Llama over fsdp by CI."""
+def families_and_shapes() -> list[Any]:
+    """All pairs; Llama and GPT-2 on a mixed mesh and Llama over fsdp are run by CI."""
     pairs = [(family, shape) for family in FIELDS for shape in SHAPES]
     ci = [("llama", MIXED), ("gpt2", MIXED), ("llama", (1, 8, 1))]
-    marks = lambda pair: () if pair in everyday else pytest.mark.ci if pair in ci else pytest.mark.long
+    marks = lambda pair: pytest.mark.ci if pair in ci else pytest.mark.long
     return [pytest.param(*pair, id=f"{pair[0]}-{label(pair[1])}", marks=marks(pair)) for pair in pairs]
 
 
@@ -226,7 +226,7 @@ def test_three_updates_end_with_the_parameters_of_one_device(family, shape):
         assert_close(without_moments(trained(case, shape)), without_moments(on_one_device(case)), 1e-9)
 
 
-@pytest.mark.parametrize(("family", "shape"), families_and_shapes(("llama", MIXED)))
+@pytest.mark.parametrize(("family", "shape"), families_and_shapes())
 def test_losses_log_probs_and_gradients_in_float32_are_those_of_one_device_in_float64(family, shape):
     case = Case(family, "float32", steps=1, microbatches=1)
     got = without_params(trained(case, shape))

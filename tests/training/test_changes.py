@@ -84,8 +84,8 @@ def changes() -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None and not among(key, LEFT_OUT)}
 
 
-HERE = [("sft.batch_size", "in SFT"), (DATA, "in SFT"), ("sft.optimizer.learning_rate", "in SFT")]
-IN_CI = [("rl.epochs", "finished"), ("rl.kl_coef", "in RL")]
+HERE = [("sft.batch_size", "in SFT"), (DATA, "in SFT")]
+IN_CI = [("sft.optimizer.learning_rate", "in SFT"), ("rl.epochs", "finished"), ("rl.kl_coef", "in RL")]
 ALSO = [(DATA, "in RL"), ("sft.stop_epoch", "in SFT")]
 DRAWN = random.Random(0).sample(sorted((key, moment) for key in (*changes(), DATA) for moment in MOMENTS), 200)
 CASES = dict.fromkeys((*HERE, *IN_CI, *ALSO, *DRAWN))

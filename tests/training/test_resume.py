@@ -106,14 +106,13 @@ MOMENTS = {  # and the step that is then saved
     ("dev", 6): SFT_STEPS + 6,
     ("test", 9): SFT_STEPS + 9,
 }
-ONE = [("rl", 4)]
 
 
-@pytest.mark.parametrize("moments", [ONE, pytest.param([*MOMENTS], marks=pytest.mark.ci)], ids=["one", "all"])
-def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path, moments):
+@pytest.mark.ci
+def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path):
     """In SFT, in evaluations of both stages, while sampling, and while test is read; it loses no step by that."""
     run_dir = tmp_path / "stopped"
-    for moment in moments:
+    for moment in MOMENTS:
         signal_at[:] = [moment]
         with pytest.raises(SystemExit) as stopped:
             here(arguments(run_dir, checkpoint__keep_last=1))
