@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.config import Config, load_config
+from reft_jax.config import Config, LoraConfig, ModelConfig, load_config
 from reft_jax.training import startup
 from reft_jax.training.startup import prepare
 
@@ -101,3 +101,12 @@ def test_a_run_that_has_begun_needs_its_adapter_no_more(arguments, folders, monk
         prepare(made)
     (folders / "run" / "checkpoints").mkdir()
     prepare(made)
+
+
+@pytest.mark.parametrize(("base", "told"), [("/elsewhere/model", False), ("their/other", True), (None, False)])
+def test_an_adapter_of_another_base_is_told(tmp_path, base, told):
+    """By the last part of its path: a base may have been moved."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    said = startup.other_base(ModelConfig(path="/here/model", lora=LoraConfig(path=str(tmp_path))))
+    assert said.startswith("warning: the adapter") == told
+    assert startup.other_base(ModelConfig(path="/here/model", lora=LoraConfig(path="of/the_hub"))) == ""
