@@ -320,6 +320,14 @@ def test_a_reward_model_has_no_adapters_to_export(finished, tmp_path):
 # Refusals
 
 
+def test_samples_that_are_all_wrong_teach_nothing(arguments, tmp_path, capfd):
+    path = write_samples(tmp_path / "samples.jsonl", "train", 20)
+    rows = [{**json.loads(line), "outcome": "wrong"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert command(arguments(tmp_path / "run", reward_model__samples=json.dumps([str(path)]))) == REFUSED
+    assert "unique train samples are wrong: a reward model learns to tell the two apart" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
