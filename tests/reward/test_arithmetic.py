@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections import Counter
 
@@ -17,6 +16,7 @@ from reft_jax.reward import pool as pool_module
 from reft_jax.reward.arithmetic import evaluate
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
+from tests.work import least_seconds
 
 RULES = ["lenient", "reference"]
 
@@ -346,12 +346,9 @@ def test_hostile_texts_are_done_soon_and_on_a_small_stack(program, run_forked):
         thread.start()
     finally:
         threading.stack_size(size)
-    start = time.thread_time()
-    results.append(evaluate(program, "lenient"))
-    seconds = time.thread_time() - start
     thread.join()
-    assert len(results) == 3
-    assert seconds < 1.0
+    assert len(results) == 2
+    assert least_seconds(lambda: evaluate(program, "lenient")) < 1.0
     assert disagreements([program], "lenient", run_forked) == []
 
 

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import time
 from decimal import Decimal
 from fractions import Fraction
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from reft_jax.reward.equations import arithmetic_holds
 from reft_jax.reward.letters import letter_is_computed
+from tests.work import least_seconds
 
 HOLDS = """
 3 * 4 = 12; $3 x 4 = $12; 1,200 / 4 = 300; 5 + 3 = 8 apples; 5 apples + 3 apples = 8 apples; (3 + 4) * 2 = 14
@@ -100,11 +100,12 @@ REPEATED = ["1", "(", "=", "1=", "x", "a", "-", "- ", "1+", "*", "1/", "1^", "\n
 
 @pytest.mark.parametrize("piece", REPEATED)
 def test_hostile_texts_are_done_soon(piece):
-    start = time.thread_time()
-    arithmetic_holds(piece * 10**5)
-    letter_is_computed("def solution():\n    return " + piece * 10**5)
-    letter_is_computed("def solution():\n    return " + (piece * 4000)[:3900])
-    assert time.thread_time() - start < 2.0
+    def read():
+        arithmetic_holds(piece * 10**5)
+        letter_is_computed("def solution():\n    return " + piece * 10**5)
+        letter_is_computed("def solution():\n    return " + (piece * 4000)[:3900])
+
+    assert least_seconds(read) < 2.0
 
 
 @pytest.fixture(scope="module")
