@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-AnswerKind = Literal["number", "choice"]
+AnswerKind = Literal["number", "choice", "latex", "text"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Problem:
     Attributes:
         id: unique within its source, such as `svamp_12`.
         question: the text as published, options included where it is multiple choice.
-        answer: the gold answer; a numeral (`"18"`, `"14.0"`) or a lower-case letter.
-        answer_kind: how `answer` is compared: as a number, or as a letter of a choice.
+        answer: the gold answer as published, such as `"18"`, `"b"` or `"\\frac{1}{2}"`.
+        answer_kind: how `answer` is compared: as a number, as a letter of a choice, as mathematics or as text.
         cot: the annotated chain of thought, prose or a Python program, where there is one.
         columns: the row as published, for reward functions of the user's own.
     """

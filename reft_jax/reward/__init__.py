@@ -1,7 +1,8 @@
 """Completions in, one verdict each out. Standard library and sympy only, no jax.
 
 answers     what a text or a program's result says, and whether it is right
-parse       what the two parsers of programs may be given
+numerals    a number as people, models and files write it
+parse       where a program is in a text, and what the two parsers of programs may be given
 arithmetic  programs that are nothing but arithmetic, computed without a process
 programs    what came out of a program, and the worker process that runs it under hard limits
 pool        the workers

@@ -5,67 +5,58 @@ letter, oddities included, for comparisons with the paper: `1,234` is no answer,
 problem always has one, a crashed program's being "none".
 """
 
+import itertools
 import math
 import re
 
 from reft_jax.config import Rules
 from reft_jax.problem import AnswerKind
+from reft_jax.reward.numerals import plain, read_number
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
-_TIMES = "[x*\u00d7\u00b7]"  # with the multiplication sign and the middle dot
-_NUMBER = re.compile(
-    rf"""
-    (?<![0-9.,])
-    (?P<sign>(?<![0-9A-Za-z)])-\s*)?            # a sign, not the hyphen of B-5 nor the operator of n-5
-    (?:[$£€¥₹]\s*(?P<inner_sign>-)?)?           # -$5 and $-5
-    (?:(?P<whole>[0-9]+)\s+(?=[0-9]+/[0-9]))?   # 3 1/2
-    (?P<number>{_DECIMAL})
-    (?:\s*/\s*(?P<denominator>{_DECIMAL})
-      |[eE](?P<exponent>[+-]?[0-9]+)
-      |\s*{_TIMES}\s*10\s*(?:\^|\*\*)\s*\{{?\(?(?P<power>[+-]?[0-9]+)\)?\}}?)?
-    (?:\s*-?(?P<scale>thousand|million|billion|trillion)\b)?
-    (?![0-9]|[.,][0-9])
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z])(?<![0-9.][eE])\^?[23](?![0-9])")  # m^2 and cm3, not 1e3
-_NEXT_SENTENCE = re.compile(r"(?<=\S)[.!?](?=\s)|\s\(")
-_MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-") | dict.fromkeys("\u00a0\u202f\u2009", " "))
 _LETTER = re.compile(
-    r"(?:(?:the\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s]*([a-e])(?:[^\w\s]*|\s*[).:\]].*)"
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s]*([a-e])"
+    r"(?P<rest>[^\w\s]*|\s*[).:\]}(].*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
 )
+_ANOTHER_LETTER = re.compile(r"\W*(?:(?:and|or|nor)\b\W*|[,/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))")
+_DISPLAYED = re.compile(r"\$\$(.*?)(?:\$\$|$)|\\\[(.*?)(?:\\\]|$)|```[^\n]*\n(.*?)(?:```|$)", re.DOTALL)
+_BOXED = re.compile(r"\\f?boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_HEDGED = re.compile(
+    r"(?:about|around|approx\w*|roughly|nearly|almost|over|under|at (?:least|most)|(?:more|less) than)\b", re.IGNORECASE
+)
+_LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
+_ASIDE = " \t\r\n\f\v.,;:!?\"'*`$"  # around a text that is an answer
+
+_EXPECTED: dict[AnswerKind, str] = {
+    "number": r"a finite number in a form that is read, such as 18, 1,234.5, $18, 18%, 3/4 or \frac{3}{4}",
+    "choice": "one letter from a to e, as multiple choice needs",
+    "latex": "an expression on one line with balanced braces",
+    "text": "a text on one line",
+}
 
 
 def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
-    """The gold answer of a problem as a value to compare with.
+    """The gold answer of a problem as a value to compare with, read as a completion's answer is; it must be exact.
 
     Args:
-        answer: a numeral, thousands commas allowed, or a letter from a to e in any case, quoted or not.
-        kind: `number` or `choice`.
+        answer: as published, on one line or in displayed mathematics.
+        kind: `number`, `choice` (a letter from a to e), `latex` or `text`.
 
     Raises:
-        ValueError: `answer` is neither; the message holds it and what was expected.
+        ValueError: `answer` cannot be read as that kind; the message holds it and what was expected.
     """
-    if kind == "choice":
-        letter = _plain_letter(answer)
-        if letter not in set("abcde"):
-            raise ValueError(f"gold answer {answer!r} is not one letter from a to e, as multiple choice needs")
-        return letter
-    try:
-        number = _number(answer.replace(",", "").strip())
-    except ValueError:
-        number = None
-    if number is None:
-        raise ValueError(f"gold answer {answer!r} is not a finite number")
-    return number
+    text = answer.strip()
+    several = "\n" in text and not _DISPLAYED.match(text)
+    value = None if several or (kind == "number" and _HEDGED.match(text)) else _read(text, kind)
+    if value is None:
+        raise ValueError(f"gold answer {answer!r} is not {_EXPECTED[kind]}")
+    return value
 
 
 def likely_answer_kind(gold: str) -> AnswerKind:
-    """How a gold answer is compared where nothing else says it: one letter, quoted or not, is that of a choice."""
-    letter = _plain_letter(gold)
-    return "choice" if len(letter) == 1 and letter.isalpha() else "number"
+    """How a gold answer is compared where nothing else says it: one letter, in brackets or not, is that of a choice."""
+    letters = [character for character in plain(gold) if character.isalnum()]
+    return "choice" if len(letters) == 1 and letters[0].isalpha() else "number"
 
 
 def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules: Rules) -> str | int | float | None:
@@ -75,19 +66,23 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
 
     Args:
         completion: the chain of thought.
-        kind: `number` or `choice`.
-        answer_trigger: the template's string before the answer; `lenient` ignores the blanks around it.
+        kind: how the answer is compared.
+        answer_trigger: the template's string before the answer; `lenient` ignores the blanks around it. One that ends
+            in a brace, `\\boxed{`, is closed by the answer's own; after others the answer is a line, or mathematics
+            displayed on lines of its own, or a fenced block.
         rules: `lenient` or `reference`.
 
     Returns:
-        A number, a lower-case letter (in `reference` any text), or None where there is no answer.
+        A number, a lower-case letter, an expression or a text, or None where there is no answer. `reference` knows
+        numbers and choices, which are any text.
     """
     if rules == "reference":
         text = (completion.split(answer_trigger)[-1] if answer_trigger else completion).strip()
         return _plain_letter(text) if kind == "choice" else _float_or_none(text)
-    _, found, text = (
-        completion.rpartition(answer_trigger.strip()) if answer_trigger.strip() else ("", "all", completion)
-    )
+    trigger = answer_trigger.strip()
+    _, found, text = completion.rpartition(trigger) if trigger else ("", "all", completion)
+    if trigger.endswith("{"):
+        text = _braced(text)
     return _read(text, kind) if found else None
 
 
@@ -100,8 +95,8 @@ def normalise_result(value: str | int | float | None, kind: AnswerKind, rules: R
         if kind == "choice":
             return _plain_letter(str(value))
         return value if isinstance(value, float) else None
-    if isinstance(value, str):
-        return _read(value, kind)
+    if isinstance(value, str) or (kind in ("latex", "text") and value is not None):
+        return _read(str(value), kind)
     return value if kind == "number" and value is not None and math.isfinite(value) else None
 
 
@@ -132,60 +127,55 @@ def is_correct(
 
 
 def _read(text: str, kind: AnswerKind) -> str | int | float | None:
-    """What a person reads in the first line of `text`."""
-    line = text.strip().partition("\n")[0].strip()
-    return _read_letter(line) if kind == "choice" else _read_number(line)
+    """What a person reads in the answer that stands at the beginning of `text`."""
+    line = _delimited(text)
+    if len(line) > _LONGEST or "\0" in line:
+        return None
+    match kind:
+        case "number":
+            return read_number(line)
+        case "choice":
+            return _read_letter(line)
+        case "latex":
+            return _read_expression(line)
+        case "text":
+            return plain(line).casefold().strip(_ASIDE) or None
+
+
+def _delimited(text: str) -> str:
+    """The answer that `text` begins with: displayed mathematics, a fenced block, or a line; of these the last box."""
+    text = text.strip()
+    if displayed := _DISPLAYED.match(text):
+        line = " ".join("".join(filter(None, displayed.groups())).split())
+    else:
+        line = text.partition("\n")[0].strip()
+    *_, box = [None, *_BOXED.finditer(line)]
+    return _braced(line[box.end() :]).strip() if box else line
+
+
+def _braced(text: str) -> str:
+    """`text` up to the brace that closes the one before it; its first line where none does."""
+    depth = 1
+    for match in _BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if not depth:
+            return " ".join(text[: match.start()].split())
+    return text.strip().partition("\n")[0]
 
 
 def _read_letter(line: str) -> str | None:
     """`B`, `(b)`, `b ) 38` and `option b` are b; an article at the start of a sentence is not a letter."""
-    match = _LETTER.fullmatch(line.lower())
-    return match[1] if match else None
+    match = _LETTER.fullmatch(plain(line).lower())
+    return match[1] if match and not _ANOTHER_LETTER.match(match["rest"]) else None
 
 
-def _read_number(line: str) -> int | float | None:
-    """The one number of the first sentence, else of the line, each after its last `=`; None where there are several."""
-    line = _UNIT_POWER.sub("", line.translate(_MINUS))
-    for text in (_NEXT_SENTENCE.split(line)[0], line):
-        text = text.rpartition("=")[2]
-        matches = list(_NUMBER.finditer(text))
-        if len(matches) == 1 and not re.search("[0-9]", text[: matches[0].start()] + text[matches[0].end() :]):
-            return _value(matches[0])
-    return None
-
-
-def _value(match: re.Match[str]) -> int | float | None:
-    """The number that `_NUMBER` matched; None where it is not finite."""
-    number = _number(match["number"].replace(",", ""))
-    if number is None:
-        return None
-    if match["denominator"]:
-        denominator = float(match["denominator"].replace(",", ""))
-        number = number / denominator if denominator else math.nan
-    if match["whole"]:
-        number += float(match["whole"])
-    if power := match["exponent"] or match["power"]:
-        try:
-            number *= 10.0 ** int(power)
-        except (OverflowError, ValueError):  # ValueError: thousands of digits
-            return None
-    if match["scale"]:
-        number *= _SCALES[match["scale"].lower()]
-    if match["sign"] or match["inner_sign"]:
-        number = -number
-    return number if math.isfinite(number) else None
-
-
-def _number(text: str) -> int | float | None:
-    """A numeral as an int where it is written as one, else as a float; None where that is not finite.
-
-    Raises:
-        ValueError: it is not a numeral.
-    """
-    number = float(text)
-    if not math.isfinite(number):
-        return None
-    return int(text) if text.lstrip("+-").isdigit() else number
+def _read_expression(line: str) -> str | None:
+    """LaTeX without the marks around it; None where its braces are not balanced, or there is nothing."""
+    line = line.removesuffix(".").strip().removeprefix("\\(").removesuffix("\\)").strip("$ ")
+    braces = [match[0] for match in _BRACE.finditer(line) if match[0] in "{}"]
+    depths = list(itertools.accumulate(1 if brace == "{" else -1 for brace in braces))
+    balanced = not depths or (min(depths) >= 0 and depths[-1] == 0)
+    return line if line and balanced else None
 
 
 def _plain_letter(text: str) -> str:

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from reft_jax.config import Containment, Rules
 from reft_jax.reward.arithmetic import evaluate
+from reft_jax.reward.parse import program_of
 from reft_jax.reward.programs import ProgramResult, Worker
 
 _IN_FLIGHT = 4  # programs that a worker has been sent: it never waits for us, and little queues behind a slow one
@@ -61,7 +62,7 @@ class ProgramRunner:
         self._memory = memory
         self._deadline = deadline
         self._sandbox: Containment = sandbox
-        self._pools: dict[str, list[Worker]] = {"plain": [], "sympy": []}
+        self._pools: dict[str, list[Worker]] = {"plain": [], "sympy": [], "math_verify": []}
         self._lock = threading.Lock()
 
     def start(self) -> tuple[str, ...]:
@@ -80,7 +81,8 @@ class ProgramRunner:
         """Run each program and call its `solution()`; identical programs run once, plain arithmetic without a worker.
 
         Args:
-            programs: Python sources that define `solution()`; `math` and `sympy` need no import.
+            programs: Python sources that define `solution()`; `math` and `sympy` need no import. `lenient` takes them
+                out of fences (`parse.program_of`).
             rules: `lenient` runs a program whole in one namespace; `reference` cuts it at its first blank line, makes
                 `sys.exit` `print`, and keeps top-level names out of `solution()`'s reach.
 
@@ -90,6 +92,8 @@ class ProgramRunner:
         Raises:
             RuntimeError: a worker did not start, or cannot limit programs.
         """
+        if rules != "reference":
+            programs = [program_of(text) for text in programs]
         known = {text: evaluate(text, rules) for text in dict.fromkeys(programs)}
         results = {text: ProgramResult(*found) for text, found in known.items() if found}
         rest = [text for text, found in known.items() if not found]
@@ -103,6 +107,28 @@ class ProgramRunner:
                 self.close()
                 raise
         return [results[text] for text in programs]
+
+    def same_mathematics(self, pairs: Sequence[tuple[str, str]]) -> list[ProgramResult]:
+        """Whether two LaTeX expressions are equal, by math-verify in a worker: the value 1 or 0, or why there is none.
+
+        Equal texts are equal without being looked at.
+
+        Args:
+            pairs: gold answer and answer.
+
+        Raises:
+            RuntimeError: a worker did not start.
+        """
+        results = {pair: ProgramResult("ok", 1, "") for pair in pairs if pair[0] == pair[1]}
+        todo = [pair for pair in dict.fromkeys(pairs) if pair not in results]
+        programs = [f"def solution(): return same_mathematics({gold!r}, {answer!r})" for gold, answer in todo]
+        with self._lock:
+            try:
+                results |= zip(todo, self._run_on("math_verify", programs, "lenient")) if todo else {}
+            except BaseException:
+                self.close()
+                raise
+        return [results[pair] for pair in pairs]
 
     def close(self) -> None:
         """End all workers; a later `run` starts new ones."""

@@ -13,7 +13,9 @@ from reft_jax.problem import Problem
 from reft_jax.reward.answers import extract_answer, is_correct, normalise_result, parse_gold
 from reft_jax.reward.equations import arithmetic_holds
 from reft_jax.reward.letters import letter_is_computed
+from reft_jax.reward.parse import program_of
 from reft_jax.reward.pool import ProgramRunner
+from reft_jax.reward.programs import ProgramResult
 
 Outcome = Literal["correct", "wrong", "no_answer", "error", "timeout", "memory", "forbidden", "deadline"]
 
@@ -55,11 +57,11 @@ def verdicts_of(
         cot: what the completions are.
         answer_trigger: the template's string before the answer of a chain of thought in prose.
         config: rewards, tolerance and rules.
-        runner: runs the programs; not needed for prose.
+        runner: runs the programs, and compares expressions (answers of kind `latex`); not needed for other prose.
 
     Raises:
-        ValueError: the lengths differ, programs come without a runner, or a gold answer is unparsable (the message
-            names its problem).
+        ValueError: the lengths differ, programs or expressions come without a runner, or a gold answer cannot
+            be read (the message names its problem).
         RuntimeError: the runner's workers do not start.
     """
     if len(problems) != len(completions):
@@ -77,7 +79,15 @@ def verdicts_of(
         pairs = zip(problems, completions)
         values = [extract_answer(text, p.answer_kind, answer_trigger, config.rules) for p, text in pairs]
         failures = ["no_answer"] * len(values)
-    judged = [_verdict(value, gold, failure, config) for value, gold, failure in zip(values, golds, failures)]
+    right = [
+        is_correct(value, gold, config.tolerance, config.relative_tolerance, config.exact_integers)
+        for value, gold in zip(values, golds)
+    ]
+    for i, result in _compared_expressions(problems, golds, values, runner).items():
+        right[i] = result.value == 1
+        if result.outcome != "ok":
+            values[i], failures[i] = None, result.outcome
+    judged = [_verdict(*one, config) for one in zip(values, right, failures)]
     suspicions = [_suspicious(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, judged)]
     return [dataclasses.replace(verdict, suspicious=suspicious) for verdict, suspicious in zip(judged, suspicions)]
 
@@ -93,9 +103,9 @@ def _suspicious(problem: Problem, completion: str, verdict: Verdict, cot: CotKin
     if cot == "text":
         holds = arithmetic_holds(completion)
         return None if holds is None else verdict.outcome == "correct" and not holds
-    if problem.answer_kind == "number":
+    if problem.answer_kind != "choice":
         return None
-    computed = letter_is_computed(completion)
+    computed = letter_is_computed(program_of(completion))
     return None if computed is None else verdict.outcome in ("correct", "wrong") and not computed
 
 
@@ -106,13 +116,27 @@ def _gold(problem: Problem) -> int | float | str:
         raise ValueError(f"problem {problem.id}: {error}") from None
 
 
-def _verdict(
-    value: str | int | float | None, gold: str | int | float, failure: Outcome, config: RewardConfig
-) -> Verdict:
+def _compared_expressions(
+    problems: Sequence[Problem],
+    golds: Sequence[int | float | str],
+    values: Sequence[str | int | float | None],
+    runner: ProgramRunner | None,
+) -> dict[int, ProgramResult]:
+    """What a worker said of each answer of kind `latex` that is there, by its index."""
+    indices = [i for i, problem in enumerate(problems) if problem.answer_kind == "latex" and values[i] is not None]
+    if not indices:
+        return {}
+    if runner is None:
+        raise ValueError("answers of kind latex need a ProgramRunner")
+    pairs = [(str(golds[i]), str(values[i])) for i in indices]
+    return dict(zip(indices, runner.same_mathematics(pairs)))
+
+
+def _verdict(value: str | int | float | None, right: bool, failure: Outcome, config: RewardConfig) -> Verdict:
     """The verdict on `value`; `failure` is the outcome where there is none, or where its program failed."""
     if value is None:
         return Verdict(config.no_answer, failure, None)
-    if is_correct(value, gold, config.tolerance, config.relative_tolerance, config.exact_integers):
+    if right:
         return Verdict(config.correct, "correct", value)
     # The reference reads a failed multiple-choice program as "none": rewarded as a wrong answer, counted as what it is.
     return Verdict(config.wrong, "wrong" if failure == "no_answer" else failure, value)

@@ -1,11 +1,12 @@
 """The command behind `pool.ProgramRunner`: reads programs, runs each in a child of its own, writes what came out.
 
-    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy contained|unsafe
+    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy|math_verify contained|unsafe
 
 A request on stdin is `[program, rules]` as JSON behind its length in 8 digits; a reply on stdout is a line of JSON,
 `[outcome, value, detail]`, in the same order. The first line tells the layers of containment: `["ready", ["limits",
 "landlock", "seccomp"]]`. It ends when stdin ends. Nothing of the package is imported but `sandbox`, because a fork
-costs by the memory there is and touches: 50 MB of sympy make it four times as dear. Hence workers with and without it.
+costs by the memory there is and touches: 50 MB of sympy make it four times as dear. Hence workers with and without it;
+those with math-verify compare expressions.
 
 A child has a session of its own, no descriptors but /dev/null and its result pipe, nothing of the user's environment,
 and limits on CPU time, address space, written files, core dumps and (except for root, whom the kernel exempts) new
@@ -18,6 +19,7 @@ import errno
 import gc
 import importlib
 import json
+import logging
 import math
 import numbers
 import os
@@ -26,6 +28,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from reft_jax.reward import sandbox
@@ -58,6 +61,8 @@ def main(arguments: list[str]) -> None:
         import sympy
 
         names["sympy"] = sympy
+    elif libraries == "math_verify":
+        names["same_mathematics"] = _same_mathematics()
     requests, replies = os.dup(0), os.dup(1)
     layers, seccomp = _confine_all(megabytes, contained=containment == "contained")
     os.write(replies, json.dumps(["ready", layers]).encode() + b"\n")
@@ -250,6 +255,7 @@ def plain_value(value: Any, rules: str) -> tuple[str | int | float | None, str]:
             return float(value), ""
         except Exception:  # the reference's own: any failure of float() means that it is not a number
             return str(value)[:TEXT_LIMIT], ""
+    value = _only(value)
     if isinstance(value, str):
         return (value, "") if len(value) <= TEXT_LIMIT else (None, f"returned a text of {len(value)} characters")
     if _is_real(value):
@@ -259,6 +265,35 @@ def plain_value(value: Any, rules: str) -> tuple[str | int | float | None, str]:
                 return None, f"returned {number}"
             return (int(value) if isinstance(value, numbers.Integral) else number), ""
     return None, f"returned a {type(value).__name__}"[:TEXT_LIMIT]
+
+
+def _same_mathematics() -> Callable[[str, str], int]:
+    """Whether two LaTeX expressions are equal for math-verify, as 1 or 0; loaded, and its parser warm, before any fork.
+
+    Only its LaTeX grammar is used, which executes nothing. Its time limits are off: they use signals, and the child has
+    limits of its own.
+    """
+    logging.disable()
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    def parsed(expression: str) -> list[Any]:
+        config = [LatexExtractionConfig()]
+        return parse(f"${expression}$", config, fallback_mode="no_fallback", parsing_timeout=None)
+
+    def same(gold: str, answer: str) -> int:
+        return int(verify(parsed(gold), parsed(answer), timeout_seconds=None))
+
+    same(r"\frac{1}{2}x", r"\sqrt{2}+\{1,2\}")
+    return same
+
+
+def _only(value: Any) -> Any:
+    """The one solution that sympy's solvers return in a list or set, or the number of a 0-d array; else `value`."""
+    sympy = sys.modules.get("sympy")
+    if sympy and isinstance(value, list | sympy.FiniteSet) and len(value) == 1:
+        (solution,) = value
+        return solution if isinstance(solution, sympy.Basic) else value
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _is_real(value: Any) -> bool:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from reft_jax.config import differences
 from reft_jax.files import json_lines, json_object, write_whole
@@ -21,8 +21,8 @@ from reft_jax.records.records import json_value
 from reft_jax.reward.answers import likely_answer_kind
 
 FIELDS = (
-    *("id", "sample", "question", "gold", "completion", "outcome", "reward", "value", "suspicious", "tokens", "ended"),
-    "log_prob",
+    *("id", "sample", "question", "gold", "answer_kind", "completion", "outcome", "reward", "value", "suspicious"),
+    *("tokens", "ended", "log_prob"),
 )
 """The fields of a line, in this order."""
 
@@ -37,7 +37,7 @@ class Sample:
         id: of the problem.
         sample: which of the problem's samples this is, from 0.
         question, gold: the problem's.
-        answer_kind: of `gold`: one letter makes a choice, as in the audit.
+        answer_kind: of `gold`; in older files one letter makes a choice, as in the audit.
         completion: its text, of a program all of it.
         correct: whether its outcome is `correct`.
         value: the answer that was read, the same number, to the last digit, that it was when it was written.
@@ -183,7 +183,9 @@ def _sample(record: Mapping[str, Any], place: str) -> Sample:
         if not isinstance(record[name], kinds) or isinstance(record[name], bool):
             raise ValueError(f"{place}: field `{name}` is a {type(record[name]).__name__}")
     gold, value = record["gold"], record["value"]
-    kind = likely_answer_kind(gold)
+    kind = record.get("answer_kind", likely_answer_kind(gold))
+    if kind not in get_args(AnswerKind):
+        raise ValueError(f"{place}: field `answer_kind` is {kind!r}; there are {', '.join(get_args(AnswerKind))}")
     if isinstance(value, str) and kind == "number":
         try:
             value = float(value)  # a float that JSON cannot hold: nan, inf or -inf

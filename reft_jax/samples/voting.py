@@ -13,7 +13,7 @@ Value = str | int | float | None
 
 def is_answer(value: Value, kind: AnswerKind) -> bool:
     """Whether something was answered that may be voted for or chosen: where the problem is a choice, one letter."""
-    return value is not None and (kind == "number" or (isinstance(value, str) and len(value) == 1))
+    return value is not None and (kind != "choice" or (isinstance(value, str) and len(value) == 1))
 
 
 def majority(values: Sequence[Value], kind: AnswerKind) -> int | None:

@@ -51,6 +51,7 @@ class Completion:
             "id": self.problem.id,
             "question": self.problem.question,
             "gold": self.problem.answer,
+            "answer_kind": self.problem.answer_kind,
             "completion": self.text,
             "reward": self.reward,
             "outcome": self.verdict.outcome,

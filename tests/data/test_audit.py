@@ -201,11 +201,14 @@ def test_programs_that_fail_say_why(runner) -> None:
 def test_headers(runner) -> None:
     questions = ['He said "no"', 'a """ b', "back\\slash", "a \\", "plain", 'say "no".']
     problems = [Problem(question, question, "7", cot=program(question, "return 7")) for question in questions]
-    broken = [identity for identity, _ in broken_headers(problems, TEMPLATES)]
+    broken = [identity for identity, _ in broken_headers(problems, TEMPLATES, "reference")]
     assert broken == ['He said "no"', 'a """ b', "a \\"]
     # An oracle: these are the annotated programs that do not run, since they begin with the same header.
-    failed = wrong_chains(problems, "program", TEMPLATES, RewardConfig(), runner)
+    failed = wrong_chains(problems, "program", TEMPLATES, RewardConfig(rules="reference"), runner)
     assert [identity for identity, _ in failed] == broken
+    # Lenient rules leave the docstring out where it is no Python.
+    assert broken_headers(problems, TEMPLATES, "lenient") == []
+    assert wrong_chains(problems, "program", TEMPLATES, RewardConfig(), runner) == []
     assert other_headers(problems, TEMPLATES) == []
     cut = Problem("p", "long", "1", cot="def solution():")
     assert other_headers([cut, dataclasses.replace(cut, cot=None)], TEMPLATES) == [("p", "'\\n    \"\"\"long' is ''")]

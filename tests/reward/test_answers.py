@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Reading and comparing answers, under both sets of rules."""
 
 import math
@@ -82,6 +83,58 @@ def test_sane_reads_the_number_a_person_reads(text, number):
 )
 def test_sane_reads_the_letter_a_person_reads(text, letter):
     assert read(text, kind="choice") == letter
+
+
+BOX = "\\boxed{"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "text", "kind", "value"),
+    [
+        (BOX, r"so \boxed{18}$ dollars, which is 9 a day.", "number", 18),
+        (BOX, r"\boxed{\frac{9}{\text{3}}} or 7", "number", 3),
+        (BOX, r"\boxed{18", "number", 18),  # taught without its brace
+        (BOX, "\\boxed{18\n7}", "number", None),
+        (BOX, r"\boxed{\text{(B)}}. It is the only one.", "choice", "b"),
+        (BOX, r"\boxed{\{1, 2\}}$ and so on", "latex", r"\{1, 2\}"),
+        ("####", "2+40=42\n#### 42 and the 2 reasonings above confirm it\n7", "number", 42),
+        ("####", "####9", "number", 9),
+        (TRIGGER, TRIGGER + "\n$$\n42\n$$\n7 a day", "number", 42),
+        (TRIGGER, TRIGGER + "\n\\[\nx = \n42\n\\]\n7", "number", 42),
+        (TRIGGER, TRIGGER + "```text\n18\n```\n7", "number", 18),
+        (TRIGGER, TRIGGER + r"so $\boxed{7}$, no, $\boxed{18}$ it is", "number", 18),
+        (TRIGGER, TRIGGER + r"$\frac{1}{2}$.", "latex", r"\frac{1}{2}"),
+        (TRIGGER, TRIGGER + r"\frac{1}{2", "latex", None),
+        (TRIGGER, TRIGGER + r"$x^{2}+1$", "latex", "x^{2}+1"),
+        (TRIGGER, TRIGGER + '  "New\u00a0 York." \nfor', "text", "new york"),
+        (TRIGGER, TRIGGER + r"\boxed{\textbf{Ｎｅｗ York}}", "text", "new york"),
+        (TRIGGER, TRIGGER + " . ", "text", None),
+        *((TRIGGER, TRIGGER + text, "choice", "b") for text in ("Ｂ", "<answer>B</answer>", "B, because C is wrong")),
+        *((TRIGGER, TRIGGER + text, "choice", None) for text in ("(B) and (C)", "B, C", "B / C", "(B), (C) or (D)")),
+    ],
+)
+def test_an_answer_ends_where_it_is_delimited(trigger, text, kind, value):
+    assert extract_answer(text, kind, trigger, "lenient") == value
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind", "value"),
+    [
+        *((text, "number", number) for text, number in (("$18", 18), ("18%", 18), ("3/4", 0.75), ("\u22125", -5))),
+        *((text, "number", None) for text in ("1,2,3", "12,5", "about 5", "5\n6", "1_000")),
+        *((text, "choice", "b") for text in ("(B)", "B.", "'b'")),
+        ("$x+1$", "latex", "x+1"),
+        ("{1", "latex", None),
+        ("New  York", "text", "new york"),
+        ("a\nb", "text", None),
+    ],
+)
+def test_gold_is_read_as_a_completion_is_and_stands_on_one_line(gold, kind, value):
+    if value is None:
+        with pytest.raises(ValueError, match="is not"):
+            parse_gold(gold, kind)
+    else:
+        assert parse_gold(gold, kind) == value == extract_answer("####" + gold, kind, "####", "lenient")
 
 
 def test_sane_reads_after_the_last_trigger_only():

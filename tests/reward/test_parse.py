@@ -1,11 +1,11 @@
-"""What may be parsed, and what texts and gold answers are taken for."""
+"""Where a program is, what may be parsed, and what texts and gold answers are taken for."""
 
 import warnings
 
 import pytest
 
 from reft_jax.reward.answers import likely_answer_kind
-from reft_jax.reward.parse import likely_cot, may_be_parsed
+from reft_jax.reward.parse import likely_cot, may_be_parsed, program_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,48 @@ from reft_jax.reward.parse import likely_cot, may_be_parsed
 )
 def test_bounds(program, expected):
     assert may_be_parsed(program) is expected
+
+
+HEADER = 'def solution():\n    """How many?"""\n'
+BODY = "    a = 9 + 9\n    return a"
+FENCED = "```python\n" + HEADER + BODY + "\n```"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEADER + BODY,
+        HEADER + BODY + "\n```\nThis returns 18.",
+        FENCED,
+        "Sure:\n" + FENCED + "\nThis returns 18.",
+        "First:\n```\ndef solution(): return 7\n```\nBetter:\n" + FENCED + "\nRun it:\n```\n$ python x.py\n```\n",
+        HEADER + "Here it is:\n" + FENCED,  # the forced header, and a model that begins again
+        HEADER + BODY + "\n```\nOr, the same:\n" + FENCED,
+        FENCED.removesuffix("\n```"),  # cut off at the limit
+        FENCED.replace("```", "   ```"),
+    ],
+)
+def test_a_program_is_found_between_fences_and_prose(text):
+    names = {}
+    exec(program_of(text), names)
+    assert names["solution"]() == 18
+
+
+@pytest.mark.parametrize("question", [r"What is \x and \u?", r"\N", 'He said "no"', 'a """ b', r"ends in \\"[:-1]])
+def test_a_question_that_makes_the_header_no_python_is_left_out(question):
+    text = f'def solution():\n    """{question}"""\n{BODY}'
+    with pytest.raises(SyntaxError):
+        compile(text, "program", "exec")
+    names = {}
+    exec(program_of(text), names)
+    assert names["solution"]() == 18
+
+
+@pytest.mark.parametrize(
+    "text", ["", "```", "no program\n```\nx\n```\n", HEADER + '    x = """```"""\n', HEADER + BODY]
+)
+def test_other_texts_stay_as_they_are(text):
+    assert program_of(text).strip("\n") == text.strip("\n")
 
 
 @pytest.mark.parametrize("program", ["x = 1if y else 2", "x = 0xfor y else 2", "x = '\\d'", "x = [0x1for x in y]"])

@@ -188,3 +188,42 @@ with pool.ProgramRunner(1, 1.0, 256) as runner:
 assert [verdict.outcome for verdict in found] == ["correct"] * 2, found
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+EQUAL = [(r"\frac{1}{2}", "0.5"), ("x^2+1", "1+x^2"), (r"\sqrt{8}", r"2\sqrt{2}"), ("(1, 2)", "( 1,2 )"), ("q", "q")]
+OTHER = [
+    (r"\pi", "3.14"),
+    ("x^2+1", "x^2-1"),
+    ("1", "__import__('os').getpid()"),
+    ("1", "\\frac12"),
+    ("[1,2]", "(1,2)"),
+]
+
+
+def test_expressions_are_compared_by_math_verify_in_a_worker():
+    """With no limit but the worker's: an endless comparison ends the child, and the next ones are right."""
+    pytest.importorskip("math_verify")
+    pairs = [*EQUAL, *OTHER, ("1", "9^{9^{9^{9}}}"), *EQUAL]
+    problems = [Problem(str(i), "q", gold, "latex") for i, (gold, _) in enumerate(pairs)]
+    with ProgramRunner(workers=2, timeout=4.0, memory=1024) as runner:
+        found = verdicts_of(
+            problems, [r"\boxed{" + answer + "}" for _, answer in pairs], cot="text", answer_trigger="",
+            config=RewardConfig(), runner=runner,
+        )  # fmt: skip
+    assert [verdict.outcome for verdict in found] == [
+        *["correct"] * len(EQUAL), *["wrong"] * len(OTHER), "timeout", *["correct"] * len(EQUAL),
+    ]  # fmt: skip
+    assert found[len(EQUAL) + len(OTHER)] == Verdict(0.0, "timeout", None)
+
+
+def test_expressions_need_a_worker():
+    with pytest.raises(ValueError, match="answers of kind latex need a ProgramRunner"):
+        judge(Problem("e", "q", "x", "latex"), [TRIGGER + "y"], "text")
+
+
+def test_texts_are_equal_but_for_typesetting():
+    city = Problem("t", "Where?", "New York", "text")
+    found = judge(city, [TRIGGER + text for text in ('"new  york".', "**New York**", "York", "")], "text")
+    assert [(verdict.outcome, verdict.value) for verdict in found] == [
+        ("correct", "new york"), ("correct", "new york"), ("wrong", "york"), ("no_answer", None),
+    ]  # fmt: skip

@@ -160,6 +160,7 @@ def test_records_and_shares():
         "id": "b",
         "question": "Bob has 7 books.",
         "gold": "7",
+        "answer_kind": "number",
         "completion": "x",
         "reward": 0.1,
         "outcome": "error",

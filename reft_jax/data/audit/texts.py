@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from reft_jax.config import CotKind, RewardConfig, TemplateConfig
+from reft_jax.config import CotKind, RewardConfig, Rules, TemplateConfig
 from reft_jax.data.prompts import program_header, target_text
 from reft_jax.data.readers import question_key
 from reft_jax.problem import Problem
 from reft_jax.reward.answers import extract_answer, is_correct, parse_gold
+from reft_jax.reward.parse import program_of
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
 
@@ -136,13 +137,17 @@ def other_statements(
     ]
 
 
-def broken_headers(problems: Sequence[Problem], templates: TemplateConfig) -> list[tuple[str, str]]:
-    """The rows whose question makes a forced program header that is no Python, whatever follows it."""
+def broken_headers(problems: Sequence[Problem], templates: TemplateConfig, rules: Rules) -> list[tuple[str, str]]:
+    """The rows whose question makes a forced program header that is no Python, whatever follows it.
+
+    `lenient` rules leave such a docstring out (`parse.program_of`).
+    """
     found = []
     for problem in problems:
         with warnings.catch_warnings(action="ignore"):  # of backslashes in the question
             try:
-                ast.parse(program_header(problem, templates).rstrip("\n") + "\n    return 0")
+                program = program_header(problem, templates).rstrip("\n") + "\n    return 0"
+                ast.parse(program if rules == "reference" else program_of(program))
             except SyntaxError as error:
                 found.append((problem.id, error.msg))
     return found
@@ -219,7 +224,7 @@ def look_at_texts(
         if cot == "text":
             rows["prose states another answer"] = other_statements(problems, stated_after, reward)
         else:
-            rows["forced header is no Python"] = broken_headers(problems, templates)
+            rows["forced header is no Python"] = broken_headers(problems, templates, reward.rules)
             rows["program begins otherwise than its forced header"] = other_headers(problems, templates)
         choices = any(problem.answer_kind == "choice" for problem in problems)
         for how, key in SAME.items() if choices else list(SAME.items())[:2]:
