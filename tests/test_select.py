@@ -92,7 +92,7 @@ def test_prose_ends_in_the_gold_answer_once():
     [
         ([Problem("b", "Question b?", "7", cot="x")], "problem `a` of the samples is not in the gold data"),
         ([Problem("a", "Another?", "7", cot="x")], "problem `a` of the samples has another question in the gold data"),
-        ([Problem("a", "Question a?", "7")], "problem `a` of the gold data has no chain of thought"),
+        ([Problem("a", "Question a?", "7")], "none of the 1 problems of the gold data has a chain of thought"),
     ],
 )
 def test_gold_data_of_other_problems_is_refused(gold, message):

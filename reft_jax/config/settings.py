@@ -31,6 +31,7 @@ Remat = Literal["none", "dots", "full"]
 SamplingLayout = Literal["auto", "sharded", "replicated"]
 Split = Literal["train", "dev", "test"]
 Overlong = Literal["error", "drop", "truncate"]
+BadRows = Literal["error", "drop"]
 Rules = Literal["lenient", "reference"]
 Containment = Literal["contained", "unsafe"]
 
@@ -170,11 +171,15 @@ class SourceConfig:
     revision: str = ""
     """Revision of a hub data set; empty takes the newest."""
     id_field: str = "id"
-    """Field with the id (`jsonl`, `hub`); rows are numbered where it is missing."""
+    """Field with the id (`jsonl`, `hub`); rows are numbered where it is missing. This field and the next three may be
+    paths into a row, such as `extra_info.index` or `messages[-1].content`."""
     question_field: str = "question"
-    """Field with the question (`jsonl`, `hub`)."""
+    """Field with the question (`jsonl`, `hub`), or several: `Body,Question`."""
     answer_field: str = "answer"
-    """Field with the gold answer (`jsonl`, `hub`)."""
+    """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's."""
+    answer_pattern: str = ""
+    """Regular expression for an answer's whole field (`jsonl`, `hub`), with a group `(?P<answer>...)` and, where it has
+    reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
     cot_field: str = "cot"
     """Field with the chain of thought (`jsonl`, `hub`); rows may lack it."""
     answer_kind: Literal["auto", "number", "choice"] = "auto"
@@ -221,6 +226,9 @@ class DataConfig:
     """Prompt and target strings."""
     overlong: Overlong = "error"
     """What happens to a prompt or target longer than the largest bucket; counted and reported."""
+    bad_rows: BadRows = "error"
+    """What happens to rows, of all sources, that cannot be used (no question, an answer that cannot be read, an id
+    twice): all of them are told in one error, or they are dropped and told."""
 
 
 @dataclasses.dataclass(frozen=True)
