@@ -181,11 +181,14 @@ class SourceConfig:
     """Regular expression for an answer's whole field (`jsonl`, `hub`), with a group `(?P<answer>...)` and, where it has
     reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
     cot_field: str = "cot"
-    """Field with the chain of thought (`jsonl`, `hub`); rows may lack it."""
+    """Field with the chain of thought (`jsonl`, `hub`); rows may lack it, and are for reinforcement alone then."""
     answer_kind: Literal["auto", "number", "choice"] = "auto"
     """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
     limit: NonNegativeInt = 0
     """Read only this many rows from the start; 0 reads all."""
+    cot_limit: NonNegativeInt = 0
+    """Take only this many chains of thought, the first ones, and leave the other questions to reinforcement alone; 0
+    takes all."""
 
     @property
     def is_file(self) -> bool:
@@ -215,7 +218,7 @@ class DataConfig:
     cot: CotKind = "program"
     """Chains of thought are Python programs (P-CoT) or prose (N-CoT)."""
     train: SourceConfig = SourceConfig()
-    """Problems with chains of thought, for SFT and PPO."""
+    """Problems to train on: SFT learns those that have a chain of thought, reinforcement asks all."""
     dev: SourceConfig = SourceConfig()
     """Problems that checkpoints are chosen on; of kind `none` they are taken out of `train`."""
     test: SourceConfig = SourceConfig()

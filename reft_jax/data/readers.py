@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from reft_jax.config import BadRows, Config, SourceConfig
 from reft_jax.data.rows import AbsentFieldError, Row, read_rows, shown
-from reft_jax.problem import AnswerKind, Problem
+from reft_jax.problem import AnswerKind, Problem, annotated
 from reft_jax.reward.answers import likely_answer_kind, parse_gold
 
 _ANSWER_KINDS: dict[str, AnswerKind] = {
@@ -130,7 +130,7 @@ def check_rows(source: SourceConfig) -> CheckedRows:
     if source.kind == "none":
         raise ValueError("the source's `kind` is `none`: there is nothing to read")
     if source.kind == "generated":
-        return CheckedRows(_generated(source), [])
+        return CheckedRows(_with_some_chains(_generated(source), source.cot_limit), [])
 
     source = _with_published_fields(source)
     rows = list(itertools.islice(read_rows(source), source.limit or None))
@@ -148,7 +148,15 @@ def check_rows(source: SourceConfig) -> CheckedRows:
             bad.append(BadRow(row.place, str(error)))
         else:
             problems[problem.id] = problem
-    return CheckedRows(list(problems.values()), bad)
+    return CheckedRows(_with_some_chains(list(problems.values()), source.cot_limit), bad)
+
+
+def _with_some_chains(problems: list[Problem], limit: int) -> list[Problem]:
+    """The problems, after the first `limit` chains of thought without any; 0 keeps all."""
+    if not limit:
+        return problems
+    kept = {problem.id for problem in annotated(problems)[:limit]}
+    return [p if p.id in kept else dataclasses.replace(p, cot=None) for p in problems]
 
 
 def sources(config: Config) -> dict[str, SourceConfig]:

@@ -47,16 +47,18 @@ class Row:
             if value is None:
                 raise AbsentFieldError(f"field `{field}` is missing: `{led}` is null")
             if not isinstance(value, list if number else Mapping):
+                cure = f": name one of its items, such as `{led}[0]`" if isinstance(value, list) else ""
                 wanted = f"item {number}" if number else f"field `{name}`"
-                raise ValueError(f"field `{field}`: `{led}` is {shown(value)} and has no {wanted}")
-            try:
-                value = value[int(number)] if isinstance(value, list) else value[name]
-            except (KeyError, IndexError):
-                there = f"{len(value)} items" if isinstance(value, list) else _names(value)  # type: ignore[arg-type]
-                lacks = (
-                    f"`{led}` has no {f'item {number}' if number else f'`{name}`'}" if led else f"there is no `{name}`"
-                )
-                raise AbsentFieldError(f"field `{field}` is missing: {lacks}; there are {there}") from None
+                raise ValueError(f"field `{field}`: `{led}` is {shown(value)} and has no {wanted}{cure}")
+            where = f"`{led}`" if led else "the row"
+            if isinstance(value, list):
+                if not -len(value) <= int(number) < len(value):
+                    raise AbsentFieldError(f"field `{field}` is missing: {where} has {len(value)} items, from 0")
+                value = value[int(number)]
+            elif name not in value:
+                raise AbsentFieldError(f"field `{field}` is missing: {where} has {_names(value)}, and no `{name}`")
+            else:
+                value = value[name]
             led += f"[{number}]" if number else f".{name}" if led else name
         return value
 

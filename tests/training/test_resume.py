@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from reft_jax.data.embedded.problems import generate_problems
+from reft_jax.data.readers import split_dev
 from reft_jax.parallel.processes import STOPPED
 from reft_jax.training import reinforcement
 from reft_jax.training.directory import positions_in
@@ -26,10 +28,13 @@ from reft_jax.training.supervised import StepRecorder
 from tests.runs import (
     ITERATIONS,
     SFT_STEPS,
+    TRAIN,
+    assert_same_bits,
     assert_same_run,
     complete,
     end,
     read,
+    repeatable,
     restore,
     start,
     steps,
@@ -331,3 +336,36 @@ def test_a_run_of_another_command_is_named():
     stage = Stage(name="reward_model", offset=0, epoch=1, schedule=1, stop=1)
     with pytest.raises(ValueError, match="holds a run whose stage is rl, of another command"):
         positions_in(RunProgress(stage="rl"), {"reward_model": stage})
+
+
+# Questions without a chain of thought
+
+
+def test_questions_without_a_chain_of_thought_are_for_reinforcement_alone(arguments, here, signal_at, tmp_path):
+    """SFT has the steps of the rows that have one, PPO asks all; stopped in both, the run ends as without a stop."""
+    train, _ = split_dev(generate_problems("train")[:120], 0.2)
+    having = sum(int(problem.id.rpartition("_")[2]) < 60 for problem in train)
+    assert having < len(train) == TRAIN
+    epoch = -(-having // 16)
+    short = {"sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 2, "sft__evaluate_every": 2}
+    short |= {"sft__prompt_buckets": "[48]", "generation__prompt_buckets": "[72]"}
+    line = lambda name: arguments(tmp_path / name, data__train__cot_limit=60, rl__epochs=1, **short)
+    output = here(line("whole"))
+    assert f"sft: {having} of {TRAIN} problems have a chain of thought" in output
+    assert len(steps(tmp_path / "whole", "sft")) == 2 * epoch < 2 * SFT_STEPS / 11
+    summary = json.loads((tmp_path / "whole/summary.json").read_text())
+    assert summary["warmup"]["examples"] == having
+    asked = [record["id"] for record in read(tmp_path / "whole", "rollouts")]
+    assert sorted(asked) == sorted(problem.id for problem in train)
+
+    for moment in (("sft", epoch), ("rl", 1)):
+        signal_at[:] = [moment]
+        with pytest.raises(SystemExit):
+            here(line("stopped"))
+        assert not signal_at
+    here(line("stopped"))
+    for name in ("metrics", "rollouts", "evaluations"):
+        assert repeatable(tmp_path / "stopped", name) == repeatable(tmp_path / "whole", name), name
+    assert_same_bits(*(restore(tmp_path / name / "checkpoints/rl_best") for name in ("stopped", "whole")))
+    with pytest.raises(SystemExit, match=r"data\.train: the problems are not those that the run began with"):
+        here([*line("stopped"), "--data.train.cot_limit", "61"])
