@@ -365,6 +365,30 @@ def test_fields_are_found_by_path(tmp_path: Path, layout: str, suffix: str) -> N
     assert read_problems(source) == [Problem(identity, "One and two?", "3", "number", cot)]
 
 
+def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (.*question_field: .*) \|$", text, re.MULTILINE)
+    pattern = re.search(r"`answer_pattern: '(.*)'`", text)[1]
+    made = {
+        "verl's Parquet, with reasoning": (VERL, "7", "It is 3."),
+        "verl's Parquet, answers alone": (VERL, "rows_0", None),
+        "chats": (MESSAGES, "rows_0", "It is 3.\nSo:"),
+        "prompt and completion": (PLAIN, "rows_0", "It is 3."),
+        "... as turns": (TURNS, "rows_0", "It is 3."),
+        "a question in two columns": ({"Body": "One and", "Question": "two?", "answer": 3}, "rows_0", None),
+    }
+    assert {name for name, _ in rows} == set(made)
+    for name, cell in rows:
+        fields = dict(re.findall(r"`(\w+): \"?([^`\"]+)\"?`", cell))
+        fields |= {"answer_pattern": pattern} if name == "chats" else {}
+        row, identity, cot = made[name]
+        (problem,) = read_problems(
+            layout_file(tmp_path, row, suffix="parquet" if "Parquet" in name else "jsonl", **fields)
+        )
+        assert (problem.id, problem.answer, problem.cot) == (identity, "3", cot)
+        assert problem.question.startswith("One and two?")
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
