@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,15 +82,66 @@ def as_object(value: object, place: str) -> dict[str, Any]:
     return value
 
 
+def require_text(value: object, place: str, field: str = "") -> None:
+    """Refuses a JSON value with half of a surrogate pair in it, as a text that was cut within an emoji has.
+
+    JSON can write it and Python can hold it, but nothing can encode it: neither a tokenizer nor another file.
+
+    Args:
+        value: of any kind.
+        place: what an error names.
+        field: where `value` stands, such as `messages[0].content`; of the whole it is empty.
+
+    Raises:
+        ValueError: naming the place and the field.
+    """
+    if isinstance(value, str):
+        if (half := re.search("[\ud800-\udfff]", value)) is not None:
+            named = f"field `{field}`: " if field else ""
+            raise ValueError(
+                f"{place}: {named}{half[0]!r}, its character {half.start() + 1}, is half of a surrogate pair, no text"
+            )
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            require_text(name, place, ascii(name)[1:-1])
+            require_text(part, place, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            require_text(part, place, f"{field}[{number}]")
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
+    """Number from 1, place and bytes of each line of a file that is not blank, read as they are asked for.
+
+    Lines end at a line feed alone: JSON may hold the other characters at which Python's `splitlines` ends one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, f"{path}, line {number}", line
+
+
+def json_line(line: bytes, place: str, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
+    """The JSON object that a line of data holds.
+
+    Raises:
+        ValueError: naming the place: see `json_object` and `require_text`.
+    """
+    found = json_object(line, place, parse_float=parse_float)
+    if b"\\ud" in line.lower():  # in UTF-8 itself there is no such character, and to look into all lines takes time
+        require_text(found, place)
+    return found
+
+
 def json_lines(path: Path, *, parse_float: Callable[[str], Any] = float) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Number from 1, place and JSON object of each line of a file that is not blank, read as they are asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: see `json_object`.
+        ValueError: see `json_line`.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                yield number, place, json_object(line, place, parse_float=parse_float)
+    for number, place, line in numbered_lines(path):
+        yield number, place, json_line(line, place, parse_float=parse_float)

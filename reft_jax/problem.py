@@ -1,7 +1,7 @@
 """The record that every part of the package is about: one question with its gold answer."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 AnswerKind = Literal["number", "choice", "latex", "text"]
@@ -26,3 +26,8 @@ class Problem:
     answer_kind: AnswerKind = "number"
     cot: str | None = None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+
+def annotated(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that have a chain of thought; the others are questions for reinforcement alone."""
+    return [problem for problem in problems if problem.cot is not None]

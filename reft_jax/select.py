@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from reft_jax.config import CotKind, SettingsParser, SourceConfig, TemplateConfig
+from reft_jax.config import BadRows, CotKind, SettingsParser, SourceConfig, TemplateConfig
 from reft_jax.config.paths import with_absolute_paths
+from reft_jax.config.validation import range_errors, refuse
 from reft_jax.data.readers import read_problems
 from reft_jax.files import user_path, write_whole
-from reft_jax.problem import Problem
+from reft_jax.problem import Problem, annotated
 from reft_jax.reward.parse import likely_cot
 from reft_jax.samples.file import Sample, read_samples, read_settings
 
@@ -45,6 +46,8 @@ def select(
 ) -> list[Row]:
     """The gold rows, then for each question of the samples its chosen chains of thought, and its gold one again.
 
+    A problem of the gold data without a chain of thought has no row; its samples are chosen from like the others'.
+
     Right completions are stripped and those that are another's text dropped, the first staying; of these `limit` are
     chosen. The gold chain of thought follows where none of the chosen is the same text, so that with the row of the
     gold file it stands twice, as in the reference.
@@ -62,23 +65,29 @@ def select(
         answer_trigger: the template's string before the answer of prose.
 
     Raises:
-        ValueError: naming the problem: its question is another in `gold`, it is not there, or it has no annotation.
+        ValueError: naming the problem: its question is another in `gold`, or it is not there; or nothing in `gold` has
+            a chain of thought.
     """
     by_problem: dict[str, list[Sample]] = collections.defaultdict(list)
     for sample in samples:
         by_problem[sample.id].append(sample)
-    annotated = {problem.id: problem for problem in gold}
-    rows = [Row(problem.id, problem.question, problem.answer, _gold_cot(problem)) for problem in gold]
+    problems = {problem.id: problem for problem in gold}
+    rows = [Row(problem.id, problem.question, problem.answer, _gold_cot(problem)) for problem in annotated(gold)]
+    if gold and not rows:
+        raise ValueError(
+            f"none of the {len(gold):,} problems of the gold data has a chain of thought: leave --gold out to select "
+            "samples alone"
+        )
     for identity, own in by_problem.items():
         chosen = choose(unique_right(own, cot, answer_trigger), limit, rules, f"{seed}/{identity}")
         question, answer = own[0].question, own[0].gold
         rows += [Row(f"{identity}/sample_{number}", question, answer, text) for text, number in chosen.items()]
         if gold:
-            problem = annotated.get(identity)
+            problem = problems.get(identity)
             if problem is None or problem.question != question:
                 fault = "is not in" if problem is None else "has another question in"
                 raise ValueError(f"problem `{identity}` of the samples {fault} the gold data: give what was sampled")
-            if (text := _gold_cot(problem)) not in chosen:
+            if problem.cot is not None and (text := _gold_cot(problem)) not in chosen:
                 rows.append(Row(f"{identity}/gold", question, answer, text))
     return rows
 
@@ -103,11 +112,7 @@ def choose(texts: Mapping[str, int], limit: int, rules: SelectionRules, seed: st
 
 
 def _gold_cot(problem: Problem) -> str:
-    if problem.cot is None:
-        raise ValueError(
-            f"problem `{problem.id}` of the gold data has no chain of thought: leave --gold out to select samples alone"
-        )
-    return problem.cot.strip()
+    return (problem.cot or "").strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,10 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rules", type=SelectionRules, default="paper", help="drawn at random, or (reference) the first ones"
     )
     parser.add_argument("--seed", type=int, default=42, help="of the draw")
+    parser.add_argument("--bad_rows", type=BadRows, default="error", help="of the gold data: as data.bad_rows of a run")
     parser.add_class_arguments(SourceConfig, "gold")
     options = parser.instantiate(parser.parse_args(arguments))
     source = with_absolute_paths(options.gold)
     try:
+        refuse(range_errors(source, "gold."))
         path, out = user_path(options.samples), user_path(options.out)
         if options.limit < 0:
             raise ValueError(f"--limit is {options.limit}: it must be 0, which takes all, or more")
@@ -134,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = (read_settings(path) or {}).get("data") or {"cot": None}
         samples = list(read_samples(path))
         trigger = data.get("templates", {}).get("answer_trigger", TemplateConfig().answer_trigger)
-        gold = read_problems(source) if source.kind != "none" else []
+        gold = read_problems(source, options.bad_rows) if source.kind != "none" else []
         rows = select(
             samples,
             gold,
@@ -151,8 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     right = len({sample.id for sample in samples if sample.correct})
-    asked, chosen = len({sample.id for sample in samples}), sum("/sample_" in row.id for row in rows[len(gold) :])
-    print(f"{out}: {len(rows):,} rows: {len(gold):,} gold, {chosen:,} samples of {right:,} of {asked:,} questions")
+    given = len(annotated(gold))
+    asked, chosen = len({sample.id for sample in samples}), sum("/sample_" in row.id for row in rows[given:])
+    print(f"{out}: {len(rows):,} rows: {given:,} gold, {chosen:,} samples of {right:,} of {asked:,} questions")
     return 0
 
 

@@ -63,3 +63,21 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
         with pytest.raises(OSError, match="no regular file"):
             write_whole(path, "text")
     assert not (tmp_path / "pipe").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (r'{"a": "Q \ud83d"}', r"field `a`: '\ud83d', its character 3, is half"),
+        (r'{"a": {"b": [1, {"c": "\ude00\ud83d"}]}}', r"field `a.b[1].c`: '\ude00', its character 1, is half"),
+        (r'{"a\uDFFF": 1}', r"field `a\udfff`: '\udfff', its character 2, is half"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named(tmp_path, line, message):
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"a": "whole \\ud83d\\ude00 \\u2028"}\n' + line)
+    lines = json_lines(path)
+    assert next(lines)[2] == {"a": "whole \U0001f600 \u2028"}
+    with pytest.raises(ValueError) as refused:
+        next(lines)
+    assert str(refused.value).startswith(f"{path}, line 2: {message}")

@@ -76,6 +76,13 @@ def test_without_gold_samples_become_annotations():
     assert [row[:1] + row[2:] for row in select(samples)] == [("a/sample_1", "7", "y")]
 
 
+def test_gold_questions_without_a_chain_of_thought_have_no_row():
+    gold = [Problem("a", "Question a?", "7", cot="gold"), Problem("b", "Question b?", "7")]
+    samples = [sample("a", 0, "x", True), sample("b", 0, "y", True)]
+    rows = [(row.id, row.cot) for row in select(samples, gold)]
+    assert rows == [("a", "gold"), ("a/sample_0", "x"), ("a/gold", "gold"), ("b/sample_0", "y")]
+
+
 def test_prose_ends_in_the_gold_answer_once():
     """A sampled completion already holds the answer's line, which the data code appends to every chain of thought."""
     completion = "It is 3 + 4.\nTherefore, the answer is <7>." + TRIGGER + "7.0"
@@ -92,7 +99,7 @@ def test_prose_ends_in_the_gold_answer_once():
     [
         ([Problem("b", "Question b?", "7", cot="x")], "problem `a` of the samples is not in the gold data"),
         ([Problem("a", "Another?", "7", cot="x")], "problem `a` of the samples has another question in the gold data"),
-        ([Problem("a", "Question a?", "7")], "problem `a` of the gold data has no chain of thought"),
+        ([Problem("a", "Question a?", "7")], "none of the 1 problems of the gold data has a chain of thought"),
     ],
 )
 def test_gold_data_of_other_problems_is_refused(gold, message):

@@ -24,6 +24,7 @@ from reft_jax.config.load import (
 from reft_jax.config.renamed import old_names_in_file
 from reft_jax.config.settings import (
     AttentionKind,
+    BadRows,
     CheckpointConfig,
     CollapseConfig,
     Config,
@@ -58,6 +59,7 @@ from reft_jax.config.settings import (
 
 __all__ = [
     "AttentionKind",
+    "BadRows",
     "CheckpointConfig",
     "CollapseConfig",
     "Config",

@@ -31,6 +31,7 @@ Remat = Literal["none", "dots", "full"]
 SamplingLayout = Literal["auto", "sharded", "replicated"]
 Split = Literal["train", "dev", "test"]
 Overlong = Literal["error", "drop", "truncate"]
+BadRows = Literal["error", "drop"]
 Rules = Literal["lenient", "reference"]
 Containment = Literal["contained", "unsafe"]
 
@@ -170,17 +171,24 @@ class SourceConfig:
     revision: str = ""
     """Revision of a hub data set; empty takes the newest."""
     id_field: str = "id"
-    """Field with the id (`jsonl`, `hub`); rows are numbered where it is missing."""
+    """Field with the id (`jsonl`, `hub`); rows are numbered where it is missing. This field and the next three may be
+    paths into a row, such as `extra_info.index` or `messages[-1].content`."""
     question_field: str = "question"
-    """Field with the question (`jsonl`, `hub`)."""
+    """Field with the question (`jsonl`, `hub`), or several: `Body,Question`."""
     answer_field: str = "answer"
-    """Field with the gold answer (`jsonl`, `hub`)."""
+    """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's."""
+    answer_pattern: str = ""
+    """Regular expression for an answer's whole field (`jsonl`, `hub`), with a group `(?P<answer>...)` and, where it has
+    reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
     cot_field: str = "cot"
-    """Field with the chain of thought (`jsonl`, `hub`); rows may lack it."""
+    """Field with the chain of thought (`jsonl`, `hub`); rows may lack it, and are for reinforcement alone then."""
     answer_kind: Literal["auto", "number", "choice"] = "auto"
     """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
     limit: NonNegativeInt = 0
     """Read only this many rows from the start; 0 reads all."""
+    cot_limit: NonNegativeInt = 0
+    """Take only this many chains of thought, the first ones, and leave the other questions to reinforcement alone; 0
+    takes all."""
 
     @property
     def is_file(self) -> bool:
@@ -210,7 +218,7 @@ class DataConfig:
     cot: CotKind = "program"
     """Chains of thought are Python programs (P-CoT) or prose (N-CoT)."""
     train: SourceConfig = SourceConfig()
-    """Problems with chains of thought, for SFT and PPO."""
+    """Problems to train on: SFT learns those that have a chain of thought, reinforcement asks all."""
     dev: SourceConfig = SourceConfig()
     """Problems that checkpoints are chosen on; of kind `none` they are taken out of `train`."""
     test: SourceConfig = SourceConfig()
@@ -221,6 +229,9 @@ class DataConfig:
     """Prompt and target strings."""
     overlong: Overlong = "error"
     """What happens to a prompt or target longer than the largest bucket; counted and reported."""
+    bad_rows: BadRows = "error"
+    """What happens to rows, of all sources, that cannot be used (no question, an answer that cannot be read, an id
+    twice): all of them are told in one error, or they are dropped and told."""
 
 
 @dataclasses.dataclass(frozen=True)

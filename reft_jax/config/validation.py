@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,22 @@ def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
         yield f"{prefix}path is {source.path}: it must be a path on this machine, no URL (or `kind: hub` and a hub id)"
     if source.kind == "generated" and source.path not in ("train", "test", "pretrain"):
         yield f"{prefix}path is {source.path!r}: the generated splits are train, test and pretrain"
+    if source.answer_pattern:
+        yield from _pattern_errors(source, f"{prefix}answer_pattern is {source.answer_pattern!r}: ")
+
+
+def _pattern_errors(source: SourceConfig, begin: str) -> Iterator[str]:
+    if source.kind not in ("none", "jsonl", "hub"):
+        yield f"{begin}kind `{source.kind}` has its own way to take answers apart, leave it empty or choose `jsonl`"
+    try:
+        groups = re.compile(source.answer_pattern, re.DOTALL).groupindex
+    except re.error as error:
+        yield f"{begin}it is no regular expression of Python's: {error}"
+        return
+    if "answer" not in groups:
+        yield f"{begin}it must have a group `(?P<answer>...)`, which is where the answer stands"
+    if others := sorted(set(groups) - {"answer", "cot"}):
+        yield f"{begin}it names the groups {', '.join(others)}; there are `answer` and `cot`"
 
 
 def _combination_errors(config: Config) -> Iterator[str]:

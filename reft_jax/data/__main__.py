@@ -1,9 +1,10 @@
 """`python -m reft_jax.data FILE --kind gsm8k`, or `--config FILE`: what is in problem files, and what is wrong with it.
 
 With `--config` it looks at all that a run would read, split and cut as the run would; with a file, at that file. It
-counts rows, chains of thought and answers, measures them in characters and tokens, and names by id the rows that are
-longer than the buckets, hold what the tokenizer cannot represent, have a chain of thought that does not give their own
-answer, or ask what another row or the test set asks. Exit status: 0 fine, 1 a run would end on it, 2 could not be read.
+counts rows, chains of thought and answers, measures them in characters and tokens, and names the rows that cannot be
+used by their place, and by id those that are longer than the buckets, hold what the tokenizer cannot represent, have a
+chain of thought that does not give their own answer, or ask what another row or the test set asks. Exit status: 0 fine,
+1 a run would end on it, 2 could not be read.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, Super
 from reft_jax.data.audit.report import show
 from reft_jax.data.audit.texts import Finding, contents, look_at_texts
 from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
-from reft_jax.data.readers import read_problems, read_sets
+from reft_jax.data.readers import CheckedRows, check_rows, require_problems, sources, split_sets
 from reft_jax.data.tokenizers import model_tokenizer
 from reft_jax.files import user_path
 from reft_jax.problem import Problem
@@ -47,11 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = load_config(_settings(own, rest))
     given = tuple(rest) + (("--model.tokenizer",) if own.tokenizer else ()) + (("--data.cot",) if own.cot else ())
     try:
-        sets = read_files(config) if file else read_sets(config)
+        checked = read_sources(config, as_file=bool(file))
+        sets = {name: rows.problems for name, rows in checked.items()}
+        sets = sets if file else split_sets(config, sets)
         if file:
             config = suited(config, sets["file"], keep_cot=_names(given, "--config", "--data.cot"))
         with_tokens = _names(given, "--config", "--model.")
         report = audit(sets, config, with_tokens=with_tokens, stated_after=own.stated_after)
+        report["findings"] = bad_rows(checked, config) + report["findings"]
         if own.json:
             user_path(own.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
@@ -111,14 +115,30 @@ def trained_splits(config: Config) -> dict[str, tuple[str, SupervisedConfig]]:
     return sft | ({"pretrain": ("pretrain", config.pretrain)} if config.pretrain.epochs else {})
 
 
-def read_files(config: Config) -> dict[str, list[Problem]]:
-    """The problems of `data.train`, whole, as `file`, and those of `data.test` where there is one.
+def read_sources(config: Config, *, as_file: bool) -> dict[str, CheckedRows]:
+    """All that a run reads, see `readers.sources`; or `data.train` alone, as `file`, and `data.test` if there is one.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_problems`.
+        FileNotFoundError, ValueError: as `check_rows`, or no row of a source can be used.
     """
-    sources = {"file": config.data.train, "test": config.data.test}
-    return {split: read_problems(source) for split, source in sources.items() if source.kind != "none"}
+    named = sources(config)
+    if as_file:
+        named = {"file": named["train"]} | {name: named[name] for name in ("test",) if name in named}
+    checked = {name: check_rows(source) for name, source in named.items()}
+    for name, source in named.items():
+        require_problems(source, checked[name])
+    return checked
+
+
+def bad_rows(checked: dict[str, CheckedRows], config: Config) -> list[dict[str, Any]]:
+    """The findings on rows that cannot be used: a run ends on them, or drops them."""
+    policy = config.data.bad_rows
+    what = "cannot be used" + (": dropped" if policy == "drop" else "")
+    return [
+        Finding(name, what, [(row.place, row.what) for row in rows.bad], rows.total, stops=policy == "error").record()
+        for name, rows in checked.items()
+        if rows.bad
+    ]
 
 
 def suited(config: Config, problems: Sequence[Problem], *, keep_cot: bool) -> Config:

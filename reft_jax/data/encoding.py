@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+NAMED = 5
+"""Rows that are too long which are named; the others are counted."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Example:
     """A prompt and the response to learn, end token included, as int32 ids; `problem` indexes the list of problems."""
@@ -37,11 +41,12 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class OverlongCount:
-    """How many prompts and targets were longer than allowed, and how many rows that dropped."""
+    """How many prompts and targets were longer than allowed, how many rows that dropped, and which rows by id."""
 
     prompts: int = 0
     targets: int = 0
     dropped: int = 0
+    ids: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
 
 def encode_examples(
@@ -77,7 +82,8 @@ def encode_examples(
         for i, (prompt, response) in enumerate(zip(prompts, responses))
         if i not in dropped
     ]
-    return examples, OverlongCount(len(long_prompts), len(long_targets), len(dropped))
+    ids = tuple(problems[i].id for i in sorted(long_prompts | long_targets))
+    return examples, OverlongCount(len(long_prompts), len(long_targets), len(dropped), ids)
 
 
 def encode_prompts(
@@ -104,7 +110,8 @@ def encode_prompts(
     long = _overlong(problems, rows, max_prompt, overlong, f"{stage}.prompt_buckets")
     dropped = long if overlong == "drop" else set()
     prompts = [Prompt(i, row[-max_prompt:]) for i, row in enumerate(rows) if i not in dropped]
-    return prompts, OverlongCount(prompts=len(long), dropped=len(dropped))
+    ids = tuple(problems[i].id for i in sorted(long))
+    return prompts, OverlongCount(prompts=len(long), dropped=len(dropped), ids=ids)
 
 
 def encode_completions(
@@ -175,10 +182,10 @@ def _overlong(
     """Indices of the rows of more than `longest` tokens; an error under the policy `error`."""
     long = [i for i, row in enumerate(rows) if len(row) > longest]
     if long and overlong == "error":
-        named = ", ".join(f"`{problems[i].id}` ({len(rows[i])} tokens)" for i in long[:5])
+        named = ", ".join(f"`{problems[i].id}` ({len(rows[i])} tokens)" for i in long[:NAMED])
         raise ValueError(
             f"{len(long)} of {len(rows)} rows are longer than the {longest} tokens of `{key}`: {named}"
-            f"{', ...' if len(long) > 5 else ''}; make the largest bucket {max(len(rows[i]) for i in long)}, or let "
-            "`data.overlong` drop or truncate them"
+            f"{', ...' if len(long) > NAMED else ''}; make the largest bucket {max(len(rows[i]) for i in long)}, or "
+            "let `data.overlong` drop or truncate them"
         )
     return set(long)

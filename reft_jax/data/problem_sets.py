@@ -1,10 +1,11 @@
 """The problems of a run by split, and their token ids; what was too long or stands in two splits is reported."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from reft_jax.config import Config, SupervisedConfig
-from reft_jax.data.encoding import Example, OverlongCount, Prompt, encode_examples, encode_prompts
+from reft_jax.data.encoding import NAMED, Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.readers import is_within, read_sets, shared_questions
 from reft_jax.problem import Problem
 
@@ -13,7 +14,7 @@ Log = Callable[[str], None]
 
 def read_problem_sets(config: Config, say: Log) -> dict[str, list[Problem]]:
     """Problems by split; questions that stand in two splits are reported, not removed."""
-    sets = read_sets(config)
+    sets = read_sets(config, say)
     train, dev, test, pretrain = (sets[split] for split in ("train", "dev", "test", "pretrain"))
     if (config.sft.schedule_epochs or config.rl.epochs) and not (train and dev):
         raise ValueError(
@@ -38,7 +39,7 @@ def encode_for_sampling(
     prompts, count = encode_prompts(
         problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
     )
-    _report(count, f"{split} prompts", say)
+    _report(count, len(problems), f"{split} prompts", "generation.prompt_buckets", config, say)
     _refuse_none_left(len(problems), len(prompts), f"{split} prompts", "generation.prompt_buckets")
     return prompts
 
@@ -46,11 +47,20 @@ def encode_for_sampling(
 def encode_for_training(
     problems: list[Problem], config: Config, tokenizer: Any, stage: str, settings: SupervisedConfig, say: Log
 ) -> list[Example]:
-    """Rows of a supervised stage; none where nothing learns them."""
+    """Rows of a supervised stage, of the problems that have a chain of thought; none where nothing learns them.
+
+    Raises:
+        ValueError: no problem has one, or see `encode_examples`.
+    """
     if not (config.pretrain.epochs if stage == "pretrain" else config.learns_annotations):
         return []
+    places = [i for i, problem in enumerate(problems) if problem.cot is not None]
+    if problems and not places:
+        raise ValueError(no_chains(len(problems), config, stage))
+    if len(places) < len(problems):
+        say(f"{stage}: {len(places):,} of {len(problems):,} problems have a chain of thought")
     examples, count = encode_examples(
-        problems,
+        [problems[i] for i in places],
         tokenizer,
         config.data.templates,
         config.data.cot,
@@ -59,9 +69,22 @@ def encode_for_training(
         overlong=config.data.overlong,
         stage=stage,
     )
-    _report(count, f"{stage} rows", say)
-    _refuse_none_left(len(problems), len(examples), f"{stage} rows", f"{stage}.prompt_buckets and response_buckets")
-    return examples
+    buckets = f"{stage}.prompt_buckets and response_buckets"
+    _report(count, len(places), f"{stage} rows", buckets, config, say)
+    _refuse_none_left(len(places), len(examples), f"{stage} rows", buckets)
+    return [dataclasses.replace(example, problem=places[example.problem]) for example in examples]
+
+
+def no_chains(count: int, config: Config, stage: str) -> str:
+    """What is to be said where a stage has problems and none of them a chain of thought."""
+    source = "pretrain.source" if stage == "pretrain" else "data.train"
+    off = "pretrain.epochs" if stage == "pretrain" else "sft.schedule_epochs"
+    if stage == "sft" and not config.sft.schedule_epochs:
+        off = "rl.self_training.gold_weight"
+    return (
+        f"none of the {count:,} problems to train on of {source} has a chain of thought: name the field that holds it "
+        f"({source}.cot_field), or set {off} to 0"
+    )
 
 
 def _refuse_none_left(before: int, left: int, name: str, key: str) -> None:
@@ -72,6 +95,15 @@ def _refuse_none_left(before: int, left: int, name: str, key: str) -> None:
         )
 
 
-def _report(count: OverlongCount, name: str, say: Log) -> None:
-    if count != OverlongCount():
-        say(f"{name}: {count.prompts} prompts and {count.targets} targets are too long; {count.dropped} rows dropped")
+def _report(count: OverlongCount, total: int, name: str, key: str, config: Config, say: Log) -> None:
+    """Says which of a split's prompts or a stage's rows are too long, and what became of them."""
+    if count == OverlongCount():
+        return
+    fate = "dropped" if count.dropped else "cut"
+    parts = f" ({count.prompts} prompts, {count.targets} targets)" if count.targets else ""
+    unasked = ", and count as wrong" if count.dropped and name in ("dev prompts", "test prompts") else ""
+    named = ", ".join(f"`{identity}`" for identity in count.ids[:NAMED]) + (", ..." if len(count.ids) > NAMED else "")
+    say(
+        f"{name}: {len(count.ids):,} of {total:,} are longer than {key} allow{parts}; they are {fate} "
+        f"(data.overlong){unasked}: {named}"
+    )

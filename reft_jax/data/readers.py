@@ -4,17 +4,19 @@ First station of the data flow: `SourceConfig` -> `list[Problem]`. What passes h
 questions are not empty and every gold answer can be compared. Nothing is tokenised yet.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
-from reft_jax.config import Config, SourceConfig
-from reft_jax.data.rows import Row, read_rows
-from reft_jax.problem import AnswerKind, Problem
+from reft_jax.config import BadRows, Config, SourceConfig
+from reft_jax.data.rows import AbsentFieldError, Row, read_rows, shown
+from reft_jax.problem import AnswerKind, Problem, annotated
 from reft_jax.reward.answers import likely_answer_kind, parse_gold
 
 _ANSWER_KINDS: dict[str, AnswerKind] = {
@@ -23,13 +25,83 @@ _ANSWER_KINDS: dict[str, AnswerKind] = {
     "mathqa": "choice",
     "mathqa-numeric": "number",
 }
-_GSM8K_MARKER = "#### "
+_GSM8K_MARKER = "####"
 _GSM8K_NOTE = re.compile(r"<<.*?>>")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 
 
-def read_problems(source: SourceConfig) -> list[Problem]:
-    """Reads and checks all problems of a source, in their published order.
+SHOWN = 20
+"""Rows that cannot be used which an error or a message lists; of a file that has no other rows, `SHOWN_OF_ALL`."""
+
+SHOWN_OF_ALL = 3
+
+Say = Callable[[str], None]
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: its file and row, and the field with what is the matter with it."""
+
+    place: str
+    what: str
+
+
+class CheckedRows(NamedTuple):
+    """The problems of a source, and those of its rows that cannot be one, each in their published order."""
+
+    problems: list[Problem]
+    bad: list[BadRow]
+
+    @property
+    def total(self) -> int:
+        """Of all rows."""
+        return len(self.problems) + len(self.bad)
+
+
+def read_problems(source: SourceConfig, bad_rows: BadRows = "error", say: Say = print) -> list[Problem]:
+    """The problems of a source, in their published order; see `check_rows`, which says how they are read.
+
+    Args:
+        source: where they are.
+        bad_rows: what is done about rows that cannot be used: `error`, or `drop`.
+        say: told what is dropped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or has no rows; or names the rows that cannot be used, `SHOWN` of them,
+            under `drop` where there are no others.
+    """
+    checked = check_rows(source)
+    require_problems(source, checked)
+    if checked.bad:
+        told, listed = (
+            f"{source.path}: {len(checked.bad):,} of {checked.total:,} rows cannot be used",
+            _listed(checked.bad),
+        )
+        if bad_rows == "error":
+            raise ValueError(f"{told}: mend them, or leave them out by data.bad_rows: drop\n{listed}")
+        say(f"{told} and are dropped (data.bad_rows)\n{listed}")
+    return checked.problems
+
+
+def require_problems(source: SourceConfig, checked: CheckedRows) -> None:
+    """Refuses a source no row of which can be used; some say why, as it is likely one reason.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if not checked.problems:
+        listed = _listed(checked.bad, SHOWN_OF_ALL)
+        raise ValueError(f"{source.path}: none of the {checked.total:,} rows can be used\n{listed}")
+
+
+def _listed(bad: Sequence[BadRow], limit: int = SHOWN) -> str:
+    lines = [f"  {place}: {what}" for place, what in bad[:limit]]
+    return "\n".join(lines + ([f"  and {len(bad) - limit:,} more"] if len(bad) > limit else []))
+
+
+def check_rows(source: SourceConfig) -> CheckedRows:
+    """Reads and checks all rows of a source.
 
     - `reft_json`: the reference's JSON list of `item_id, question, answer_value[, answer_cot]`. The data set is the
       first id before its first `_`; it decides how answers are compared.
@@ -38,8 +110,9 @@ def read_problems(source: SourceConfig) -> list[Problem]:
     - `mathqa`: MathQA's JSON list of `Problem, Rationale, options, correct, ...`, or a hub data set with these columns
       (`regisss/math_qa`). The question is `Problem`, a line break and `options` as published, and row n (from 0)
       becomes `mathqa_n`: what the reference's own files hold. The quotes around three of four rationales are removed.
-    - `jsonl`, `hub`: the fields that `source` names. `question_field` may list several (`Body,Question`), joined by a
-      blank. An answer that holds `#### N` is taken apart as GSM8K's.
+    - `jsonl`, `hub`: the fields that `source` names, or paths to them, see `Row.value`. `question_field` may list
+      several (`Body,Question`), joined by a blank. An answer is taken apart by `answer_pattern`; without one, where it
+      holds `#### N`, as GSM8K's.
     - `generated`: the embedded problems of the split `source.path`.
 
     A file that ends in `.parquet` is read as that, with the same fields.
@@ -47,43 +120,74 @@ def read_problems(source: SourceConfig) -> list[Problem]:
     Gold answers keep their published text, since it stands in N-CoT targets; they are compared in a normal form that
     `parse_gold` makes. Numbers in a file are accepted as answers and keep all their digits.
 
+    A row cannot be used where something is missing, null, of a wrong type, empty, the id of an earlier row, no Unicode
+    text or cannot be parsed; rows are counted from 1, and by line in JSONL.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names file, row (from 1; the line in JSONL) and field of whatever is missing, of a wrong type,
-            empty, a duplicate or cannot be parsed.
+        ValueError: the file as a whole cannot be read, or has no rows.
     """
     if source.kind == "none":
         raise ValueError("the source's `kind` is `none`: there is nothing to read")
     if source.kind == "generated":
-        return _generated(source)
+        return CheckedRows(_with_some_chains(_generated(source), source.cot_limit), [])
 
     source = _with_published_fields(source)
     rows = list(itertools.islice(read_rows(source), source.limit or None))
     if not rows:
         raise ValueError(f"{source.path}: holds no rows")
-    answer_kind = _answer_kind(source, rows[0])
+    answer_kind = _answer_kind(source, rows)
     problems: dict[str, Problem] = {}
+    bad = []
     for row in rows:
-        problem = _problem(source, row, answer_kind)
-        if problem.id in problems:
-            raise ValueError(f"{row.place}: field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
-        problems[problem.id] = problem
-    return list(problems.values())
+        try:
+            problem = _problem(source, row, answer_kind)
+            if problem.id in problems:
+                raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
+        except ValueError as error:
+            bad.append(BadRow(row.place, str(error)))
+        else:
+            problems[problem.id] = problem
+    return CheckedRows(_with_some_chains(list(problems.values()), source.cot_limit), bad)
 
 
-def read_sets(config: Config) -> dict[str, list[Problem]]:
+def _with_some_chains(problems: list[Problem], limit: int) -> list[Problem]:
+    """The problems, after the first `limit` chains of thought without any; 0 keeps all."""
+    if not limit:
+        return problems
+    kept = {problem.id for problem in annotated(problems)[:limit]}
+    return [p if p.id in kept else dataclasses.replace(p, cot=None) for p in problems]
+
+
+def sources(config: Config) -> dict[str, SourceConfig]:
+    """The sources that a run reads, by the name of their set: `train`, `dev`, `test` and `pretrain`."""
+    data, pretrain = config.data, config.pretrain
+    named = {"train": data.train, "dev": data.dev, "test": data.test}
+    found = {name: source for name, source in named.items() if source.kind != "none"}
+    return found | ({"pretrain": pretrain.source} if pretrain.epochs else {})
+
+
+def read_sets(config: Config, say: Say = print) -> dict[str, list[Problem]]:
     """The problems of a run by split, [] where there are none: `train`, `dev`, `test` and `pretrain`.
 
     Dev is carved from train, unless `data.dev` is a source of its own.
 
+    Args:
+        config: of the run.
+        say: told of rows that are dropped.
+
     Raises:
         FileNotFoundError, ValueError: as `read_problems`.
     """
-    data = config.data
-    train, dev, test = (read_problems(s) if s.kind != "none" else [] for s in (data.train, data.dev, data.test))
-    if data.dev.kind == "none":
-        train, dev = split_dev(train, data.dev_fraction)
-    pretrain = read_problems(config.pretrain.source) if config.pretrain.epochs else []
+    bad_rows = config.data.bad_rows
+    return split_sets(config, {name: read_problems(source, bad_rows, say) for name, source in sources(config).items()})
+
+
+def split_sets(config: Config, read: Mapping[str, list[Problem]]) -> dict[str, list[Problem]]:
+    """The problems of a run by split, of those that its `sources` hold."""
+    train, dev, test, pretrain = (read.get(name, []) for name in ("train", "dev", "test", "pretrain"))
+    if config.data.dev.kind == "none":
+        train, dev = split_dev(train, config.data.dev_fraction)
     return {"train": train, "dev": dev[: config.evaluation.dev_limit or None], "test": test, "pretrain": pretrain}
 
 
@@ -148,55 +252,93 @@ def _with_published_fields(source: SourceConfig) -> SourceConfig:
     return source
 
 
-def _answer_kind(source: SourceConfig, first: Row) -> AnswerKind:
+def _answer_kind(source: SourceConfig, rows: Sequence[Row]) -> AnswerKind:
     """Configured, or known by the data set's name, or a choice where the first answer is one letter."""
     if source.answer_kind != "auto":
         return source.answer_kind
     if source.kind == "mathqa":
         return "choice"
-    name = _text(first, source.id_field, numbers=True).split("_")[0] if source.kind == "reft_json" else ""
+    name = next(_readable(lambda row: _id(source, row), rows), "").split("_")[0] if source.kind == "reft_json" else ""
     if name in _ANSWER_KINDS:
         return _ANSWER_KINDS[name]
-    return likely_answer_kind(_text(first, source.answer_field, numbers=True))
+    return likely_answer_kind(next(_readable(lambda row: _take_apart(source, row)[1], rows), ""))
+
+
+def _readable(read: Callable[[Row], str], rows: Sequence[Row]) -> Iterator[str]:
+    """What is read of the rows of which it can be."""
+    for row in rows:
+        with contextlib.suppress(ValueError):
+            yield read(row)
 
 
 def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem:
+    """The problem that a row holds.
+
+    Raises:
+        ValueError: naming the field that cannot be used.
+    """
+    if row.fault:
+        raise ValueError(row.fault)
     separator = "\n" if source.kind == "mathqa" else " "
     parts = [_text(row, field.strip()).strip() for field in source.question_field.split(",")]
     if not (question := separator.join(parts).strip()):
-        raise ValueError(f"{row.place}: field `{source.question_field}`: the question is empty")
+        raise ValueError(f"field `{source.question_field}`: the question is empty")
 
-    cot = _text(row, source.cot_field) if row.fields.get(source.cot_field) is not None else ""
+    cot = _text(row, source.cot_field) if _has(row, source.cot_field) else ""
     if source.kind == "mathqa" and (quoted := _QUOTED.fullmatch(cot)):
         cot = quoted[1]
-    answer = _text(row, source.answer_field, numbers=True)
-    reasoning, marker, final = answer.rpartition(_GSM8K_MARKER)
-    if marker:
-        cot, answer = cot or _GSM8K_NOTE.sub("", reasoning), final.replace(",", "")
-    elif source.kind == "gsm8k":
-        raise ValueError(f"{row.place}: field `{source.answer_field}`: no `{_GSM8K_MARKER}N` at its end")
+    reasoning, answer = _take_apart(source, row)
+    cot = cot or reasoning
     try:
         parse_gold(answer, answer_kind)
     except ValueError as error:
-        raise ValueError(f"{row.place}: field `{source.answer_field}`: {error}") from error
+        raise ValueError(f"field `{source.answer_field}`: {error}") from error
     columns = {name: float(value) if isinstance(value, Decimal) else value for name, value in row.fields.items()}
     return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None, columns)
 
 
+def _take_apart(source: SourceConfig, row: Row) -> tuple[str, str]:
+    """The reasoning that the answer's field holds, and the answer."""
+    text = _text(row, source.answer_field, numbers=True)
+    if source.answer_pattern:
+        found = re.fullmatch(source.answer_pattern, text.strip(), re.DOTALL)
+        if found is None or found["answer"] is None:
+            raise ValueError(f"field `{source.answer_field}`: answer_pattern does not match {_end(text)}")
+        return found.groupdict().get("cot") or "", found["answer"]
+    reasoning, marker, final = text.rpartition(_GSM8K_MARKER)
+    if marker:
+        return _GSM8K_NOTE.sub("", reasoning), _THOUSANDS.sub(lambda number: number[0].replace(",", ""), final)
+    if source.kind == "gsm8k":
+        raise ValueError(f"field `{source.answer_field}`: no `{_GSM8K_MARKER} N` at its end, which is {_end(text)}")
+    return "", text
+
+
+def _end(text: str) -> str:
+    return repr(text if len(text) <= 60 else "..." + text[-57:])
+
+
 def _id(source: SourceConfig, row: Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
-    if source.kind == "reft_json" or row.fields.get(source.id_field) is not None:
+    if source.kind == "reft_json" or _has(row, source.id_field):
         return _text(row, source.id_field, numbers=True)
     return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 
 
+def _has(row: Row, field: str) -> bool:
+    """Whether a row has a field that it may lack; null is none."""
+    try:
+        return row.value(field) is not None
+    except AbsentFieldError:
+        return False
+
+
 def _text(row: Row, field: str, *, numbers: bool = False) -> str:
     """The text of a field that must be there; `numbers` are taken too and written out."""
-    value = row.fields.get(field)
+    value = row.value(field)
     if value is None:
-        raise ValueError(f"{row.place}: field `{field}` is missing; there are {', '.join(map(str, row.fields))}")
+        raise ValueError(f"field `{field}` is null")
     if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"{row.place}: field `{field}` should be text, is {type(value).__name__} {value!r}")
+        raise ValueError(f"field `{field}` should be text, is {shown(value)}")
     return value

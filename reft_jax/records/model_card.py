@@ -167,6 +167,7 @@ def _source(source: SourceConfig) -> str:
     named = _inline(source.path if on_hub else Path(source.path).name)
     split = ", ".join(filter(None, (source.name, source.split, source.revision))) if on_hub else ""
     limit = f", the first {source.limit} rows" if source.limit else ""
+    limit += f", the first {source.cot_limit} chains of thought" if source.cot_limit else ""
     kind = "the embedded problems" if source.kind == "generated" else f"`{source.kind}`"
     return f"{kind}, {named}{f' ({split})' if split else ''}{limit}"
 

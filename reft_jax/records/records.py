@@ -193,7 +193,12 @@ def _of_evaluation(record: Mapping[str, Any]) -> bool:
 
 
 def json_value(value: object) -> object:
-    """`value` with each float that JSON cannot hold replaced by its name."""
+    """`value` with each float that JSON cannot hold replaced by its name, and halves of surrogate pairs by theirs.
+
+    A program may return such a half, and `files.json_lines` refuses it.
+    """
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
     if isinstance(value, Mapping):

@@ -92,7 +92,10 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
     check_batches(config, shard_count(mesh, "batch"))
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
-        given, test = (read_problems(s) if s.kind != "none" else [] for s in (data.dev, data.test))
+        given, test = (
+            read_problems(source, data.bad_rows, display.message) if source.kind != "none" else []
+            for source in (data.dev, data.test)
+        )
         drawn = split_samples(read_files(settings.samples), data.dev_fraction, given)
         train, dev = (
             encode(part, config, tokenizer, name, display.message) for part, name in zip(drawn, ("train", "dev"))

@@ -248,6 +248,16 @@ IMPOSSIBLE = [
     (["--data.train.kind", "none"], "data.train.kind is `none`"),
     (["--data.train.path", "dev"], "data.train.path is 'dev': the generated splits are train, test and pretrain"),
     (["--data.test.kind", "gsm8k"], "data.test.path is empty"),
+    (
+        ["--data.dev.answer_pattern", "(?P<cot>.*"],
+        "data.dev.answer_pattern is '(?P<cot>.*': it is no regular expression of Python's: missing ), unterminated",
+    ),
+    (["--data.dev.answer_pattern", ".*"], "data.dev.answer_pattern is '.*': it must have a group `(?P<answer>...)`"),
+    (["--data.dev.answer_pattern", "(?P<answer>.)(?P<cots>.)"], "names the groups cots; there are `answer` and `cot`"),
+    (
+        ["--data.train.answer_pattern", "(?P<answer>.*)"],
+        "data.train.answer_pattern is '(?P<answer>.*)': kind `generated` has its own way to take answers apart",
+    ),
     (["--data.dev.kind", "gsm8k"], "data.dev.path is empty"),
     (["--sft.evaluate_every", "0"], "sft.evaluate_every is 0: it must be more than 0"),
     (["--sft.save_every", "0"], "sft.save_every is 0: it must be more than 0"),

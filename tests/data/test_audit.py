@@ -6,6 +6,7 @@ be counted by hand and a prompt that ends in a line break parts a token.
 
 import collections
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -18,7 +19,16 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.config import Config, DataConfig, GenerationConfig, ModelConfig, RewardConfig, SftConfig, TemplateConfig
+from reft_jax.config import (
+    Config,
+    DataConfig,
+    GenerationConfig,
+    ModelConfig,
+    RewardConfig,
+    SftConfig,
+    TemplateConfig,
+    load_config,
+)
 from reft_jax.data.__main__ import audit, main
 from reft_jax.data.audit.texts import (
     SAME,
@@ -278,8 +288,10 @@ def test_it_says_that_a_run_stops_where_a_run_stops(tokenizer, rows, prompt, res
     try:
         _, trained = encode_examples(problems, max_prompt=prompt, max_response=response, stage="sft", **settings)
         _, sampled = encode_prompts(problems, max_prompt=sampling, **settings)
-    except ValueError as error:
-        refused = set(re.findall(r"`(p\d)`", str(error)))
+        encode_for_training(problems, made, tokenizer, "sft", sft, lambda _: None)
+        encode_for_sampling(problems, made, tokenizer, "train", lambda _: None)
+    except ValueError as error:  # names rows, or says that all were dropped
+        refused = set(re.findall(r"`(p\d)`", str(error))) or {problem.id for problem in problems}
     else:
         refused = set()
     named = {identity for finding in findings if finding.stops for identity, _ in finding.rows}
@@ -406,7 +418,6 @@ def test_a_file_is_looked_at_with_the_settings_of_a_config(settings_file, tmp_pa
     ],
 )
 def test_audit_says_what_would_stop_a_run_and_exits_with_it(settings_file, command, changes, what, split) -> None:
-    from reft_jax.config import load_config
     from reft_jax.data.tokenizers import load_tokenizer
 
     path = settings_file(**changes)
@@ -423,25 +434,89 @@ def test_audit_says_what_would_stop_a_run_and_exits_with_it(settings_file, comma
         encode_for_training(problems["train"], made, embedded, "sft", made.sft, lambda _: None)
 
 
-def test_rows_without_a_chain_of_thought_stop_what_learns_annotations(tmp_path, command) -> None:
+def test_rows_without_a_chain_of_thought_are_told_where_annotations_are_learned(tmp_path, command) -> None:
     rows = [
         {"question": f"q{i}?", "answer": i, "cot": None if i == 2 else program(f"q{i}?", f"return {i}")}
         for i in range(4)
     ]
     path = write(tmp_path / "f.jsonl", *rows)
     status, report, _ = command(path, "--kind", "jsonl")
-    assert status == 1
-    assert found(report, "no chain of thought") == [{"id": "f_2", "detail": ""}]
+    told = "no chain of thought: for reinforcement alone"
+    assert status == 0
+    assert found(report, told) == [{"id": "f_2", "detail": ""}]
     status, report, _ = command(path, "--kind", "jsonl", "--sft.schedule_epochs", "0")
-    assert (status, found(report, "no chain of thought")) == (0, [])
+    assert (status, found(report, told)) == (0, [])
     imitation = ("--sft.schedule_epochs", "0", "--rl.algorithm", "self_training")
     status, report, _ = command(path, "--kind", "jsonl", *imitation)
-    assert (status, found(report, "no chain of thought")) == (1, [{"id": "f_2", "detail": ""}])
+    assert (status, found(report, told)) == (0, [{"id": "f_2", "detail": ""}])
     status, report, _ = command(path, "--kind", "jsonl", *imitation, "--rl.self_training.gold_weight", "0")
-    assert (status, found(report, "no chain of thought")) == (0, [])
+    assert (status, found(report, told)) == (0, [])
     status, _, printed = command(write(tmp_path / "g.jsonl", rows[2]), "--kind", "jsonl")
     assert status == 0, "nothing to train on is no finding in a file of questions"
     assert "Nothing to report." in printed
+
+
+def test_rows_that_cannot_be_used_are_findings(settings_file, tmp_path, command) -> None:
+    """The rest is looked at. A run says the same: it ends on them, or goes on with what was looked at."""
+    rows = [{"question": f"q{i}?", "answer": [1, "one", None][i % 3], "cot": "so"} for i in range(60)]
+    path = write(tmp_path / "f.jsonl", *rows)
+    status, report, printed = command(path, "--kind", "jsonl")
+    assert (status, report["sets"]["file"]["rows"]) == (1, 20)
+    assert f"{path}, line 2  field `answer`: " in printed
+    assert "and 35 more; --show 0 shows all" in printed
+
+    build_tokenizer().save_pretrained(tmp_path / "characters")
+    model = {"path": str(tmp_path / "characters"), "tokenizer": ""}
+    for policy, stops, what in (("error", True, "cannot be used"), ("drop", False, "cannot be used: dropped")):
+        data = {"train": {"kind": "jsonl", "path": path}, "dev_fraction": 0.2, "bad_rows": policy, "cot": "text"}
+        made = settings_file(model=model, data={**data, "test": {"kind": "none"}})
+        status, report, _ = command("--config", made)
+        (finding,) = [found for found in report["findings"] if found["what"] == what]
+        assert (status, finding["stops"], finding["set"], finding["total"]) == (int(stops), stops, "train", 60)
+        assert [row["id"] for row in finding["rows"]] == [f"{path}, line {i + 1}" for i in range(60) if i % 3]
+        sizes = [report["sets"][split]["rows"] for split in ("train", "dev")]
+        lines = [f"  {row['id']}: {row['detail']}" for row in finding["rows"][:20]] + ["  and 20 more"]
+        said: list[str] = []
+        if stops:
+            with pytest.raises(ValueError, match="40 of 60 rows cannot be used") as refused:
+                read_problem_sets(load_config(["--config", made]), said.append)
+            assert str(refused.value).split("\n")[1:] == lines
+        else:
+            sets = read_problem_sets(load_config(["--config", made]), said.append)
+            assert [len(sets[split]) for split in ("train", "dev")] == sizes
+            assert said[0].split("\n")[1:] == lines
+
+
+COMMANDS = {
+    "data": ["{}", "--kind", "jsonl"],
+    "reward": ["{}"],
+    "evaluate": ["--samples", "{}"],
+    "select": ["{}", "{}.out"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_half_of_a_surrogate_pair_is_the_same_row_to_every_command(tmp_path, capsys, command) -> None:
+    """And what looks like it is none: separators at which Python ends a line, a byte order mark, CRLF, an emoji."""
+    said = "so" + TEMPLATES.answer_trigger + "1"
+    sample = {"id": "a", "sample": 0, "gold": "1", "completion": said, "outcome": "correct", "value": 1, "answer": 1}
+    texts = (
+        json.dumps({**sample, "question": "Q\u2028\x85"}, ensure_ascii=False),
+        json.dumps({**sample, "question": "Q \ud83d"}),
+    )
+    emoji = json.dumps({**sample, "id": "b", "question": "\U0001f600"})
+    assert r"\ud83d\ude00" in emoji
+    run = importlib.import_module(f"reft_jax.{command}" + (".__main__" if command in ("data", "reward") else "")).main
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(f"\ufeff{texts[0]}\r\n{emoji}\r\n".encode())
+    arguments = [argument.format(path) for argument in COMMANDS[command]]
+    assert run(arguments) == 0
+    Path(f"{path}.out").unlink(missing_ok=True)
+    path.write_bytes(f"\ufeff{texts[0]}\r\n{emoji}\r\n{texts[1]}".encode())
+    assert run(arguments) == (1 if command == "data" else 2)
+    output = capsys.readouterr()
+    told = re.sub(r"\s+", " ", output.out + output.err)
+    assert re.search(re.escape(f"{path}, line 3") + r":? field `question`: '\\ud83d', its character 3, is half", told)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reft_jax.config import SourceConfig
+from reft_jax.data import readers
 from reft_jax.data.readers import is_within, question_key, read_problems, shared_questions, split_dev
 from reft_jax.problem import Problem
 
@@ -142,7 +143,7 @@ def test_mathqa_from_its_mirror(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"correct": "f"}, "field `correct`: gold answer 'f' is not one letter from a to e"),
-        ({"correct": None}, "field `correct` is missing; there are Problem, Rationale, options"),
+        ({"correct": None}, "field `correct` is null"),
         ({"options": ["38", "27"]}, "field `options` should be text, is list"),
         ({"Problem": " ", "options": ""}, "field `Problem,options`: the question is empty"),
     ],
@@ -241,7 +242,7 @@ def test_limit_leaves_what_follows_unread(tmp_path: Path) -> None:
 # Refusals
 
 BROKEN_ROWS = {
-    "missing": ({"answer_value": None}, "field `answer_value` is missing; there are item_id, question"),
+    "null": ({"answer_value": None}, "field `answer_value` is null"),
     "no question": ({"question": " \n"}, "field `question`: the question is empty"),
     "question no text": ({"question": 5}, "field `question` should be text, is int 5"),
     "answer no text": ({"answer_value": ["18"]}, r"field `answer_value` should be text, is list \['18'\]"),
@@ -310,6 +311,232 @@ def test_a_missing_problem_file_is_named(tmp_path: Path, kind) -> None:
 def test_nothing_to_read() -> None:
     with pytest.raises(ValueError, match="`none`"):
         read_problems(SourceConfig())
+
+
+# Data as it lies around
+
+
+def layout_file(folder: Path, *rows: dict, suffix: str = "jsonl", **fields) -> SourceConfig:
+    """Rows as JSONL, or as Parquet, under a source of kind `jsonl`."""
+    path = write(folder, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return SourceConfig(kind="jsonl", path=as_parquet(path) if suffix == "parquet" else path, **fields)
+
+
+VERL = {
+    "data_source": "openai/gsm8k",
+    "prompt": [{"role": "user", "content": "One and two? Let's think step by step."}],
+    "reward_model": {"style": "rule", "ground_truth": "3"},
+    "extra_info": {"index": 7, "question": "One and two?", "answer": "It is <<1+2=3>>3.\n#### 3", "split": "train"},
+}
+MESSAGES = {
+    "messages": [
+        {"role": "system", "content": "Solve."},
+        {"role": "user", "content": "One and two?"},
+        {"role": "assistant", "content": "It is 3.\nSo: \\boxed{3}."},
+    ]
+}
+TURNS = {"prompt": [MESSAGES["messages"][1]], "completion": [{"role": "assistant", "content": "It is 3.\n#### 3"}]}
+PLAIN = {"prompt": "One and two?", "completion": "It is 3.\n####3"}
+DOTTED = {"a.b": "One and two?", "a": {"b": "Other?"}, "c[0]": "#### 3", "c": ["4"]}
+LAYOUTS = {
+    "verl": (VERL, "extra_info.question", "extra_info.answer", {"id_field": "extra_info.index"}, "7", "It is 3."),
+    "verl, graded": (VERL, "extra_info.question", "reward_model.ground_truth", {}, "rows_0", None),
+    "messages": (
+        *(MESSAGES, "messages[1].content", "messages[-1].content"),
+        {"answer_pattern": r"(?P<cot>.*)\nSo: \\boxed\{(?P<answer>.*)\}\."},
+        *("rows_0", "It is 3."),
+    ),
+    "messages, in two fields": (
+        *(MESSAGES, "messages[-2].content", "messages[2].content"),
+        {"answer_pattern": r".*\{(?P<answer>.*)\}\.", "cot_field": "messages[0].content"},
+        *("rows_0", "Solve."),
+    ),
+    "turns": (TURNS, "prompt[0].content", "completion[-1].content", {}, "rows_0", "It is 3."),
+    "prompt and completion": (PLAIN, "prompt", "completion", {}, "rows_0", "It is 3."),
+    "names with dots": (DOTTED, "a.b", "c[0]", {"cot_field": "no.where"}, "rows_0", None),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fields_are_found_by_path(tmp_path: Path, layout: str, suffix: str) -> None:
+    row, question, answer, fields, identity, cot = LAYOUTS[layout]
+    source = layout_file(tmp_path, row, suffix=suffix, question_field=question, answer_field=answer, **fields)
+    assert read_problems(source) == [Problem(identity, "One and two?", "3", "number", cot)]
+
+
+def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (.*question_field: .*) \|$", text, re.MULTILINE)
+    pattern = re.search(r"`answer_pattern: '(.*)'`", text)[1]
+    made = {
+        "verl's Parquet, with reasoning": (VERL, "7", "It is 3."),
+        "verl's Parquet, answers alone": (VERL, "rows_0", None),
+        "chats": (MESSAGES, "rows_0", "It is 3.\nSo:"),
+        "prompt and completion": (PLAIN, "rows_0", "It is 3."),
+        "... as turns": (TURNS, "rows_0", "It is 3."),
+        "a question in two columns": ({"Body": "One and", "Question": "two?", "answer": 3}, "rows_0", None),
+    }
+    assert {name for name, _ in rows} == set(made)
+    for name, cell in rows:
+        fields = dict(re.findall(r"`(\w+): \"?([^`\"]+)\"?`", cell))
+        fields |= {"answer_pattern": pattern} if name == "chats" else {}
+        row, identity, cot = made[name]
+        (problem,) = read_problems(
+            layout_file(tmp_path, row, suffix="parquet" if "Parquet" in name else "jsonl", **fields)
+        )
+        assert (problem.id, problem.answer, problem.cot) == (identity, "3", cot)
+        assert problem.question.startswith("One and two?")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("b", "field `b` is missing; there are a, q"),
+        ("b.c", "field `b.c` is missing: the row has a, q, and no `b`"),
+        ("a.c", "field `a.c` is missing: `a` has b, d, n, and no `c`"),
+        ("a.b[1].c", "field `a.b[1].c` is missing: `a.b` has 1 items, from 0"),
+        ("a.b[-2].c", "field `a.b[-2].c` is missing: `a.b` has 1 items, from 0"),
+        ("a.b[0].d", "field `a.b[0].d` is missing: `a.b[0]` has c, and no `d`"),
+        ("a.b[0].c", "field `a.b[0].c` is null"),
+        ("a.n.c", "field `a.n.c` is missing: `a.n` is null"),
+        (
+            "a.b.c",
+            "field `a.b.c`: `a.b` is list [{'c': None}] and has no field `c`: name one of its items, such as `a.b[0]`",
+        ),
+        ("a.d.e", "field `a.d.e`: `a.d` is str 'text' and has no field `e`"),
+        ("a.d[0]", "field `a.d[0]`: `a.d` is str 'text' and has no item 0"),
+        ("a.b", "field `a.b` should be text, is list [{'c': None}]"),
+        ("a..b", "field `a..b` is missing; there are a, q"),
+    ],
+)
+def test_a_path_that_leads_nowhere_says_how_far_it_led(tmp_path: Path, path: str, message: str) -> None:
+    row = {"a": {"b": [{"c": None}], "d": "text", "n": None}, "q": "why?"}
+    source = layout_file(tmp_path, row, question_field="q", answer_field=path)
+    with pytest.raises(ValueError) as refused:
+        read_problems(source)
+    assert str(refused.value).splitlines()[1:] == [f"  {source.path}, line 1: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reasoning", "value"),
+    [
+        ("a\n####9", "a", "9"),
+        ("1 #### 2\n#### 1,234,567.5 ", "1 #### 2", "1234567.5"),
+        ("####\t-3", None, "-3"),
+    ],
+)
+def test_the_marker_needs_no_blank_and_only_thousands_lose_their_commas(tmp_path, answer, reasoning, value) -> None:
+    path = write(tmp_path, "f.jsonl", json.dumps({"question": "q", "answer": answer}))
+    for kind in ("gsm8k", "jsonl"):
+        (problem,) = read_problems(SourceConfig(kind=kind, path=path))
+        assert (problem.cot, problem.answer) == (reasoning, value)
+
+
+def test_commas_that_are_no_thousands_are_left_to_the_reader_of_answers(tmp_path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(readers, "parse_gold", lambda answer, kind: asked.append(answer))
+    for answer in ("1,2,3", "1,2345", "0,5", "12,345,67", "1,234"):
+        read_problems(layout_file(tmp_path, {"question": "q", "answer": f"#### {answer}"}))
+    assert asked == [" 1,2,3", " 1,2345", " 0,5", " 12,345,67", " 1234"]
+
+
+def test_a_row_that_a_pattern_does_not_match_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": answer} for answer in ("so\n=> 4\n", "x" * 99, "=> ", "=> 5 or 6")]
+    source = layout_file(tmp_path, *rows, answer_pattern="(?P<cot>.*?)=> (?P<answer>[0-9]+)?")
+    said: list[str] = []
+    assert [(p.cot, p.answer) for p in read_problems(source, "drop", said.append)] == [("so", "4")]
+    does_not = "field `answer`: answer_pattern does not match"
+    assert said[0].splitlines()[1:] == [
+        f"  {source.path}, line 2: {does_not} '...{'x' * 57}'",
+        f"  {source.path}, line 3: {does_not} '=> '",
+        f"  {source.path}, line 4: {does_not} '=> 5 or 6'",
+    ]
+
+
+BAD = (
+    '{"id": "a", "question": "Sum?", "answer": 1}\r\n'
+    '{"id": "b", "question": "Sum?", "answer": "about 5"}\n'
+    "\n"
+    '{"id": "c", "question": " ", "answer": 1}\n'
+    '{"id": "a", "question": "Other?", "answer": 1}\n'
+    '{"id": "d", "question": "Half \\ud83d?", "answer": 1}\n'
+    '{"id": "e", "question": "Whole \\ud83d\\ude00 \u2028 \x85?", "answer": 2}\n'
+    '{"id": "f", "question": "Sum?", "answer": null}\n'
+    '{"id": "g", "question": "Su\n'
+    '{"id": "h", "question": ["Sum?"], "answer": 1}\n'
+    '{"id": "i", "question": "Sum?", "answer": 1, "tags": [{"\\udc00": 1}]}'
+)
+BAD_LINES = [
+    "line 2: field `answer`: ",
+    "line 4: field `question`: the question is empty",
+    "line 5: field `id`: `a` is also the id of an earlier row",
+    r"line 6: field `question`: '\ud83d', its character 6, is half of a surrogate pair, no text",
+    "line 8: field `answer` is null",
+    "line 9: not JSON in UTF-8: ",
+    "line 10: field `question` should be text, is list ['Sum?']",
+    r"line 11: field `\udc00`: '\udc00', its character 1, is half of a surrogate pair, no text",
+]
+
+
+def test_all_bad_rows_are_told_at_once_or_dropped_with_the_same_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "bad.jsonl", "\ufeff" + BAD)
+    source = SourceConfig(kind="jsonl", path=path)
+    with pytest.raises(ValueError) as refused:
+        read_problems(source)
+    head, *lines = str(refused.value).splitlines()
+    assert head == f"{path}: 8 of 10 rows cannot be used: mend them, or leave them out by data.bad_rows: drop"
+    for line, expected in zip(lines, BAD_LINES, strict=True):
+        assert line.startswith(f"  {path}, {expected}")
+    said: list[str] = []
+    kept = read_problems(source, "drop", said.append)
+    assert [(p.id, p.question) for p in kept] == [("a", "Sum?"), ("e", "Whole \U0001f600 \u2028 \x85?")]
+    (told,) = said
+    head, *dropped = told.split("\n")
+    assert head == f"{path}: 8 of 10 rows cannot be used and are dropped (data.bad_rows)"
+    assert dropped == lines
+    as_list = "[" + ", ".join(line for i, line in enumerate(BAD.split("\n")) if i not in (2, 8)) + "]"
+    source = SourceConfig(
+        kind="reft_json",
+        path=write(
+            tmp_path, "bad.json", "\ufeff" + re.sub('"id"', '"item_id"', as_list.replace('"answer"', '"answer_value"'))
+        ),
+    )
+    assert [p.id for p in read_problems(source, "drop", said.append)] == ["a", "e"]
+    assert "7 of 9 rows" in said[1]
+
+
+@pytest.mark.parametrize(("good", "shown"), [(1, 20), (0, 3)])
+def test_so_many_bad_rows_are_listed_and_none_may_be_all(tmp_path: Path, good: int, shown: int) -> None:
+    rows = [{"question": "q", "answer": "what?"}] * 24 + [{"question": "q", "answer": 1}] * good
+    source = layout_file(tmp_path, *rows)
+    with pytest.raises(ValueError) as refused:
+        read_problems(source)
+    lines = str(refused.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines[1:-1]] == [f"  {source.path}, line {i + 1}" for i in range(shown)]
+    assert lines[-1] == f"  and {24 - shown} more"
+    if not good:
+        with pytest.raises(ValueError, match="none of the 24 rows can be used"):
+            read_problems(source, "drop")
+
+
+def test_the_kind_of_answer_is_read_off_the_first_row_that_has_one(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": answer} for answer in (None, "so\n#### b", "so\n#### C")]
+    problems = read_problems(layout_file(tmp_path, *rows), "drop", lambda _: None)
+    assert [(problem.answer, problem.answer_kind) for problem in problems] == [("b", "choice"), ("C", "choice")]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 9))
+def test_chains_of_thought_are_limited_to_the_first(tmp_path_factory, having: list[bool], limit: int) -> None:
+    rows = [{"question": f"q{i}", "answer": i, "cot": "so" if has else None} for i, has in enumerate(having)]
+    problems = read_problems(layout_file(tmp_path_factory.mktemp("some"), *rows, cot_limit=limit))
+    kept, left = [], limit or 99
+    for has in having:
+        kept.append(has and left > 0)
+        left -= has
+    assert [problem.cot is not None for problem in problems] == kept
+    assert len(problems) == len(rows)
 
 
 # Splits

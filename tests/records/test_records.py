@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from reft_jax.records.metrics import METRICS
 from reft_jax.records.provenance import git_state, run_info
-from reft_jax.records.records import MetricsWriter, append_records, cut_back
+from reft_jax.records.records import MetricsWriter, append_records, cut_back, json_value
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -84,6 +84,11 @@ def test_what_is_not_finite_stays_readable(tmp_path: Path) -> None:
     assert math.isnan(float(record["sft/loss"]))
     assert float(record["optimizer/gradient_norm"]) == math.inf
     assert [float(x) for x in _read(tmp_path / "rollouts.jsonl")[0]["log_probs"]] == [-0.5, -math.inf]
+
+
+def test_half_of_a_surrogate_pair_is_written_as_its_name() -> None:
+    """A program may return one; the readers of these files refuse it."""
+    assert json_value({"value": ["\ud83d", "\U0001f600 é", 1]}) == {"value": [r"\ud83d", "\U0001f600 é", 1]}
 
 
 def test_a_record_without_a_step_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from reft_jax.data.embedded.problems import generate_problems
+from reft_jax.data.readers import split_dev
 from reft_jax.parallel.processes import STOPPED
 from reft_jax.training import reinforcement
 from reft_jax.training.directory import positions_in
@@ -26,10 +28,13 @@ from reft_jax.training.supervised import StepRecorder
 from tests.runs import (
     ITERATIONS,
     SFT_STEPS,
+    TRAIN,
+    assert_same_bits,
     assert_same_run,
     complete,
     end,
     read,
+    repeatable,
     restore,
     start,
     steps,
@@ -331,3 +336,47 @@ def test_a_run_of_another_command_is_named():
     stage = Stage(name="reward_model", offset=0, epoch=1, schedule=1, stop=1)
     with pytest.raises(ValueError, match="holds a run whose stage is rl, of another command"):
         positions_in(RunProgress(stage="rl"), {"reward_model": stage})
+
+
+# Questions without a chain of thought
+
+
+def half_annotated(arguments, run_dir: Path, limit: int = 60) -> list[str]:
+    """The tiny run made short, the first 60 of its 120 questions annotated."""
+    short = {"sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 2, "sft__evaluate_every": 2}
+    short |= {"sft__prompt_buckets": "[48]", "generation__prompt_buckets": "[72]", "data__test__kind": "none"}
+    kept = {"sft__save_every": 1, "checkpoint__keep_last": 9}
+    return arguments(run_dir, data__train__cot_limit=limit, rl__epochs=1, **short, **kept)
+
+
+def test_questions_without_a_chain_of_thought_are_for_reinforcement_alone(arguments, here, tmp_path):
+    """SFT has the steps of the rows that have one, and PPO asks all."""
+    train, _ = split_dev(generate_problems("train")[:120], 0.2)
+    having = sum(int(problem.id.rpartition("_")[2]) < 60 for problem in train)
+    assert having < len(train) == TRAIN
+    output = here(half_annotated(arguments, tmp_path))
+    assert f"sft: {having} of {TRAIN} problems have a chain of thought" in output
+    epoch = -(-having // 16)
+    assert resume_points(tmp_path) == [epoch, 2 * epoch, 2 * epoch + 2, 2 * epoch + 3]
+    assert len(steps(tmp_path, "sft")) == 2 * epoch < 2 * SFT_STEPS / 11
+    assert json.loads((tmp_path / "summary.json").read_text())["warmup"]["examples"] == having
+    asked = [record["id"] for record in read(tmp_path, "rollouts")]
+    assert sorted(asked) == sorted(problem.id for problem in train)
+
+
+@pytest.mark.ci
+def test_a_run_with_few_annotations_goes_on_from_its_resume_points(arguments, here, tmp_path):
+    """From that after an epoch of SFT it ends with the same bits; with another annotation it is another run."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    here(half_annotated(arguments, whole))
+    shutil.copytree(whole, again, symlinks=True)
+    (again / "summary.json").unlink()
+    first, *later = resume_points(again)
+    for step in later:
+        shutil.rmtree(again / f"checkpoints/resume/{step}")
+    with pytest.raises(SystemExit, match=r"data\.train: the problems are not those that the run began with"):
+        here(half_annotated(arguments, again, limit=61))
+    assert f"continuing after step {first}: sft" in here(half_annotated(arguments, again))
+    for name in ("metrics", "rollouts", "evaluations"):
+        assert repeatable(again, name) == repeatable(whole, name), name
+    assert_same_bits(*(restore(folder / "checkpoints/rl_best") for folder in (again, whole)))

@@ -23,7 +23,7 @@ from reft_jax.reward.verdicts import verdicts_of
 
 Key = Callable[[Problem], str]
 
-_NO_CHAIN = "no chain of thought"
+_NO_CHAIN = "no chain of thought: for reinforcement alone"
 SAME: dict[str, Key] = {
     "same text": lambda problem: problem.question,
     "same letters and digits": lambda problem: question_key(problem.question),
@@ -207,7 +207,7 @@ def look_at_texts(
 
     Args:
         sets: problems by split.
-        trained: the splits that a supervised stage learns, which need a chain of thought in every row.
+        trained: the splits that a supervised stage learns, where some row must have a chain of thought.
         cot: what the chains of thought are.
         templates: the strings around them.
         reward: how answers are compared, and the limits of programs.
@@ -219,7 +219,9 @@ def look_at_texts(
     """
     found = []
     for split, problems in sets.items():
-        rows = {_NO_CHAIN: missing_chains(problems)} if split in trained else {}
+        without = missing_chains(problems) if split in trained else []
+        learned_none = len(without) == len(problems)
+        rows = {_NO_CHAIN: without}
         rows["target does not give its own answer"] = wrong_chains(problems, cot, templates, reward, runner)
         if cot == "text":
             rows["prose states another answer"] = other_statements(problems, stated_after, reward)
@@ -231,7 +233,10 @@ def look_at_texts(
             rows[f"question asked before, {how}"] = repeats(problems, key)
             if split != "test":
                 rows[f"question of test, {how}"] = shared(problems, sets.get("test", []), key)
-        found += [Finding(split, what, some, len(problems), what == _NO_CHAIN) for what, some in rows.items() if some]
+        stops = {_NO_CHAIN: learned_none}
+        found += [
+            Finding(split, what, some, len(problems), stops.get(what, False)) for what, some in rows.items() if some
+        ]
     return found
 
 

@@ -98,6 +98,8 @@ def look_at_tokens(
             found.append(Finding(split, f"{_NAMES[name]}: no tokens for", unknown(kind, tokenizer), total, stops=True))
             what = f"{_NAMES[name]}: decoded to another text"
             found.append(Finding(split, what, changed(kind, tokenizer), total))
+        if policy == "drop":
+            found += none_left(split, texts, {name: longest for name, (_, longest) in limits.items()})
         if split in sampled:
             rows = longer(texts["target"], _to_sample(texts["target"], config, tokenizer), generation.max_new_tokens)
             what = f"annotation longer than generation.max_new_tokens, {generation.max_new_tokens}"
@@ -109,6 +111,22 @@ def look_at_tokens(
 
 
 _NAMES = {"prompt": "prompt", "target": "target", "sampling_prompt": "sampling prompt"}
+
+
+def none_left(split: str, texts: Mapping[str, Texts], limits: Mapping[str, int]) -> list[Finding]:
+    """What a run ends on where all rows of a stage, or all prompts of a split, are longer than the `limits` of each."""
+    found = []
+    for what, names in (("rows", ("prompt", "target")), ("prompts", ("sampling_prompt",))):
+        problems = texts[names[0]].problems
+        long = {
+            identity
+            for name in names
+            if name in limits
+            for identity, _ in longer(texts[name], texts[name].lengths, limits[name])
+        }
+        rows = [(problem.id, "") for problem in problems] if len(long) == len(problems) else []
+        found.append(Finding(split, f"none of the {what} is left", rows, len(problems), stops=True))
+    return found
 
 
 def longer(kind: Texts, lengths: Sequence[int], longest: int) -> list[tuple[str, str]]:
