@@ -155,7 +155,8 @@ def worked_examples(path: str, config: Config, separator: str) -> str:
         ValueError: naming the row, or the example, that cannot be one.
     """
     kind = "reft_json" if path.endswith(".json") else "jsonl"
-    examples = read_problems(SourceConfig(kind=kind, path=str(user_path(path))))  # type: ignore[arg-type]
+    source = SourceConfig(kind=kind, path=str(user_path(path)))  # type: ignore[arg-type]
+    examples = read_problems(source, answer=config.data.answer)
     return few_shot_prefix(examples, config.data.templates, config.data.cot, separator)
 
 

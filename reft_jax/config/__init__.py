@@ -23,6 +23,7 @@ from reft_jax.config.load import (
 )
 from reft_jax.config.renamed import old_names_in_file
 from reft_jax.config.settings import (
+    Answer,
     AttentionKind,
     BadRows,
     CheckpointConfig,
@@ -58,6 +59,7 @@ from reft_jax.config.settings import (
 )
 
 __all__ = [
+    "Answer",
     "AttentionKind",
     "BadRows",
     "CheckpointConfig",

@@ -23,6 +23,7 @@ RENAMED: Mapping[str, str] = {
     "distributed.processes": "distributed.num_processes",
     "distributed.process": "distributed.process_id",
     "distributed.timeout": "distributed.heartbeat_timeout_seconds",
+    **{f"{source}.answer_kind": "data.answer" for source in ("data.train", "data.dev", "data.test", "pretrain.source")},
     "logging.compilation_cache": "compilation_cache_dir",
 }
 """Old dotted keys to new ones."""

@@ -32,6 +32,7 @@ SamplingLayout = Literal["auto", "sharded", "replicated"]
 Split = Literal["train", "dev", "test"]
 Overlong = Literal["error", "drop", "truncate"]
 BadRows = Literal["error", "drop"]
+Answer = Literal["auto", "number", "choice", "latex", "text"]
 Rules = Literal["lenient", "reference"]
 Containment = Literal["contained", "unsafe"]
 
@@ -182,8 +183,6 @@ class SourceConfig:
     reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
     cot_field: str = "cot"
     """Field with the chain of thought (`jsonl`, `hub`); rows may lack it, and are for reinforcement alone then."""
-    answer_kind: Literal["auto", "number", "choice"] = "auto"
-    """How gold answers are compared; `auto` reads it off the data set's name, else off the answers."""
     limit: NonNegativeInt = 0
     """Read only this many rows from the start; 0 reads all."""
     cot_limit: NonNegativeInt = 0
@@ -225,6 +224,9 @@ class DataConfig:
     """Problems read once, at the end of the run."""
     dev_fraction: OpenUnitInterval = 0.1
     """Share of the training problems, drawn by a hash of the question, that is kept as dev where `dev` has none."""
+    answer: Answer = "auto"
+    """How answers are read and compared, see docs/answers.md: as a `number`, a letter of a `choice`, mathematics
+    (`latex`, by math-verify) or `text`; `auto` is number or choice, by the data set's name, else by its answers."""
     templates: TemplateConfig = TemplateConfig()
     """Prompt and target strings."""
     overlong: Overlong = "error"

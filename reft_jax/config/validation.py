@@ -118,6 +118,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
         )
     if config.data.cot == "text" and not config.data.templates.answer_trigger:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
+    if config.data.answer in ("latex", "text") and config.reward.rules == "reference":
+        yield f"data.answer is {config.data.answer}: reward.rules `reference` knows numbers and choices; take `lenient`"
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
     if model.attention == "cudnn" and model.dtype != "bfloat16":

@@ -7,6 +7,7 @@ questions are not empty and every gold answer can be compared. Nothing is tokeni
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from reft_jax.config import BadRows, Config, SourceConfig
+from reft_jax.config import Answer, BadRows, Config, SourceConfig
 from reft_jax.data.rows import AbsentFieldError, Row, read_rows, shown
 from reft_jax.problem import AnswerKind, Problem, annotated
 from reft_jax.reward.answers import likely_answer_kind, parse_gold
@@ -58,20 +59,23 @@ class CheckedRows(NamedTuple):
         return len(self.problems) + len(self.bad)
 
 
-def read_problems(source: SourceConfig, bad_rows: BadRows = "error", say: Say = print) -> list[Problem]:
+def read_problems(
+    source: SourceConfig, bad_rows: BadRows = "error", say: Say = print, answer: Answer = "auto"
+) -> list[Problem]:
     """The problems of a source, in their published order; see `check_rows`, which says how they are read.
 
     Args:
         source: where they are.
         bad_rows: what is done about rows that cannot be used: `error`, or `drop`.
         say: told what is dropped.
+        answer: how answers are compared.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read, or has no rows; or names the rows that cannot be used, `SHOWN` of them,
             under `drop` where there are no others.
     """
-    checked = check_rows(source)
+    checked = check_rows(source, answer)
     require_problems(source, checked)
     if checked.bad:
         told, listed = (
@@ -100,7 +104,7 @@ def _listed(bad: Sequence[BadRow], limit: int = SHOWN) -> str:
     return "\n".join(lines + ([f"  and {len(bad) - limit:,} more"] if len(bad) > limit else []))
 
 
-def check_rows(source: SourceConfig) -> CheckedRows:
+def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
     """Reads and checks all rows of a source.
 
     - `reft_json`: the reference's JSON list of `item_id, question, answer_value[, answer_cot]`. The data set is the
@@ -136,7 +140,9 @@ def check_rows(source: SourceConfig) -> CheckedRows:
     rows = list(itertools.islice(read_rows(source), source.limit or None))
     if not rows:
         raise ValueError(f"{source.path}: holds no rows")
-    answer_kind = _answer_kind(source, rows)
+    answer_kind = _answer_kind(source, rows) if answer == "auto" else answer
+    if answer_kind == "latex" and importlib.util.find_spec("math_verify") is None:
+        raise ValueError("data.answer is latex, which math-verify compares: pip install 'reft_jax[latex]'")
     problems: dict[str, Problem] = {}
     bad = []
     for row in rows:
@@ -179,8 +185,9 @@ def read_sets(config: Config, say: Say = print) -> dict[str, list[Problem]]:
     Raises:
         FileNotFoundError, ValueError: as `read_problems`.
     """
-    bad_rows = config.data.bad_rows
-    return split_sets(config, {name: read_problems(source, bad_rows, say) for name, source in sources(config).items()})
+    data = config.data
+    read = lambda source: read_problems(source, data.bad_rows, say, data.answer)
+    return split_sets(config, {name: read(source) for name, source in sources(config).items()})
 
 
 def split_sets(config: Config, read: Mapping[str, list[Problem]]) -> dict[str, list[Problem]]:
@@ -253,9 +260,7 @@ def _with_published_fields(source: SourceConfig) -> SourceConfig:
 
 
 def _answer_kind(source: SourceConfig, rows: Sequence[Row]) -> AnswerKind:
-    """Configured, or known by the data set's name, or a choice where the first answer is one letter."""
-    if source.answer_kind != "auto":
-        return source.answer_kind
+    """Known by the data set's name, or a choice where the first answer is one letter, else a number."""
     if source.kind == "mathqa":
         return "choice"
     name = next(_readable(lambda row: _id(source, row), rows), "").split("_")[0] if source.kind == "reft_json" else ""

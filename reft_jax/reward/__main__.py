@@ -8,12 +8,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from reft_jax.config import CotKind, RewardConfig, SettingsParser, TemplateConfig
+from reft_jax.config import Answer, CotKind, RewardConfig, SettingsParser, TemplateConfig
 from reft_jax.config.validation import range_errors, refuse
 from reft_jax.files import json_lines, user_path
-from reft_jax.problem import Problem
+from reft_jax.problem import AnswerKind, Problem
 from reft_jax.reward.answers import likely_answer_kind
 from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
@@ -41,8 +41,8 @@ class Audit(NamedTuple):
         return [(row, a, b) for row, a, b in rows if (a.reward, a.outcome) != (b.reward, b.outcome)]
 
 
-def read_rows(path: Path, completion_field: str, gold_field: str) -> list[Row]:
-    """The rows of a JSONL file; a gold answer that is one letter makes a multiple-choice problem.
+def read_rows(path: Path, completion_field: str, gold_field: str, answer: Answer = "auto") -> list[Row]:
+    """The rows of a JSONL file; `auto` is a row's own `answer_kind`, else a choice where the gold answer is one letter.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -51,7 +51,9 @@ def read_rows(path: Path, completion_field: str, gold_field: str) -> list[Row]:
     rows = []
     for number, place, fields in json_lines(path):
         completion, gold = _field(fields, completion_field, place), str(_field(fields, gold_field, place, number=True))
-        problem = Problem(str(fields.get("id", number)), "", gold, likely_answer_kind(gold))
+        own = next((kind for kind in get_args(AnswerKind) if kind == fields.get("answer_kind")), None)
+        kind: AnswerKind = answer if answer != "auto" else own or likely_answer_kind(gold)
+        problem = Problem(str(fields.get("id", number)), "", gold, kind)
         rows.append(Row(number, problem, str(completion)))
     if not rows:
         raise ValueError(f"{path}: holds no rows")
@@ -133,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = SettingsParser(prog="python -m reft_jax.reward", description=__doc__)
     parser.add_argument("file", type=str, help="JSONL file with a completion and a gold answer in each row")
     parser.add_argument("--cot", type=Literal["auto", "program", "text"], default="auto", help="what completions are")
+    parser.add_argument("--answer", type=Answer, default="auto", help="how answers are read and compared")
     parser.add_argument("--completion_field", type=str, default="completion", help="field with the completion")
     parser.add_argument("--gold_field", type=str, default="gold", help="field with the gold answer")
     parser.add_argument(
@@ -144,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = options.reward
     try:
         refuse(range_errors(config, "reward."))
-        rows = read_rows(user_path(options.file), options.completion_field, options.gold_field)
+        rows = read_rows(user_path(options.file), options.completion_field, options.gold_field, options.answer)
         cot: CotKind = likely_cot([row.completion for row in rows]) if options.cot == "auto" else options.cot
         print(f"{options.file}: {len(rows):,} completions, read as {'programs' if cot == 'program' else 'prose'}")
         show(audit(rows, cot, options.answer_trigger, config), options.show)

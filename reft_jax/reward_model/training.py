@@ -93,7 +93,7 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         given, test = (
-            read_problems(source, data.bad_rows, display.message) if source.kind != "none" else []
+            read_problems(source, data.bad_rows, display.message, data.answer) if source.kind != "none" else []
             for source in (data.dev, data.test)
         )
         drawn = split_samples(read_files(settings.samples), data.dev_fraction, given)

@@ -135,10 +135,12 @@ def open_sampler(
     reward, data, runner = config.reward, config.data, None
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
-        if data.cot == "program":
-            runner = stack.enter_context(make_runner(reward))
-            display.message(f"programs: contained by {', '.join(runner.start()) or 'nothing'}")
         problems = read_problem_sets(config, display.message)
+        kinds = {problem.answer_kind for split in splits for problem in problems[split]}
+        if data.cot == "program" or "latex" in kinds:
+            runner = stack.enter_context(make_runner(reward))
+            what = "programs" if data.cot == "program" else "comparisons of expressions"
+            display.message(f"{what}: contained by {', '.join(runner.start()) or 'nothing'}")
         prompts = {
             split: encode_for_sampling(problems[split], config, tokenizer, split, display.message, prefix)
             for split in splits
