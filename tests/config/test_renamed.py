@@ -36,6 +36,8 @@ KEYS: dict[str, tuple[Any, str]] = {  # with a value that it could have, typed f
     "distributed.processes": (0, "distributed.num_processes"),
     "distributed.process": (0, "distributed.process_id"),
     "distributed.timeout": (100, "distributed.heartbeat_timeout_seconds"),
+    **{f"{source}.answer_kind": ("choice", "data.answer") for source in ("data.train", "data.dev", "data.test")},
+    "pretrain.source.answer_kind": ("number", "data.answer"),
     "logging.compilation_cache": ("", "compilation_cache_dir"),
 }
 VALUES = {  # (key as it was, key of today, old value): value of today
