@@ -46,7 +46,7 @@ def train(run: Run) -> dict[str, Any]:
     elif model.config.rl.init_from:
         start_from = functools.partial(model.params_from_checkpoint, Path(model.config.rl.init_from))
     if "rl" in todo:
-        reinforce(records, sampler, stages["rl"], run.examples["sft"], run.functions, start_from)
+        reinforce(records, sampler, stages["rl"], run.examples["sft"], start_from)
     return evaluate_test(run)
 
 
@@ -65,7 +65,8 @@ def evaluate_test(run: Run) -> dict[str, Any]:
             made["sft"] = progress.spent("warmup", "sft")
     test_best = is_within(sampler.problems["dev"], sampler.problems["test"])
     for name, ranking in progress.best.items():
-        made[name] = {"dev_accuracy" if key == "accuracy" else key: value for key, value in ranking[0].items()}
+        figures = {"accuracy", sampler.config.select_by}
+        made[name] = {f"dev_{key}" if key in figures else key: value for key, value in ranking[0].items()}
         made[name] |= {"algorithm": sampler.config.rl.algorithm} if name == BEST else {}
         made[name] |= {"test_best": True} if test_best else {}
     step = stages["rl"].offset + stages["rl"].stop + 1

@@ -23,7 +23,7 @@ ANY_TIME = (
     *("generation.weight_layout", "generation.scan_layers", "evaluation.batch_size"),
     *("pretrain.microbatch_size", "sft.microbatch_size", "rl.microbatch_size", "reward_model.microbatch_size"),
     *("sft.save_every", "rl.save_every", "reward_model.save_every"),
-    *("reward.workers", "reward.batch_deadline_s", "rl.check_tolerance"),
+    *("reward.workers", "reward.batch_deadline_s", "reward.function_timeout_s", "rl.check_tolerance"),
     *SOURCES,
 )
 """Settings, and sections, that may change without a word."""

@@ -473,7 +473,10 @@ class RewardConfig:
     sandbox: Containment = "contained"
     """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
     functions: RewardWeights = dataclasses.field(default_factory=dict)
-    """Your own reward functions in PPO: import path (`my_rewards.brevity`) to weight, added to the rewards above."""
+    """Your own reward functions: import path (`my_rewards.brevity`) to weight, added to the rewards above wherever
+    completions are judged. With `correct`, `wrong` and `no_answer` 0 they are the reward."""
+    function_timeout_s: PositiveFloat = 300.0
+    """Seconds by the clock for one call of such a function; the run ends with its name where it takes longer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -491,6 +494,9 @@ class EvaluationConfig:
     the whole policy."""
     top_p: Probability = 1.0
     """Draw only among the most likely tokens that together reach this probability. Evaluation only."""
+    select_by: str = "auto"
+    """What the best models on dev are chosen by: `accuracy`, the mean `reward`, or the mean of one of
+    `reward.functions` by its name (`brevity`). `auto` is accuracy, and reward where right and wrong earn the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -584,6 +590,14 @@ class Config:
     """Records."""
     compilation_cache_dir: LocalPath = ""
     """Folder that compiled steps are kept in between runs; empty keeps none."""
+
+    @property
+    def select_by(self) -> str:
+        """`evaluation.select_by`, decided."""
+        reward = self.reward
+        alike = reward.functions and reward.correct == reward.wrong == reward.no_answer
+        chosen = self.evaluation.select_by
+        return ("reward" if alike else "accuracy") if chosen == "auto" else chosen
 
     @property
     def only_reward_model(self) -> bool:

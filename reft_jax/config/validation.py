@@ -1,5 +1,6 @@
 """What the types of the config allow and no run can use: refused before anything is compiled, naming the key."""
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -127,6 +128,10 @@ def _combination_errors(config: Config) -> Iterator[str]:
     if model.lora.path and not model.path:
         yield "model.lora.path is set and model.path is empty: an adapter belongs to the model of a checkpoint"
     reward = config.reward
+    functions = collections.Counter(path.rpartition(".")[2] for path in reward.functions)
+    names = [name if functions[name] == 1 else path for path in reward.functions for name in [path.rpartition(".")[2]]]
+    if config.evaluation.select_by not in (known := ["auto", "accuracy", "reward", *names]):
+        yield f"evaluation.select_by is {config.evaluation.select_by}: there are {', '.join(known)}"
     if not max(reward.no_answer, reward.wrong) <= reward.correct:
         yield (
             f"reward.correct ({reward.correct}) is less than reward.wrong ({reward.wrong}) or reward.no_answer "

@@ -298,8 +298,20 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem
         parse_gold(answer, answer_kind)
     except ValueError as error:
         raise ValueError(f"field `{source.answer_field}`: {error}") from error
-    columns = {name: float(value) if isinstance(value, Decimal) else value for name, value in row.fields.items()}
+    columns = {name: _plain(value) for name, value in row.fields.items()}
     return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None, columns)
+
+
+def _plain(value: object) -> object:
+    """A value of JSON with Python's own numbers, at any depth."""
+    match value:
+        case Decimal():
+            return float(value)
+        case list():
+            return [_plain(entry) for entry in value]
+        case Mapping():
+            return {key: _plain(entry) for key, entry in value.items()}
+    return value
 
 
 def _take_apart(source: SourceConfig, row: Row) -> tuple[str, str]:

@@ -30,6 +30,8 @@ def _reading(split: str, name: str) -> dict[str, Metric]:
         f"{split}/accuracy": Metric("share", f"{name} problems whose greedy answer is right"),
         f"{split}/interval_low": Metric("share", f"Low end of the 95 % Wilson interval of `{split}/accuracy`"),
         f"{split}/interval_high": Metric("share", f"High end of the 95 % Wilson interval of `{split}/accuracy`"),
+        f"{split}/reward_mean": Metric("reward", f"Mean reward of {name.lower()} completions"),
+        f"{split}/function/*": Metric("reward", f"Mean of a reward function of your own on {name.lower()} completions"),
         f"{split}/truncated": Metric("share", f"{name} completions cut at the longest response"),
         **{
             f"{split}/outcome_{outcome}": Metric("share", f"{name} completions {meaning}")

@@ -6,18 +6,25 @@ one entry per completion. It returns as many numbers, with None where it does no
     def brevity(completion_ids, **columns):
         return [-len(ids) / 100 for ids in completion_ids]
 
-`reinforcement` adds the weighted values to the rewards of `verdicts`.
+Besides the columns there is `gold`, the answer as it is compared. The weighted values are added to the rewards of
+`verdicts` wherever completions are judged: in reinforcement, evaluation and `sample`.
 """
 
 import collections
+import contextlib
+import ctypes
 import dataclasses
 import importlib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+_PATIENCE = 10.0  # seconds for a function that is told to end
 _ARGUMENTS = ("prompts", "completions", "completion_ids")
 
 
@@ -62,6 +69,7 @@ def call_functions(
     completions: Sequence[str],
     completion_ids: Sequence[Sequence[int]],
     columns: Mapping[str, Sequence[Any]],
+    timeout: float = math.inf,
 ) -> dict[str, list[float | None]]:
     """The values of each function by its name, one per completion; True and False count as 1 and 0.
 
@@ -71,6 +79,7 @@ def call_functions(
         ValueError: a column has the name of another argument or not one entry per completion, or, naming the function
             and the row, a result is no list, tuple or array of finite numbers and None, one per completion.
         RuntimeError: naming the function, where it raises; the exception is the cause.
+        TimeoutError: naming the function, where it takes longer than `timeout` seconds by the clock.
     """
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
     for name, column in (*arguments.items(), *columns.items()):
@@ -83,7 +92,12 @@ def call_functions(
         own = {name: list(column) for name, column in {**columns, **arguments}.items()}
         own["completion_ids"] = [list(ids) for ids in completion_ids]
         try:
-            result = function.call(**own)
+            with _limit(timeout, function.path):
+                result = function.call(**own)
+        except TimeoutError as error:
+            if str(error):
+                raise RuntimeError(f"reward function {function.path!r} raised TimeoutError: {error}") from error
+            raise TimeoutError(_too_slow(function.path, timeout)) from None
         except Exception as error:
             message = f"reward function {function.path!r} raised {type(error).__name__}: {error}"
             raise RuntimeError(message) from error
@@ -98,6 +112,39 @@ def weighted_sum(functions: Sequence[RewardFunction], values: Mapping[str, Seque
     return [
         sum((weight * value for weight, value in zip(weights, row) if value is not None), 0.0) for row in zip(*columns)
     ]
+
+
+@contextlib.contextmanager
+def _limit(timeout: float, path: str) -> Iterator[None]:
+    """Raises TimeoutError, without a message, in this thread after `timeout` seconds by the clock.
+
+    No signal is used, which the function may use itself. It is raised between two of Python's instructions: where none
+    is reached in `_PATIENCE` seconds more, the process ends, having said why.
+    """
+    if math.isinf(timeout):
+        yield
+        return
+    done, thread = threading.Event(), ctypes.c_ulong(threading.get_ident())
+
+    def watch() -> None:
+        if not done.wait(timeout):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimeoutError))
+            if not done.wait(_PATIENCE):
+                print(f"error: {_too_slow(path, timeout)}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _too_slow(path: str, timeout: float) -> str:
+    return (
+        f"reward function {path!r} did not return in {timeout:g} s: mend it, or give it longer by "
+        "reward.function_timeout_s"
+    )
 
 
 def _import(path: str) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """From a rollout's tokens back to text, and from text to verdicts: the host's half of sampling."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from reft_jax.config import DataConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.data.prompts import program_header
 from reft_jax.problem import Problem
+from reft_jax.reward.answers import parse_gold
 from reft_jax.reward.functions import RewardFunction, call_functions, weighted_sum
 from reft_jax.reward.verdicts import Verdict
 
@@ -29,7 +31,7 @@ class Completion:
         problem: what was asked.
         text: the chain of thought; of a program all of it, forced header included.
         verdict: its reward, outcome and answer.
-        reward: the verdict's, and in PPO the weighted values of the user's own reward functions.
+        reward: the verdict's, and the weighted values of the user's own reward functions.
         tokens: length of the response, end token included.
         ended: whether it has an end token, or was cut at the longest length.
         log_prob: of all its tokens together, under the distribution that they were drawn from, nats.
@@ -87,6 +89,7 @@ def judge(
     data: DataConfig,
     verdicts: VerdictFunction,
     functions: Sequence[RewardFunction] = (),
+    function_timeout: float = math.inf,
     end_before: str = "",
 ) -> list[Completion]:
     """Reads and judges the responses of a rollout.
@@ -99,6 +102,7 @@ def judge(
         data: kind of chain of thought, and templates.
         verdicts: problems and their completions to verdicts.
         functions: of the user's own; asked too.
+        function_timeout: seconds by the clock that one call of them may take.
         end_before: a text that ends a response as an end token does, and is cut off with all that follows; of such a
             response, `tokens` and `log_prob` are those of all that was sampled.
     """
@@ -113,7 +117,12 @@ def judge(
     if functions:
         ids = response_ids(rollout.sequences)[: len(asked)]
         values = call_functions(
-            functions, prompts=prompts, completions=texts, completion_ids=ids, columns=columns(asked)
+            functions,
+            prompts=prompts,
+            completions=texts,
+            completion_ids=ids,
+            columns=columns(asked),
+            timeout=function_timeout,
         )
         extra = weighted_sum(functions, values)
     if data.cot == "program":
@@ -140,11 +149,22 @@ def response_ids(sequences: Sequences) -> list[list[int]]:
 
 
 def columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
-    """The data's columns as published, None where a row lacks one, and id, question, answer and cot where none has."""
+    """The data's columns as published, None where a row lacks one, and where none has: id, question, answer, cot, and
+    gold, the answer as the number or text that completions are compared with."""
     names = dict.fromkeys(name for problem in problems for name in problem.columns)
     found = {name: [problem.columns.get(name) for problem in problems] for name in names}
     own = ("id", "question", "answer", "cot")
-    return {name: [getattr(problem, name) for problem in problems] for name in own} | found
+    gold = [parse_gold(problem.answer, problem.answer_kind) for problem in problems]
+    return {name: [getattr(problem, name) for problem in problems] for name in own} | {"gold": gold} | found
+
+
+def function_means(completions: Sequence[Completion], prefix: str = "reward") -> dict[str, float]:
+    """The mean of each of the user's reward functions, before its weight, over the completions it applied to."""
+    means: dict[str, float] = {}
+    for name in completions[0].functions if completions else ():
+        said = [value for completion in completions if (value := completion.functions[name]) is not None]
+        means |= {f"{prefix}/function/{name}": sum(said) / len(said)} if said else {}
+    return means
 
 
 def summarise(completions: Sequence[Completion]) -> dict[str, float]:

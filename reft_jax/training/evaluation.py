@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from reft_jax.samples.statistics import wilson_interval
-from reft_jax.training.completion import Completion, summarise
+from reft_jax.training.completion import Completion, function_means, summarise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,31 @@ class Evaluation:
         """95 % Wilson interval of the accuracy."""
         return wilson_interval(self.correct, self.total)
 
+    @property
+    def reward(self) -> float:
+        """Mean reward of the completions."""
+        return sum(completion.reward for completion in self.completions) / len(self.completions)
+
+    def figures(self, select_by: str) -> dict[str, float]:
+        """What models are chosen by, one after the other: what `evaluation.select_by` names, then the accuracy.
+
+        Raises:
+            ValueError: that function applied to no completion.
+        """
+        functions = {name.rpartition("/")[2]: mean for name, mean in function_means(self.completions, "").items()}
+        measured = {**functions, "accuracy": self.accuracy, "reward": self.reward}
+        if select_by not in measured:
+            raise ValueError(f"evaluation.select_by is {select_by}: it said None of every completion on dev")
+        return {select_by: measured[select_by], "accuracy": self.accuracy}
+
     def metrics(self, split: str) -> dict[str, float]:
         """The metrics, named `<split>/...`."""
         low, high = self.interval
         shares = summarise(self.completions)
         del shares["length_mean"]
-        own = {"accuracy": self.accuracy, "interval_low": low, "interval_high": high}
-        return {f"{split}/{name}": value for name, value in {**own, **shares}.items()}
+        own = {"accuracy": self.accuracy, "interval_low": low, "interval_high": high, "reward_mean": self.reward}
+        named = {f"{split}/{name}": value for name, value in {**own, **shares}.items()}
+        return named | function_means(self.completions, split)
 
     def records(self, step: int, **labels: Any) -> list[dict[str, Any]]:
         """One JSON object a completion."""

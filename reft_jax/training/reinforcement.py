@@ -13,8 +13,7 @@ from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
-from reft_jax.reward.functions import RewardFunction
-from reft_jax.training.completion import Completion, summarise
+from reft_jax.training.completion import Completion, function_means, summarise
 from reft_jax.training.learners import Iteration, make_learner
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage, order_seed
@@ -38,7 +37,6 @@ def reinforce(
     sampler: Sampler,
     stage: Stage,
     examples: Sequence[Example],
-    functions: Sequence[RewardFunction],
     start: Callable[[], Params],
 ) -> None:
     """Samples, judges and learns until the stage's end, or until `rl.collapse` ends it; the progress then says why.
@@ -48,7 +46,6 @@ def reinforce(
         sampler: the model, with the problems.
         stage: `rl`.
         examples: annotations of the training problems, of which self-training learns too.
-        functions: the user's own reward functions.
         start: makes the parameters {"decoder"} to begin with.
 
     Raises:
@@ -67,7 +64,7 @@ def reinforce(
             rollout = sampler.rollout("rollout", sampler.sampling_params(state.params), prompts, number)
             jax.block_until_ready(rollout)
             clock.lap("rollout")
-            completions = sampler.judge(rollout, "train", prompts.problem, functions)
+            completions = sampler.judge(rollout, "train", prompts.problem)
             clock.lap("reward")
             if number == 0 and (warning := unread(completions)):
                 records.display.message(warning)
@@ -139,13 +136,6 @@ def detect_collapse(
     if config.max_kl and not kl <= config.max_kl:
         return f"the KL to the reference is {kl:.3g} nats a response, more than {config.max_kl:g} (rl.collapse.max_kl)"
     return ""
-
-
-def function_means(completions: Sequence[Completion]) -> dict[str, float]:
-    """The mean of each of the user's reward functions, before its weight, over the completions it applied to."""
-    said = {name: [c.functions[name] for c in completions] for name in completions[0].functions}
-    applied = {name: [value for value in values if value is not None] for name, values in said.items()}
-    return {f"reward/function/{name}": sum(values) / len(values) for name, values in applied.items() if values}
 
 
 def reward_metrics(completions: Sequence[Completion]) -> dict[str, float]:

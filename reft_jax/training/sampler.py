@@ -44,6 +44,8 @@ class Sampler:
     runner: ProgramRunner | None
     """Runs programs; None where chains of thought are prose."""
     display: ProgressDisplay
+    functions: Sequence[RewardFunction] = ()
+    """The user's own reward functions."""
     end_before: str = ""
     """A response is read up to this text, where it is set."""
 
@@ -65,16 +67,13 @@ class Sampler:
         inputs = to_global(prompts, batch_shardings(prompts, self.model.mesh))
         return generate(params, inputs, np.int32(self.config.seed), np.int32(number))
 
-    def judge(
-        self, rollout: Rollout, split: str, rows: np.ndarray, functions: Sequence[RewardFunction] = ()
-    ) -> list[Completion]:
+    def judge(self, rollout: Rollout, split: str, rows: np.ndarray) -> list[Completion]:
         """Reads and judges a rollout; each process takes the rows that it holds, and all get all completions.
 
         Args:
             rollout: [B, ...].
             split: of the problems.
             rows: [B] the problem of each row, -1 in filler.
-            functions: the user's own reward functions.
 
         Raises:
             Interrupted: the run was asked to stop.
@@ -88,7 +87,8 @@ class Sampler:
             tokenizer=self.tokenizer,
             data=self.config.data,
             verdicts=self.verdicts,
-            functions=functions,
+            functions=self.functions,
+            function_timeout=self.config.reward.function_timeout_s,
             end_before=self.end_before,
         )
         shared = gather(list(zip(own.tolist(), completions)))

@@ -26,7 +26,7 @@ from reft_jax.parallel.processes import StopRequest, digest, on_process_zero, re
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.problem import Problem
 from reft_jax.records.console import ProgressDisplay
-from reft_jax.reward.functions import RewardFunction, load_functions
+from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
 from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary
@@ -43,8 +43,6 @@ class Run(NamedTuple):
     sampler: Sampler
     examples: Mapping[str, list[Example]]
     """Rows of annotations by stage: pretrain, sft."""
-    functions: Sequence[RewardFunction]
-    """The user's own reward functions, in reinforcement."""
     stages: Mapping[str, Stage]
     """By name, in order."""
 
@@ -133,6 +131,7 @@ def open_sampler(
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     reward, data, runner = config.reward, config.data, None
+    functions = load_functions(reward.functions)
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         problems = read_problem_sets(config, display.message)
@@ -160,6 +159,7 @@ def open_sampler(
             ),
             runner=runner,
             display=display,
+            functions=functions,
             end_before=end_before,
         )
 
@@ -172,7 +172,6 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
         OSError: no room for the checkpoints.
     """
-    functions = load_functions(config.reward.functions)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(open_sampler(config, tokenizer, stop, Path(config.run_dir) / "model"))
         log, problems, mesh = sampler.display.message, sampler.problems, sampler.model.mesh
@@ -196,7 +195,7 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         records = stack.enter_context(
             open_records(config, sampler.display, stages=stages, contents=contents, state=largest, models=models)
         )
-        yield Run(records, dataclasses.replace(sampler, model=model), examples, functions, stages)
+        yield Run(records, dataclasses.replace(sampler, model=model), examples, stages)
 
 
 def other_base(model: ModelConfig) -> str:

@@ -167,7 +167,7 @@ def evaluate_dev(
     evaluation = sampler.evaluate(params, "dev")
     records.progress.evaluation_pending = False
     records.record_evaluation(evaluation, step, time.monotonic() - started)
-    records.save_if_best(params, step, {"accuracy": evaluation.accuracy}, best=best, parts=parts)
+    records.save_if_best(params, step, evaluation.figures(sampler.config.select_by), best=best, parts=parts)
 
 
 class StepRecorder:

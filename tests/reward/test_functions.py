@@ -2,7 +2,9 @@
 
 import math
 import re
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -172,3 +174,36 @@ def test_none_counts_as_nothing_in_the_sum():
     functions = [RewardFunction("a", "m.a", 2.0, min), RewardFunction("b", "m.b", -1.0, min)]
     assert weighted_sum(functions, {"a": [1.0, None, None], "b": [0.5, 3.0, None]}) == [1.5, -3.0, 0.0]
     assert weighted_sum([], {}) == []
+
+
+def test_a_function_that_hangs_is_named_and_one_that_does_not_is_left_alone():
+    def hang(**columns):
+        while True:
+            pass
+
+    def slow(**columns):
+        time.sleep(0.05)
+        return [1.0, 2.0]
+
+    def late(**columns):
+        raise TimeoutError("no answer from the judge")
+
+    arguments = {"prompts": ["", ""], "completions": ["", ""], "completion_ids": [[], []], "columns": {}}
+    with pytest.raises(TimeoutError, match=r"'mine.f' did not return in 0.2 s: .* reward.function_timeout_s"):
+        call_functions([function(hang)], **arguments, timeout=0.2)
+    assert call_functions([function(slow)], **arguments, timeout=60.0) == {"f": [1.0, 2.0]}
+    with pytest.raises(RuntimeError, match=r"'mine\.f' raised TimeoutError: no answer from the judge"):
+        call_functions([function(late)], **arguments, timeout=60.0)
+
+
+def test_one_that_no_instruction_ends_ends_the_process_with_its_name():
+    """It sleeps in C, where no exception reaches it."""
+    script = """
+import time
+from reft_jax.reward import functions
+functions._PATIENCE = 0.2
+own = functions.RewardFunction("f", "mine.f", 1.0, lambda **columns: time.sleep(60))
+functions.call_functions([own], prompts=[], completions=[], completion_ids=[], columns={}, timeout=0.2)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr.count("error: reward function 'mine.f' did not return in 0.2 s")) == (1, 1)

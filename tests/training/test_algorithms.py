@@ -53,6 +53,30 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
     assert "Accuracy on dev (there is no test set)" in said, "and not an empty table"
 
 
+@pytest.mark.ci
+def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, arguments, tmp_path, monkeypatch):
+    """It is asked on dev too, gets the gold answer as a number, and the best of its means there is chosen."""
+    (tmp_path / "only_mine.py").write_text(
+        "def short(completion_ids, gold, **columns):\n"
+        "    assert all(isinstance(number, int | float) for number in gold)\n"
+        "    return [-len(ids) for ids in completion_ids]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rewards = {f"reward__{name}": 0 for name in ("correct", "wrong", "no_answer")}
+    train(
+        arguments, tmp_path / "own", finished[0] / "checkpoints" / "warmup", "grpo",
+        rl__evaluate_every=1, reward__functions="{only_mine.short: 0.5}", **rewards,
+    )  # fmt: skip
+    evaluations = [r for r in read(tmp_path / "own", "metrics") if "eval/accuracy" in r]
+    assert len(evaluations) > 1
+    for record in evaluations:
+        rows = [r for r in read(tmp_path / "own", "evaluations") if r["step"] == record["step"]]
+        assert record["eval/reward_mean"] == pytest.approx(np.mean([0.5 * row["functions"]["short"] for row in rows]))
+        assert record["eval/function/short"] == pytest.approx(2 * record["eval/reward_mean"])
+    best = json.loads((tmp_path / "own/summary.json").read_text())["rl_best"]
+    assert best["dev_reward"] == max(r["eval/reward_mean"] for r in evaluations)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_algorithm_learns_alike_on_one_device_and_on_eight(algorithm, finished, arguments, tmp_path):

@@ -12,8 +12,8 @@ from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.verdicts import Verdict
-from reft_jax.training.completion import Completion, judge, response_texts, summarise
-from reft_jax.training.reinforcement import function_means
+from reft_jax.training.completion import Completion, function_means, judge, response_texts, summarise
+from reft_jax.training.evaluation import Evaluation
 
 
 def stripping_tokenizer() -> PreTrainedTokenizerFast:
@@ -136,6 +136,7 @@ def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
         "question": ["What is?", "What?", "What is?"],
         "answer": ["#### 2", None, "#### 2"],  # the data's own column, not ours
         "cot": [None, "2 and 3", None],
+        "gold": [2, 5, 2],
         "level": [3, 1, 3],
         "topic": [None, "sums", None],
     }
@@ -171,3 +172,17 @@ def test_records_and_shares():
     }
     suspects = [make("correct", 1, True, True), make("wrong", 1, True, False), make("wrong", 1, True)]
     assert summarise(suspects)["suspicious"] == pytest.approx(1 / 3)
+
+
+def test_models_are_chosen_by_accuracy_reward_or_a_function_of_the_users():
+    make = lambda outcome, reward, said: Completion(
+        PROBLEMS[0], "x", Verdict(0.0, outcome, None), reward, 1, ended=True, functions={"tone": said}
+    )
+    evaluation = Evaluation([make("correct", 3.0, 1.0), make("wrong", 0.0, None), make("wrong", 0.0, 4.0)], total=4)
+    assert evaluation.figures("accuracy") == {"accuracy": 0.25}
+    assert evaluation.figures("reward") == {"reward": 1.0, "accuracy": 0.25}
+    assert evaluation.figures("tone") == {"tone": 2.5, "accuracy": 0.25}
+    assert evaluation.metrics("eval")["eval/function/tone"] == 2.5
+    silent = Evaluation([make("wrong", 0.0, None)], total=1)
+    with pytest.raises(ValueError, match="select_by is tone: it said None of every completion"):
+        silent.figures("tone")
