@@ -235,7 +235,8 @@ def write_companions(checkpoint: Path, out: Path, config: Config, kind: Kind, ba
     tokenizer.save_pretrained(out)
     files = {"prompt_format.json": prompt_format(templates, cot)}
     if kind != "reward_model":
-        files[GENERATION_FILE] = generation_fields(ids, tokenizer.bos_token_id, config.evaluation)
+        unused = config.model.decoder.unused_ids
+        files[GENERATION_FILE] = generation_fields(ids, tokenizer.bos_token_id, config.evaluation, unused)
     for name, fields in files.items():
         (out / name).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     prompt = generation_prompt(Problem("", EXAMPLE, ""), templates, cot)

@@ -9,7 +9,7 @@ from typing import Any
 
 from reft_jax.config.ranges import range_of
 from reft_jax.config.renamed import RENAMED
-from reft_jax.config.settings import Config, RewardModelConfig, SourceConfig, SupervisedConfig
+from reft_jax.config.settings import Config, DataConfig, RewardModelConfig, SourceConfig, SupervisedConfig
 
 
 def validate(config: Config, *, training: bool = True) -> None:
@@ -101,6 +101,7 @@ def _combination_errors(config: Config) -> Iterator[str]:
         )
     if config.data.cot == "text" and not config.data.templates.answer_trigger:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
+    yield from _template_errors(config.data)
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
     if model.attention == "cudnn" and model.dtype != "bfloat16":
@@ -125,6 +126,19 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
             f"model.decoder.head_dim ({model.decoder.head_dim})"
         )
+
+
+def _template_errors(data: DataConfig) -> Iterator[str]:
+    templates = data.templates
+    if data.cot == "program" and templates.target_prefix:
+        yield (
+            f"data.templates.target_prefix is {templates.target_prefix!r} and data.cot is program: a program begins with "
+            "its header; leave it out, or with a chat template switch off what it writes there, such as by "
+            "data.templates.variables: {enable_thinking: false}"
+        )
+    for key in ("system", "variables"):
+        if templates.kind == "strings" and getattr(templates, key):
+            yield f"data.templates.{key} is {getattr(templates, key)!r} and data.templates.kind is strings: it is for chat"
 
 
 def _training_errors(config: Config) -> Iterator[str]:

@@ -363,16 +363,18 @@ class Decoder(nn.Module):
         return self.final_norm(x), cache
 
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-        """Scores of every token, float32; rows that only pad the table are cut off."""
+        """Scores of every id, float32; those that only pad the table or have no token can't be drawn."""
         d = self.config.decoder
         table = self.embed if d.tie_embeddings else self.lm_head
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         logits = jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=wide)
         if d.lm_head_bias:
             logits = logits + jnp.expand_dims(self.lm_head_bias.astype(wide), tuple(range(logits.ndim - 1)))
-        if logits.shape[-1] > d.vocab_size:
-            layout = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-            logits = jnp.where(layout < d.vocab_size, logits, jnp.finfo(wide).min)
+        unused = [*d.unused_ids, (d.vocab_size, logits.shape[-1])]
+        for first, stop in unused:
+            if first < stop:
+                ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+                logits = jnp.where((ids >= first) & (ids < stop), jnp.finfo(wide).min, logits)
         return constrain(
             logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab", layout=self.layout
         )

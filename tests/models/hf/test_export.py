@@ -14,10 +14,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from reft_jax.algorithms.train_state import init_params
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.config import DecoderConfig, EvaluationConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.export import export, main
 from reft_jax.models.classifier import Classifier, class_logits
-from reft_jax.models.hf.export import classifier_fields, save_decoder
+from reft_jax.models.hf.export import classifier_fields, generation_fields, save_decoder
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import make_mesh
@@ -256,3 +257,16 @@ def test_every_field_of_the_shape_is_looked_at_before_a_model_is_called_a_llama(
     assert fresh_fields(DecoderConfig(vocab_size=7))["vocab_size"] == 7
     with pytest.raises(ValueError, match=r"qk_norm = True, model\.decoder\.position_offset = 2"):
         fresh_fields(DecoderConfig(vocab_size=7, qk_norm=True, position_offset=2))
+
+
+def test_transformers_does_not_draw_ids_without_a_token(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    fields = generation_fields(SpecialIds(pad=0, eos=1, ends=(1,)), None, EvaluationConfig(), [(2, 5), (6, 12)])
+    (tmp_path / "generation_config.json").write_text(json.dumps(fields))
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=12, **shape)).eval()
+    settings = GenerationConfig.from_pretrained(tmp_path)
+    out = model.generate(torch.tensor([[0]] * 50), generation_config=settings, do_sample=True, max_new_tokens=8)
+    assert set(out[:, 1:].unique().tolist()) <= {0, 1, 5}
