@@ -195,7 +195,7 @@ class SourceConfig:
 class TemplateConfig:
     """The strings around question, chain of thought and answer; the defaults are the paper's.
 
-    Of kind `chat` the strings of the prompt are those of the tokenizer's chat template, which are filled in at the start.
+    Of kind `chat` the strings of the prompt are those of the tokenizer's chat template, filled in at the start.
     """
 
     instruction: str = "Question:\n"
@@ -208,13 +208,13 @@ class TemplateConfig:
     """What a generated program is made to begin with, in PPO and evaluation, behind a chat template's prompt too;
     `{question}` is replaced."""
     kind: Literal["strings", "chat"] = "strings"
-    """Prompts are made of the strings here, or by the tokenizer's chat template, of one user message, the question. That
-    gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`, which are left out then."""
+    """Prompts are made of the strings here, or by the tokenizer's chat template, of one user message, the question.
+    That gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`, which are left out then."""
     system: str = ""
     """System message of the chat template; empty sends none."""
     variables: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
-    """Variables of the chat template, such as `{enable_thinking: false}`. The date is 26 Jul 2024 in all templates, lest a
-    run's prompts change overnight."""
+    """Variables of the chat template, such as `{enable_thinking: false}`. Today is 26 Jul 2024 in all templates, lest
+    a run's prompts change overnight."""
     bos: bool | Literal["auto"] = "auto"
     """Whether prompts begin with the tokenizer's BOS token: `yes`, once; `no`; or `auto`, as the strings or the chat
     template have it, with a warning where the tokenizer itself would add one."""

@@ -132,13 +132,13 @@ def _template_errors(data: DataConfig) -> Iterator[str]:
     templates = data.templates
     if data.cot == "program" and templates.target_prefix:
         yield (
-            f"data.templates.target_prefix is {templates.target_prefix!r} and data.cot is program: a program begins with "
-            "its header; leave it out, or with a chat template switch off what it writes there, such as by "
-            "data.templates.variables: {enable_thinking: false}"
+            f"data.templates.target_prefix is {templates.target_prefix!r} and data.cot is program: an answer begins "
+            "with the program's header; leave it out"
         )
     for key in ("system", "variables"):
         if templates.kind == "strings" and getattr(templates, key):
-            yield f"data.templates.{key} is {getattr(templates, key)!r} and data.templates.kind is strings: it is for chat"
+            value = repr(getattr(templates, key))
+            yield f"data.templates.{key} is {value} and data.templates.kind is strings: it is for kind chat"
 
 
 def _training_errors(config: Config) -> Iterator[str]:

@@ -58,8 +58,9 @@ def encode_examples(
     """Prompts and targets for supervised training; `stage` is where the config keeps the buckets, such as `sft`.
 
     Prompt and target are tokenised apart, without special tokens, and the eos id is added where the templates have no
-    end of their own: the reference's token boundary. `truncate` cuts targets at their end, which loses the end token, and prompts at their beginning, which
-    keeps the question's end and the trigger that asks for reasoning (the reference cuts the whole row at its end).
+    end of their own: the reference's token boundary. `truncate` cuts targets at their end, which loses the end token,
+    and prompts at their beginning, which keeps the question's end and the trigger that asks for reasoning (the
+    reference cuts the whole row at its end).
 
     Raises:
         ValueError: a problem without a chain of thought; text that the tokenizer cannot represent; a row longer than

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, EvaluationConfig, MeshConfig, ModelConfig, load_config
-from reft_jax.data.tokenizers import SpecialIds
+from reft_jax.data.tokenizers import SpecialIds, load_tokenizer
 from reft_jax.export import export, main
 from reft_jax.models.classifier import Classifier, class_logits
 from reft_jax.models.hf.export import classifier_fields, generation_fields, save_decoder
@@ -210,7 +210,9 @@ def test_a_model_that_was_loaded_keeps_its_shape_and_not_how_it_generated(make_r
     export(run / "checkpoints" / "rl_best", tmp_path / "out", dtype="float32")
     special = {"eos_token_id": [1, 7, 9], "pad_token_id": 0}  # the tokenizer's, and those of the generation config
     assert fields(tmp_path / "out") == {**grown, **special, "bos_token_id": None, "dtype": "float32"}
-    assert generation(tmp_path / "out") == {**special, "do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9}
+    suppressed = list(range(len(load_tokenizer("embedded", "main")), vocabulary))
+    decoding = {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9, "suppress_tokens": suppressed}
+    assert generation(tmp_path / "out") == {**special, **decoding}
     jax.tree.map(np.testing.assert_array_equal, params["decoder"], load_decoder_params(tmp_path / "out", model))
 
 
