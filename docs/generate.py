@@ -77,6 +77,7 @@ def _type(field: "dataclasses.Field[Any]") -> str:
     if kind == bool | Literal["auto"]:
         return "bool or `auto`"
     name = kind.__name__ if kind in (bool, int, float, str) else str(kind)
+    name = "`{name: value}`" if "|" in name else name  # a bar would end a table's cell
     return f"{name}, {allowed.words}" if allowed else name
 
 

@@ -9,6 +9,7 @@ from reft_jax.config.ranges import (
     FiniteFloat,
     GreedyOrTemperature,
     HalfOpenUnitInterval,
+    IdRanges,
     LocalPath,
     LocalPaths,
     MeshAxis,
@@ -22,6 +23,7 @@ from reft_jax.config.ranges import (
     RewardWeights,
     Seed,
     Temperature,
+    TemplateVariables,
 )
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -46,7 +48,7 @@ class DecoderConfig:
     """Number of tokens; 0 takes the tokenizer's."""
     vocab_multiple: PositiveInt = 1
     """The embedding table is padded to a multiple of this many rows; padding is never predicted."""
-    unused_ids: tuple[tuple[int, int], ...] = ()
+    unused_ids: IdRanges = ()
     """Ids that the tokenizer has no token for, as [first, last + 1]: they are never predicted. Filled at the start."""
     embed_dim: PositiveInt = 64
     """Width of the residual stream."""
@@ -212,7 +214,7 @@ class TemplateConfig:
     That gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`, which are left out then."""
     system: str = ""
     """System message of the chat template; empty sends none."""
-    variables: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    variables: TemplateVariables = dataclasses.field(default_factory=dict)
     """Variables of the chat template, such as `{enable_thinking: false}`. Today is 26 Jul 2024 in all templates, lest
     a run's prompts change overnight."""
     bos: bool | Literal["auto"] = "auto"

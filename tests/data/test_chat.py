@@ -8,13 +8,15 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.config import SourceConfig, TemplateConfig
-from reft_jax.data.chat import bos_warning, filled
+from reft_jax.config import Config, DataConfig, SourceConfig, TemplateConfig
+from reft_jax.data.audit.tokens import tokenise
+from reft_jax.data.chat import bos_warning, filled, with_templates
 from reft_jax.data.encoding import encode_completions, encode_examples, encode_prompts
 from reft_jax.data.prompts import few_shot_prefix, generation_prompt, program_header, prompt_text, target_text
 from reft_jax.data.readers import read_problems
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.problem import Problem
+from reft_jax.training.startup import prompt_lines
 
 CHATML = (
     "{%- for m in messages -%}<|im_start|>{{ m.role }}{{ '\n' }}{{ m.content }}<|im_end|>{{ '\n' }}{%- endfor -%}"
@@ -290,6 +292,31 @@ def test_bos_begins_prompts_once_where_it_is_wanted():
     tokenizer.bos_token = None
     with pytest.raises(ValueError, match=r"data.templates.bos is yes, and tokenizer .* names no BOS token"):
         filled(TemplateConfig(bos=True), tokenizer, "text")
+
+
+def test_the_audit_and_the_lines_at_the_start_see_the_same_tokens():
+    tokenizer = build_tokenizer(LLAMA32)
+    problem = Problem("p", "1 + 1 ?", "2", cot="two")
+    data = DataConfig(cot="text", templates=TemplateConfig(kind="chat", bos=True))
+    config = with_templates(Config(data=data), tokenizer)
+    (row,), _ = encode_examples(
+        [problem], tokenizer, config.data.templates, "text", **LONG, max_response=99, stage="sft"
+    )
+    (prompt,), _ = encode_prompts([problem], tokenizer, config.data.templates, "text", **LONG)
+    texts = tokenise([problem], config, tokenizer)
+    lengths = {name: kind.lengths for name, kind in texts.items()}
+    assert lengths == {
+        "prompt": [len(row.prompt)],
+        "target": [len(row.response)],
+        "sampling_prompt": [len(prompt.tokens)],
+    }
+    (line,) = prompt_lines(config, tokenizer, {"dev": [problem]}, {"train": [], "dev": [prompt]})
+    shown = repr(prompt_text(problem, config.data.templates))
+    assert line == f"prompt of dev's `p`, {len(prompt.tokens)} tokens, answers end with '<|eot_id|>': {shown}"
+    plain = with_templates(Config(), tokenizer)
+    (prompt,), _ = encode_prompts([problem], tokenizer, plain.data.templates, "text", **LONG)
+    _, warning = prompt_lines(plain, tokenizer, {"dev": [problem]}, {"dev": [prompt]})
+    assert "begins texts with '<bos>'" in warning
 
 
 def test_a_hand_written_end_is_a_special_token():

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, EvaluationConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.data.chat import with_templates
+from reft_jax.data.prompts import generation_prompt
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer
 from reft_jax.export import export, main
 from reft_jax.models.classifier import Classifier, class_logits
@@ -22,8 +24,12 @@ from reft_jax.models.hf.export import classifier_fields, generation_fields, save
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import make_mesh
+from reft_jax.problem import Problem
 from reft_jax.records.checkpoint import Checkpoints, part_name
+from reft_jax.records.model_card import EXAMPLE
 from reft_jax.training.startup import prepare
+from tests.data.test_chat import QWEN3
+from tests.data.test_chat import build_tokenizer as build_chat_tokenizer
 
 pytestmark = pytest.mark.compiles
 
@@ -175,6 +181,38 @@ def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     assert generation(tmp_path / "out") == {**special, "do_sample": False}
     assert fields(tmp_path / "out").items() >= {**special, "bos_token_id": None}.items()
+
+
+def test_a_chat_templates_run_keeps_the_template_and_its_card_makes_the_runs_prompt(make_run, tmp_path):
+    """The run has the strings in its config, and goes on as it is by the same command; the export ends at both ends."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    tokenizer = build_chat_tokenizer(QWEN3)
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings = ["--model.tokenizer", str(tmp_path / "chat"), *LLAMA, "--data.templates.kind", "chat"]
+    settings += ["--data.templates.variables.enable_thinking", "false", "--data.templates.system", 'It\'s "1".']
+    run, _, _ = make_run(*settings)
+    written = load_config(["--config", str(run / "config.yaml")])
+    again = with_templates(load_config(["--config", str(run / "config.yaml"), *settings]), tokenizer)
+    assert written.data.templates == again.data.templates
+    export(run / "checkpoints" / "rl_best", tmp_path / "out")
+    exported = load_tokenizer(str(tmp_path / "out"), "main")
+    assert exported.chat_template == QWEN3
+    ends = [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
+    assert generation(tmp_path / "out")["eos_token_id"] == ends
+    said = json.loads((tmp_path / "out" / "prompt_format.json").read_text())
+    assert (said["kind"], said["target_end"]) == ("chat", "<|im_end|>")
+    card = (tmp_path / "out" / "README.md").read_text()
+    prompt = generation_prompt(Problem("", EXAMPLE, ""), written.data.templates, "program")
+    assert prompt.startswith('<|im_start|>system\nIt\'s "1".<|im_end|>\n')
+    assert prompt.endswith(f'</think>\n\ndef solution():\n    """{EXAMPLE}"""\n')
+    assert prompt in card
+    code = (
+        card.partition("```python\n")[2].partition("```")[0].replace('here = "."', f"here = {str(tmp_path / 'out')!r}")
+    )
+    found: dict = {}
+    with torch.no_grad():
+        exec(code, found)
+    assert found["prompt"] == prompt
 
 
 def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
