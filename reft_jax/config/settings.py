@@ -102,6 +102,8 @@ class DecoderConfig:
     """Llama 3 frequency scaling: wavelengths below original/high are left alone."""
     rope_original_positions: PositiveInt = 8192
     """Llama 3 frequency scaling: the context length before scaling, in tokens."""
+    no_rope_every: NonNegativeInt = 0
+    """Every so many layers one does not rotate its heads (SmolLM3: 4); 0 is none."""
     position_offset: NonNegativeInt = 0
     """First row used of a learned position table (2 in OPT)."""
     scale_attention: bool = True

@@ -217,6 +217,9 @@ class Attention(nn.Module):
         if d.qk_norm:
             q, k = _norm(self.config, "head_dim", "q_norm")(q), _norm(self.config, "head_dim", "k_norm")(k)
         if rotary is not None:
+            if d.no_rope_every:
+                still = (layer + 1) % d.no_rope_every == 0
+                rotary = jnp.where(still, 0, rotary[0]), jnp.where(still, 1, rotary[1])
             q, k = rotate(q, rotary, d), rotate(k, rotary, d)
         q = constrain(q, self.mesh, "batch", "length", "activation_heads", None, layout=self.layout)
         if cache is not None:

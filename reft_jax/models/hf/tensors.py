@@ -185,6 +185,13 @@ FAMILIES = {
     "qwen3": Family(
         family_configs.qwen3, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ, classifier="Qwen3ForSequenceClassification"
     ),
+    "smollm3": Family(
+        family_configs.smollm3,
+        "model.",
+        _LLAMA_TENSORS,
+        ignored=_INV_FREQ,
+        classifier="SmolLM3ForSequenceClassification",
+    ),
     "gpt2": Family(
         family_configs.gpt2, "transformer.", _GPT2_TENSORS, ignored=_MASKS, classifier="GPT2ForSequenceClassification"
     ),

@@ -32,6 +32,7 @@ SMALLEST = {  # of each family, the fields that a file must have
     "mistral": GATED,
     "qwen2": GATED,
     "qwen3": GATED,
+    "smollm3": GATED,
     "gpt2": {"n_embd": 8, "n_head": 4, "n_layer": 2, "vocab_size": 5},
     "opt": {"hidden_size": 8, "num_attention_heads": 4, "num_hidden_layers": 2, "ffn_dim": 8, "vocab_size": 5},
     "codegen": {"n_embd": 8, "n_head": 4, "n_layer": 2, "rotary_dim": 2, "vocab_size": 5},
