@@ -84,6 +84,10 @@ class DecoderConfig:
     """Bias on the output projection (CodeGen)."""
     qk_norm: bool = False
     """RMSNorm over each query and key head (Qwen3)."""
+    qk_norm_whole: bool = False
+    """The norm of `qk_norm` is over all heads together (OLMo 2)."""
+    post_norm: bool = False
+    """Norms stand behind attention and MLP, before their outputs are added, instead of before them (OLMo 2)."""
     tie_embeddings: bool = True
     """Whether the output projection is the embedding table."""
     parallel_block: bool = False

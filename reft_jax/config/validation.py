@@ -121,6 +121,8 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.num_heads ({model.decoder.num_heads}) must be a multiple of "
             f"model.decoder.num_kv_heads ({model.decoder.num_kv_heads})"
         )
+    if model.decoder.post_norm and model.decoder.parallel_block:
+        yield "model.decoder.post_norm and parallel_block are both true: a parallel block has one norm, before it"
     if model.decoder.rotary_dim > model.decoder.head_dim or model.decoder.rotary_dim % 2:
         yield (
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "

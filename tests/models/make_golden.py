@@ -16,6 +16,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
     Qwen2Config,
     Qwen3Config,
@@ -107,6 +108,7 @@ CASES = {
     "codegen": (CodeGenConfig(**CODEGEN), torch.float16, "1GB"),
     # the second of two layers does not rotate
     "smollm3": (SmolLM3Config(**WIDE_HEADS, **TOKENS, no_rope_layer_interval=2), torch.bfloat16, "1GB"),
+    "olmo2": (Olmo2Config(**GATED, **TOKENS), torch.bfloat16, "1GB"),
 }
 
 

@@ -292,6 +292,20 @@ def smollm3(fields: ConfigFields) -> DecoderConfig:
     )
 
 
+def olmo2(fields: ConfigFields) -> DecoderConfig:
+    """OLMo 2: norms behind attention and MLP, and one over all queries, and over all keys, of a token."""
+    bias = fields.get("attention_bias", False)
+    return dataclasses.replace(
+        _within_window(fields, None),
+        norm_eps=fields.get("rms_norm_eps", 1e-5),
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        qk_norm=True,
+        qk_norm_whole=True,
+        post_norm=True,
+    )
+
+
 def gpt2(fields: ConfigFields) -> DecoderConfig:
     """GPT-2 and Codeparrot, whose `reorder_and_upcast_attn` asks for the float32 scores that all models have here."""
     heads, head_dim = _split_heads(fields, "n_head", "n_embd")
