@@ -74,7 +74,10 @@ def _type(field: "dataclasses.Field[Any]") -> str:
     kind = get_args(kind)[0] if allowed else kind
     if get_origin(kind) is Literal:
         return ", ".join(f"`{name}`" for name in get_args(kind))
+    if kind == bool | Literal["auto"]:
+        return "bool or `auto`"
     name = kind.__name__ if kind in (bool, int, float, str) else str(kind)
+    name = "`{name: value}`" if "|" in name else name  # a bar would end a table's cell
     return f"{name}, {allowed.words}" if allowed else name
 
 

@@ -73,7 +73,7 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
     part = lambda name: checkpoint.with_name(part_name(checkpoint.name, name))
     is_classifier = part("class_head").exists()
     run_dir, config = read_run(checkpoint, out, reward_model=is_classifier)
-    tokenizer, ids = read_tokenizer(run_dir)
+    tokenizer, ids = read_tokenizer(run_dir, config)
     fields = trained_fields(read_fields(run_dir, config), ids, tokenizer.bos_token_id)
     if is_classifier:
         fields = classifier_fields(fields, pad=ids.pad)
@@ -221,21 +221,23 @@ def read_params(checkpoint: Path, config: Config, *, part: str, reward_model: bo
     return restore_params(checkpoint, select(abstract, {part}))[part]
 
 
-def read_tokenizer(run_dir: Path) -> tuple[Any, SpecialIds]:
+def read_tokenizer(run_dir: Path, config: Config) -> tuple[Any, SpecialIds]:
     """The run's tokenizer, and the ids that it pads and ends with."""
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"), "main")
-    return tokenizer, special_ids(tokenizer, end_tokens(run_dir / "model"))
+    return tokenizer, special_ids(tokenizer, end_tokens(run_dir / "model"), config.data.templates.target_end)
 
 
 def write_companions(checkpoint: Path, out: Path, config: Config, kind: Kind, base: str, revision: str) -> None:
     """Writes what stands beside weights or adapters: tokenizer, prompt format, generation config, model card."""
-    tokenizer, ids = read_tokenizer(run_of(checkpoint, reward_model=kind == "reward_model"))
+    tokenizer, ids = read_tokenizer(run_of(checkpoint, reward_model=kind == "reward_model"), config)
     templates, cot = config.data.templates, config.data.cot
-    tokenizer.chat_template = chat_template(templates, cot)
+    if templates.kind == "strings":  # else it is the model's own
+        tokenizer.chat_template = chat_template(templates, cot)
     tokenizer.save_pretrained(out)
     files = {"prompt_format.json": prompt_format(templates, cot)}
     if kind != "reward_model":
-        files[GENERATION_FILE] = generation_fields(ids, tokenizer.bos_token_id, config.evaluation)
+        unused = config.model.decoder.unused_ids
+        files[GENERATION_FILE] = generation_fields(ids, tokenizer.bos_token_id, config.evaluation, unused)
     for name, fields in files.items():
         (out / name).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     prompt = generation_prompt(Problem("", EXAMPLE, ""), templates, cot)

@@ -121,8 +121,10 @@ def words_of(field: "dataclasses.Field[Any]") -> str:
     kind = get_args(kind)[0] if allowed else kind
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     names |= {tuple[int, ...]: "a list of whole numbers", tuple[str, ...]: "a list of texts"}
+    names |= {bool | Literal["auto"]: "yes, no or auto", dict[str, bool | int | float | str]: "names with values"}
+    names |= {tuple[tuple[int, int], ...]: "a list of pairs of whole numbers"}
     return names.get(kind, "names with numbers") + (f", {allowed.words}" if allowed else "")
 
 

@@ -81,7 +81,11 @@ def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dictionaries and lists, as they go to YAML."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in _items(config)}
+    return {key: _plain(value) for key, value in _items(config)}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _items(config: Any) -> Iterator[tuple[str, Any]]:

@@ -41,6 +41,13 @@ OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", l
 Buckets = Annotated[
     tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
 ]
+IdRanges = Annotated[
+    tuple[tuple[int, int], ...], Range("pairs, each 0 or more and ascending", lambda x: all(0 <= a < b for a, b in x))
+]
+TemplateVariables = Annotated[
+    dict[str, bool | int | float | str],
+    Range("no infinite numbers", lambda x: not any(isinstance(v, float) and not math.isfinite(v) for v in x.values())),
+]
 RewardWeights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(map(math.isfinite, x.values())))]
 
 _HERE = Range("a path on this machine, no URL (mount what is elsewhere)", lambda x: "://" not in x)

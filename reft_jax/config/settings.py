@@ -9,6 +9,7 @@ from reft_jax.config.ranges import (
     FiniteFloat,
     GreedyOrTemperature,
     HalfOpenUnitInterval,
+    IdRanges,
     LocalPath,
     LocalPaths,
     MeshAxis,
@@ -22,6 +23,7 @@ from reft_jax.config.ranges import (
     RewardWeights,
     Seed,
     Temperature,
+    TemplateVariables,
 )
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -48,6 +50,8 @@ class DecoderConfig:
     """Number of tokens; 0 takes the tokenizer's."""
     vocab_multiple: PositiveInt = 1
     """The embedding table is padded to a multiple of this many rows; padding is never predicted."""
+    unused_ids: IdRanges = ()
+    """Ids that the tokenizer has no token for, as [first, last + 1]: they are never predicted. Filled at the start."""
     embed_dim: PositiveInt = 64
     """Width of the residual stream."""
     num_layers: PositiveInt = 3
@@ -82,6 +86,10 @@ class DecoderConfig:
     """Bias on the output projection (CodeGen)."""
     qk_norm: bool = False
     """RMSNorm over each query and key head (Qwen3)."""
+    qk_norm_whole: bool = False
+    """The norm of `qk_norm` is over all heads together (OLMo 2)."""
+    post_norm: bool = False
+    """Norms stand behind attention and MLP, before their outputs are added, instead of before them (OLMo 2)."""
     tie_embeddings: bool = True
     """Whether the output projection is the embedding table."""
     parallel_block: bool = False
@@ -100,6 +108,8 @@ class DecoderConfig:
     """Llama 3 frequency scaling: wavelengths below original/high are left alone."""
     rope_original_positions: PositiveInt = 8192
     """Llama 3 frequency scaling: the context length before scaling, in tokens."""
+    no_rope_every: NonNegativeInt = 0
+    """Every so many layers one does not rotate its heads (SmolLM3: 4); 0 is none."""
     position_offset: NonNegativeInt = 0
     """First row used of a learned position table (2 in OPT)."""
     scale_attention: bool = True
@@ -198,7 +208,10 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TemplateConfig:
-    """The strings around question, chain of thought and answer; the defaults are the paper's."""
+    """The strings around question, chain of thought and answer; the defaults are the paper's.
+
+    Of kind `chat` the strings of the prompt are those of the tokenizer's chat template, filled in at the start.
+    """
 
     instruction: str = "Question:\n"
     """Before the question."""
@@ -207,7 +220,25 @@ class TemplateConfig:
     answer_trigger: str = "\nTherefore, the answer is: "
     """Between a chain of thought in prose and its answer."""
     program_header: str = 'def solution():\n    """{question}"""\n'
-    """What a generated program is made to begin with, in PPO and evaluation; `{question}` is replaced."""
+    """What a generated program is made to begin with, in PPO and evaluation, behind a chat template's prompt too;
+    `{question}` is replaced."""
+    kind: Literal["strings", "chat"] = "strings"
+    """Prompts are made of the strings here, or by the tokenizer's chat template, of one user message, the question.
+    That gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`, which are left out then."""
+    system: str = ""
+    """System message of the chat template; empty sends none."""
+    variables: TemplateVariables = dataclasses.field(default_factory=dict)
+    """Variables of the chat template, such as `{enable_thinking: false}`. Today is 26 Jul 2024 in all templates, lest
+    a run's prompts change overnight."""
+    bos: bool | Literal["auto"] = "auto"
+    """Whether prompts begin with the tokenizer's BOS token: `yes`, once; `no`; or `auto`, as the strings or the chat
+    template have it, with a warning where the tokenizer itself would add one."""
+    answer_suffix: str = ""
+    """After the answer in targets of prose, such as the `}` of an `answer_trigger` that ends in `\\boxed{`."""
+    target_prefix: str = ""
+    """What targets of prose begin with, such as a template's empty `<think>` block."""
+    target_end: str = ""
+    """What targets end with; its last token, a special one, ends responses too. Empty is the tokenizer's EOS token."""
 
 
 @dataclasses.dataclass(frozen=True)

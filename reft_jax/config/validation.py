@@ -11,7 +11,7 @@ from typing import Any
 
 from reft_jax.config.ranges import range_of
 from reft_jax.config.renamed import RENAMED
-from reft_jax.config.settings import Config, RewardModelConfig, SourceConfig, SupervisedConfig
+from reft_jax.config.settings import Config, DataConfig, RewardModelConfig, SourceConfig, SupervisedConfig
 
 
 def validate(config: Config, *, training: bool = True) -> None:
@@ -121,6 +121,7 @@ def _combination_errors(config: Config) -> Iterator[str]:
         yield "data.templates.answer_trigger is empty: answers in prose are read behind it"
     if config.data.answer in ("latex", "text") and config.reward.rules == "reference":
         yield f"data.answer is {config.data.answer}: reward.rules `reference` knows numbers and choices; take `lenient`"
+    yield from _template_errors(config.data)
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
     if model.attention == "cudnn" and model.dtype != "bfloat16":
@@ -144,11 +145,26 @@ def _combination_errors(config: Config) -> Iterator[str]:
             f"model.decoder.num_heads ({model.decoder.num_heads}) must be a multiple of "
             f"model.decoder.num_kv_heads ({model.decoder.num_kv_heads})"
         )
+    if model.decoder.post_norm and model.decoder.parallel_block:
+        yield "model.decoder.post_norm and parallel_block are both true: a parallel block has one norm, before it"
     if model.decoder.rotary_dim > model.decoder.head_dim or model.decoder.rotary_dim % 2:
         yield (
             f"model.decoder.rotary_dim ({model.decoder.rotary_dim}) must be even and at most "
             f"model.decoder.head_dim ({model.decoder.head_dim})"
         )
+
+
+def _template_errors(data: DataConfig) -> Iterator[str]:
+    templates = data.templates
+    if data.cot == "program" and templates.target_prefix:
+        yield (
+            f"data.templates.target_prefix is {templates.target_prefix!r} and data.cot is program: an answer begins "
+            "with the program's header; leave it out"
+        )
+    for key in ("system", "variables"):
+        if templates.kind == "strings" and getattr(templates, key):
+            value = repr(getattr(templates, key))
+            yield f"data.templates.{key} is {value} and data.templates.kind is strings: it is for kind chat"
 
 
 def _training_errors(config: Config) -> Iterator[str]:

@@ -3,6 +3,7 @@
 rows          rows of files and hub data sets, with their place
 readers       rows to problems, checked, and their splits
 prompts       problems to text
+chat          a tokenizer's chat template as the strings of prompts
 chat_template prompts as other libraries make them
 tokenizers    by name
 encoding      text to token ids

@@ -20,6 +20,7 @@ from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, Super
 from reft_jax.data.audit.report import show
 from reft_jax.data.audit.texts import Finding, contents, look_at_texts
 from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
+from reft_jax.data.chat import with_templates
 from reft_jax.data.readers import CheckedRows, check_rows, require_problems, sources, split_sets
 from reft_jax.data.tokenizers import model_tokenizer
 from reft_jax.files import user_path
@@ -83,6 +84,11 @@ def audit(
     data, reward = config.data, config.reward
     name = (config.model.tokenizer or config.model.path) if with_tokens else None
     tokenizer = model_tokenizer(config.model) if name else None
+    if tokenizer is not None:
+        config = with_templates(config, tokenizer)
+        data = config.data
+    elif data.templates.kind == "chat":
+        raise ValueError("data.templates.kind is chat: name the tokenizer that has the template by --tokenizer")
     stated_after = stated_after or STATED_AFTER.get(data.train.kind, ("Therefore, the answer is",))
     sets = {split: problems for split, problems in sets.items() if problems}
     trained = trained_splits(config)

@@ -36,5 +36,8 @@ def _literal(text: str) -> str:
 
 
 def prompt_format(templates: TemplateConfig, cot: CotKind) -> dict[str, Any]:
-    """The templates, the kind of the chains of thought, and how a prompt becomes tokens."""
+    """The templates, the kind of the chains of thought, and how a prompt becomes tokens.
+
+    Of kind `chat` the strings are what the tokenizer's own template makes of one user message.
+    """
     return {"cot": cot, **dataclasses.asdict(templates), "add_special_tokens": False}

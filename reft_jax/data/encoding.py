@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reft_jax.config import CotKind, Overlong, TemplateConfig
-from reft_jax.data.prompts import generation_prompt, prompt_text, target_text
+from reft_jax.data.prompts import generation_prompt, prompt_text, taught_text
 from reft_jax.data.tokenizers import special_ids
 from reft_jax.problem import Problem
 
@@ -62,18 +62,19 @@ def encode_examples(
 ) -> tuple[list[Example], OverlongCount]:
     """Prompts and targets for supervised training; `stage` is where the config keeps the buckets, such as `sft`.
 
-    Prompt and target are tokenised apart, without special tokens, and the eos id is added: the reference's token
-    boundary. `truncate` cuts targets at their end, which loses the end token, and prompts at their beginning, which
-    keeps the question's end and the trigger that asks for reasoning (the reference cuts the whole row at its end).
+    Prompt and target are tokenised apart, without special tokens, and the eos id is added where the templates have no
+    end of their own: the reference's token boundary. `truncate` cuts targets at their end, which loses the end token,
+    and prompts at their beginning, which keeps the question's end and the trigger that asks for reasoning (the
+    reference cuts the whole row at its end).
 
     Raises:
         ValueError: a problem without a chain of thought; text that the tokenizer cannot represent; a row longer than
             allowed under `error`.
     """
-    eos = special_ids(tokenizer).eos
+    eos = special_ids(tokenizer, target_end=templates.target_end).eos
     prompts = _tokenize(problems, [prompt_text(problem, templates) for problem in problems], tokenizer)
-    targets = _tokenize(problems, [target_text(problem, templates, cot) for problem in problems], tokenizer)
-    responses = [np.append(target, np.int32(eos)) for target in targets]
+    targets = _tokenize(problems, [taught_text(problem, templates, cot) for problem in problems], tokenizer)
+    responses = targets if templates.target_end else [np.append(target, np.int32(eos)) for target in targets]
     long_prompts = _overlong(problems, prompts, max_prompt, overlong, f"{stage}.prompt_buckets")
     long_targets = _overlong(problems, responses, max_response, overlong, f"{stage}.response_buckets")
     dropped = long_prompts | long_targets if overlong == "drop" else set()
@@ -106,6 +107,9 @@ def encode_prompts(
         ValueError: text that the tokenizer cannot represent; a prompt longer than allowed under `error`.
     """
     texts = [prefix + generation_prompt(problem, templates, cot) for problem in problems]
+    if prefix and templates.bos is True:  # the prompts of worked examples begin with it too
+        bos = str(tokenizer.bos_token)
+        texts = [bos + text.replace(bos, "") for text in texts]
     rows = _tokenize(problems, texts, tokenizer)
     long = _overlong(problems, rows, max_prompt, overlong, f"{stage}.prompt_buckets")
     dropped = long if overlong == "drop" else set()
@@ -157,17 +161,26 @@ def token_ids(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> lis
     return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
+def has_hole(text: str, ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether some of a text became unknown tokens; the unknown token's own string, where it is written, is none.
+
+    GPT-2's unknown token is its `<|endoftext|>`, which stands in templates.
+    """
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and list(ids).count(unknown) > text.count(str(tokenizer.unk_token))
+
+
 def _tokenize(
     problems: Sequence[Problem], texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, holes: bool = False
 ) -> list[np.ndarray]:
     """`token_ids` as arrays; refuses text that comes out empty, or with holes unless `holes` allows them."""
-    found, unknown = [], tokenizer.unk_token_id
+    found = []
     for start in range(0, len(texts), 4096):  # ids as Python's integers take much memory
         piece = slice(start, start + 4096)
         for problem, text, row in zip(problems[piece], texts[piece], token_ids(texts[piece], tokenizer)):
             if not row:
                 raise ValueError(f"problem `{problem.id}`: the tokenizer makes no token of {text!r}")
-            if not holes and unknown is not None and unknown in row:
+            if not holes and has_hole(text, row, tokenizer):
                 raise ValueError(
                     f"problem `{problem.id}`: the tokenizer has no tokens for all of {text!r}: it reads "
                     f"{tokenizer.decode(row)!r}; use another tokenizer or leave the problem out"

@@ -31,7 +31,8 @@ def generation_prompt(problem: Problem, templates: TemplateConfig, cot: CotKind)
 
 
 def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> str:
-    """What supervised training teaches: the program, or prose + answer_trigger + the gold answer as published.
+    """What supervised training teaches, as it is judged: the program, or prose, answer_trigger, the gold answer as
+    published, and answer_suffix.
 
     Raises:
         ValueError: the problem has no chain of thought.
@@ -43,22 +44,41 @@ def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> st
         )
     if cot == "program":
         return problem.cot.strip()
-    return problem.cot.strip() + templates.answer_trigger + problem.answer.strip()
+    return problem.cot.strip() + templates.answer_trigger + problem.answer.strip() + templates.answer_suffix
+
+
+def taught_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> str:
+    """The whole response of supervised training, but for the tokenizer's eos where that ends it.
+
+    It is `target_text` between `target_prefix`, which an annotation out of samples may have already, and `target_end`.
+
+    Raises:
+        ValueError: the problem has no chain of thought.
+    """
+    target = target_text(problem, templates, cot)
+    prefix = templates.target_prefix if cot == "text" and not target.startswith(templates.target_prefix) else ""
+    return prefix + target + templates.target_end
 
 
 def few_shot_prefix(examples: Sequence[Problem], templates: TemplateConfig, cot: CotKind, separator: str) -> str:
-    """Worked examples to stand before a prompt: of each `prompt_text`, `target_text` and the separator.
+    """Worked examples to stand before a prompt: of each `prompt_text`, `taught_text` and the separator.
 
     A model that was never fine-tuned continues them, and what it says after its own separator is not its answer.
 
     Raises:
-        ValueError: an example has no chain of thought, or one with the separator in it; or the separator is empty.
+        ValueError: an example has no chain of thought, or one with the separator in it; the separator is empty; or the
+            prompts are of a chat template, which has one question.
     """
+    if templates.kind == "chat":
+        raise ValueError(
+            "worked examples stand before prompts of strings, and data.templates.kind is chat: put them in "
+            "data.templates.system, or set data.templates.kind to strings"
+        )
     if not separator:
         raise ValueError("the separator of worked examples is empty: it is what a completion ends at")
     parts = []
     for example in examples:
-        target = target_text(example, templates, cot)
+        target = taught_text(example, templates, cot)
         if separator in target:
             raise ValueError(
                 f"worked example `{example.id}` holds the separator {separator!r}, at which a completion ends: choose "

@@ -67,15 +67,23 @@ def load_tokenizer(name: str, revision: str, key: str = "model.tokenizer") -> "P
         ) from error
 
 
-def special_ids(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) -> SpecialIds:
+def special_texts(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
+    """The tokenizer's special tokens, all that are marked so among its added ones included."""
+    added = tokenizer.added_tokens_decoder.values()
+    return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+
+
+def special_ids(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = (), target_end: str = "") -> SpecialIds:
     """The tokenizer's own pad and eos ids; without a pad token, padding is filled with eos.
 
     Args:
         tokenizer: names them.
         ends: more ids that end a response, as a chat model's `generation_config.json` has them.
+        target_end: what targets end with instead of eos (`data.templates.target_end`); its last token ends responses.
 
     Raises:
-        ValueError: the tokenizer has no eos token, so that no response could end.
+        ValueError: the tokenizer has no eos token, so that no response could end; or `target_end` ends with no special
+            token.
     """
     eos = tokenizer.eos_token_id
     if eos is None:
@@ -84,4 +92,12 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) 
             "its tokenizer_config.json"
         )
     pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return SpecialIds(pad=pad, eos=eos, ends=tuple(dict.fromkeys([eos, *ends])))
+    last = eos
+    if target_end:
+        if not any(target_end.endswith(text) for text in special_texts(tokenizer)):
+            raise ValueError(
+                f"data.templates.target_end is {target_end!r}: it must end with a special token of tokenizer "
+                f"`{tokenizer.name_or_path}`, which no other text is read as"
+            )
+        last = tokenizer(target_end, add_special_tokens=False)["input_ids"][-1]
+    return SpecialIds(pad=pad, eos=last, ends=tuple(dict.fromkeys([last, eos, *ends])))

@@ -1,4 +1,4 @@
-"""One configurable decoder-only transformer: Llama, Mistral, Qwen, GPT-2, OPT, Galactica and CodeGen are data to it.
+"""One configurable decoder-only transformer: Llama, Qwen, OLMo, GPT-2, OPT, CodeGen and others are data to it.
 
 Tokens go in, final hidden states come out; `logits` is a call of its own, so that nobody makes [B, T, V] unasked.
 Rows are contiguous: the token in slot s of a row has position s, in the batch as in the KV cache, so that a causal
@@ -146,19 +146,22 @@ def _dense(
     return lambda x: dense(x) + adapter(x)
 
 
-def _norm(config: ModelConfig, axis: str, name: str | None) -> Callable[[jax.Array], jax.Array]:
-    """The configured norm over the last dimension, statistics in float32."""
+def _norm(config: ModelConfig, axes: tuple[str, ...], name: str | None) -> Callable[[jax.Array], jax.Array]:
+    """The configured norm over the last dimensions, which have these names, statistics in float32."""
     d = config.decoder
-    scale_init = nn.with_logical_partitioning(nn.initializers.ones, (axis,))
+    scale_init = nn.with_logical_partitioning(nn.initializers.ones, axes)
+    last = tuple(range(-len(axes), 0))
     common: dict[str, Any] = {
         "epsilon": d.norm_eps,
         "dtype": config.dtype,
         "param_dtype": config.param_dtype,
         "use_scale": d.norm_affine,
+        "reduction_axes": last,
+        "feature_axes": last,
     }
     if d.norm == "rms":
         return nn.RMSNorm(scale_init=scale_init, name=name, **common)
-    bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
+    bias_init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
     # The fast variance, E[x^2] - E[x]^2, loses all digits where the mean is large, as it is in OPT and GPT-2.
     return nn.LayerNorm(
         use_fast_variance=False, use_bias=d.norm_affine, scale_init=scale_init, bias_init=bias_init, name=name, **common
@@ -215,8 +218,13 @@ class Attention(nn.Module):
         k = project((d.num_kv_heads, d.head_dim), ("embed", "kv_heads", "head_dim"), name="k")(x)
         v = project((d.num_kv_heads, d.head_dim), ("embed", "kv_heads", "head_dim"), name="v")(x)
         if d.qk_norm:
-            q, k = _norm(self.config, "head_dim", "q_norm")(q), _norm(self.config, "head_dim", "k_norm")(k)
+            normed = lambda heads: (heads, "head_dim") if d.qk_norm_whole else ("head_dim",)
+            q = _norm(self.config, normed("heads"), "q_norm")(q)
+            k = _norm(self.config, normed("kv_heads"), "k_norm")(k)
         if rotary is not None:
+            if d.no_rope_every:
+                still = (layer + 1) % d.no_rope_every == 0
+                rotary = jnp.where(still, 0, rotary[0]), jnp.where(still, 1, rotary[1])
             q, k = rotate(q, rotary, d), rotate(k, rotary, d)
         q = constrain(q, self.mesh, "batch", "length", "activation_heads", None, layout=self.layout)
         if cache is not None:
@@ -277,16 +285,23 @@ class Block(nn.Module):
         rotary: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
         x, cache = carry
-        y = _norm(self.config, "norm", "attn_norm")(x)
+        d = self.config.decoder
+        norm = lambda name: _norm(self.config, ("norm",), name)
+        y = x if d.post_norm else norm("attn_norm")(x)
         attention: jax.Array | int
         attention, cache = Attention(self.config, self.mesh, self.layout, name="attn")(
             y, cache, layer, positions, rotary
         )
-        if not self.config.decoder.parallel_block:
-            x = x + attention
-            attention = 0
-            y = _norm(self.config, "norm", "mlp_norm")(x)
-        x = x + attention + Mlp(self.config, self.mesh, self.layout, name="mlp")(y)
+        mlp = Mlp(self.config, self.mesh, self.layout, name="mlp")
+        if d.post_norm:
+            x = x + norm("attn_norm")(attention)
+            x = x + norm("mlp_norm")(mlp(x))
+        else:
+            if not d.parallel_block:
+                x = x + attention
+                attention = 0
+                y = norm("mlp_norm")(x)
+            x = x + attention + mlp(y)
         return (constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout), cache), None
 
 
@@ -328,7 +343,7 @@ class Decoder(nn.Module):
             unroll=1 if self.config.scan_layers else d.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(self.config, self.mesh, self.layout)
-        self.final_norm = _norm(self.config, "norm", None)
+        self.final_norm = _norm(self.config, ("norm",), None)
 
     def __call__(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: KVCache | None = None
@@ -363,16 +378,18 @@ class Decoder(nn.Module):
         return self.final_norm(x), cache
 
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-        """Scores of every token, float32; rows that only pad the table are cut off."""
+        """Scores of every id, float32; those that only pad the table or have no token can't be drawn."""
         d = self.config.decoder
         table = self.embed if d.tie_embeddings else self.lm_head
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         logits = jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=wide)
         if d.lm_head_bias:
             logits = logits + jnp.expand_dims(self.lm_head_bias.astype(wide), tuple(range(logits.ndim - 1)))
-        if logits.shape[-1] > d.vocab_size:
-            layout = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-            logits = jnp.where(layout < d.vocab_size, logits, jnp.finfo(wide).min)
+        unused = [*d.unused_ids, (d.vocab_size, logits.shape[-1])]
+        for first, stop in unused:
+            if first < stop:
+                ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+                logits = jnp.where((ids >= first) & (ids < stop), jnp.finfo(wide).min, logits)
         return constrain(
             logits, self.mesh, "batch", *(None,) * (logits.ndim - 2), "activation_vocab", layout=self.layout
         )

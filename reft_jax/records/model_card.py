@@ -178,10 +178,32 @@ def _prompt(config: Config, kind: Kind, prompt: str) -> str:
         "program": "It is to write the rest of a program whose `solution()` returns the answer.",
         "text": f"The answer is read behind the last {_inline(json.dumps(config.data.templates.answer_trigger))}.",
     }[config.data.cot]
+    templates = config.data.templates
+    made = "The tokenizer's chat template makes it of one user message, the question"
+    if templates.kind == "chat":
+        header = ", and the first lines of the program stand behind it" if config.data.cot == "program" else ""
+        made = f"The tokenizer's chat template, which is the base's own, makes it as below{header}"
+    special = "without special tokens" if templates.kind == "strings" else "without further special tokens"
     return (
-        f"This is what the model {goes_on}, without special tokens. {end} The tokenizer's chat template makes it of "
-        f"one user message, the question; `prompt_format.json` has the strings.\n\n{_fenced(prompt)}"
+        f"This is what the model {goes_on}, {special}. {end} {made}; `prompt_format.json` has the strings.\n\n"
+        f"{_fenced(prompt)}"
     )
+
+
+def _prompt_code(config: Config, kind: Kind) -> str:
+    """Lines that make `prompt`, a string, of `question`."""
+    templates, program = config.data.templates, config.data.cot == "program" and kind != "reward_model"
+    messages = '{"role": "user", "content": question}'
+    options = ""
+    if templates.kind == "chat":
+        if templates.system:
+            messages = f'{{"role": "system", "content": {templates.system!r}}}, {messages}'
+        options = "".join(f", {name}={value!r}" for name, value in templates.variables.items())
+        options = f", add_generation_prompt=True{options}"
+    code = f"messages = [{messages}]\nprompt = tokenizer.apply_chat_template(messages, tokenize=False{options})\n"
+    if templates.kind == "chat" and program:
+        code += f'prompt += {templates.program_header!r}.replace("{{question}}", question)\n'
+    return code
 
 
 def _code(config: Config, kind: Kind) -> str:
@@ -193,7 +215,7 @@ def _code(config: Config, kind: Kind) -> str:
             "tokenizer = AutoTokenizer.from_pretrained(here)\n"
             f"model = AutoModelForSequenceClassification.from_pretrained(here)\n{question}"
             'completion = "..."  # what a model wrote behind the prompt\n'
-            'prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False)\n'
+            f"{_prompt_code(config, kind)}"
             'rows = tokenizer([prompt + completion], add_special_tokens=False, padding=True, padding_side="right", '
             'return_tensors="pt")\n'
             'print(model(rows["input_ids"], attention_mask=rows["attention_mask"]).logits.softmax(-1)[:, 1])'
@@ -205,8 +227,8 @@ def _code(config: Config, kind: Kind) -> str:
         f'{peft}from transformers import {imports}\n\nhere = "."  # this folder, or its id on the Hub\n'
         "tokenizer = AutoTokenizer.from_pretrained(here)\n"
         f"model = {loader}.from_pretrained(here)\n{settings}{question}"
-        'messages = [{"role": "user", "content": question}]\n'
-        'row = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")\n'
+        f"{_prompt_code(config, kind)}"
+        'row = tokenizer([prompt], add_special_tokens=False, return_tensors="pt")\n'
         'tokens, mask = row["input_ids"], row["attention_mask"]\n'
         f"output = model.generate(tokens, attention_mask=mask, max_new_tokens={config.generation.max_new_tokens})\n"
         "print(tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))"

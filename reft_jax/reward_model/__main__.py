@@ -23,6 +23,7 @@ from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, load_config
 from reft_jax.config.validation import check_batches, check_lengths
+from reft_jax.data.chat import with_templates
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.files import user_path
@@ -75,6 +76,7 @@ def rerank(
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"), "main")
+    config = with_templates(config, tokenizer)
     say = lambda text: print(text, file=sys.stderr) if jax.process_index() == 0 else None
     samples = encode(read_files([path]), config, tokenizer, "given", say)
     questions, unasked = by_question(samples.drawn), len(left_out(path))

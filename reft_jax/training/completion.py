@@ -68,15 +68,17 @@ class Completion:
 def response_texts(
     tokenizer: "PreTrainedTokenizerBase", sequences: Sequences, ended: np.ndarray
 ) -> tuple[list[str], list[str]]:
-    """Texts of the prompts and of the responses, these without their end tokens.
+    """Texts of the prompts and of the responses, these without their end tokens and what pads.
 
-    A response is decoded behind its prompt and the prompt's text is cut off: alone, its first blank would be lost with
-    tokenizers that drop one at the start of a text.
+    Other special tokens stay: some are content, as `<think>` is. A response is decoded behind its prompt and the
+    prompt's text is cut off: alone, its first blank would be lost with tokenizers that drop one at the start of a text.
     """
-    decode = lambda rows: tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    prompts = decode([row[:n] for row, n in zip(sequences.tokens, sequences.prompt_lengths)])
-    ends = sequences.prompt_lengths + sequences.response_lengths - ended
-    both = decode([row[:n] for row, n in zip(sequences.tokens, ends)])
+    decode = lambda rows: tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    rows = [row[:n] for row, n in zip(sequences.tokens, sequences.prompt_lengths)]
+    responses = [row[:n] for row, n in zip(sequences.responses, sequences.response_lengths - ended)]
+    content = [response[response != tokenizer.pad_token_id] for response in responses]
+    prompts = decode(rows)
+    both = decode([np.concatenate(pair) for pair in zip(rows, content)])
     return prompts, [text[len(prompt) :] for text, prompt in zip(both, prompts)]
 
 

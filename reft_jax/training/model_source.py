@@ -23,6 +23,7 @@ from reft_jax.config import (
     parse_config,
 )
 from reft_jax.config.validation import check_lengths, require_files, validate
+from reft_jax.data.chat import with_templates
 from reft_jax.data.tokenizers import load_tokenizer, model_tokenizer
 from reft_jax.files import user_path
 from reft_jax.models.hf.load import require_model, resolve, resolve_model
@@ -109,7 +110,11 @@ def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], s
     key = "train" if split == "dev" and config.data.dev.kind == "none" else split  # dev may be a part of train
     if getattr(config.data, key).kind == "none":
         raise ValueError(f"data.{key}.kind is `none`: there are no problems to ask")
-    return ModelSource(config, checkpoint, split), options
+    source = ModelSource(config, checkpoint, split)
+    templates = config.data.templates
+    if templates.kind == "chat" or templates.bos != "auto":  # strings are used as they are, without a tokenizer
+        source = dataclasses.replace(source, config=with_templates(config, source.tokenizer()))
+    return source, options
 
 
 def own_devices() -> list[str]:

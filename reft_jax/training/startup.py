@@ -15,6 +15,7 @@ from reft_jax.algorithms.train_state import abstract_stage
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
+from reft_jax.data.chat import bos_warning, with_templates
 from reft_jax.data.encoding import Example, Prompt
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.prompts import target_text
@@ -73,6 +74,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
     require_model(config.model, adapter=not begun)
     tokenizer = model_tokenizer(config.model)
     config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
+    config = with_templates(config, tokenizer)
     check_lengths(config)
     if not begun:
         require_weights(config.model)
@@ -147,7 +149,9 @@ def open_sampler(
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
         require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
-        ids = special_ids(tokenizer, end_tokens(model_files))
+        ids = special_ids(tokenizer, end_tokens(model_files), data.templates.target_end)
+        for line in prompt_lines(config, tokenizer, problems, prompts):
+            display.message(line)
         compiled = CompiledSteps(steps(config, mesh, ids=ids))
         yield Sampler(
             model=Model(config=config, mesh=mesh, ids=ids, compiled=compiled, stop=stop),
@@ -162,6 +166,28 @@ def open_sampler(
             functions=functions,
             end_before=end_before,
         )
+
+
+def prompt_lines(
+    config: Config, tokenizer: Any, problems: Mapping[str, list[Problem]], prompts: Mapping[str, list[Prompt]]
+) -> Iterator[str]:
+    """Yields what is said of prompts once: the first as it is, what ends its answer, and whether BOS may be missing.
+
+    Args:
+        config: of the run, its templates filled in.
+        tokenizer: the model's.
+        problems, prompts: by split.
+    """
+    templates = config.data.templates
+    for split, rows in prompts.items():
+        if rows:
+            text = tokenizer.decode(rows[0].tokens, clean_up_tokenization_spaces=False)
+            end = f", answers end with {templates.target_end!r}" if templates.target_end else ""
+            tokens = f"{len(rows[0].tokens)} tokens"
+            yield f"prompt of {split}'s `{problems[split][rows[0].problem].id}`, {tokens}{end}: {text!r}"
+            break
+    if warning := bos_warning(templates, tokenizer):
+        yield warning
 
 
 @contextlib.contextmanager

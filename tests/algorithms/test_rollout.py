@@ -24,7 +24,7 @@ from reft_jax.algorithms.rollout import (
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.data.batches import PromptBatch
-from reft_jax.models.policy import Policy, score_responses
+from reft_jax.models.policy import Policy, call, score_responses
 from reft_jax.parallel.compilation import CompiledSteps, Step
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
 from tests.devices import mesh
@@ -298,6 +298,29 @@ def test_each_of_several_end_tokens_ends_a_response():
         row[length - 1] for row, length in zip(both.sequences.responses, both.sequences.response_lengths) if length
     ]
     assert {first, second} <= set(lasts)
+
+
+def test_ids_without_a_token_are_never_drawn_and_have_no_share_in_log_probs():
+    """Drawn and scored by the softmax over the other ids alone, here in numpy over the logits of the whole table."""
+    unused = ((0, 3), (6, 8), (11, 19))
+    used = np.array([i for i in range(19) if not any(first <= i < stop for first, stop in unused)])
+    policy = Policy(dataclasses.replace(MODEL, decoder=dataclasses.replace(DECODER, unused_ids=unused)))
+    draws = jax.jit(lambda *args: generate(policy, *args, max_new_tokens=RESPONSE, sampling=SAMPLED, eos=5, pad=PAD))
+    rollout = to_host(draws(params(), make_prompts(), SEED, STEP))
+    rows = rollout.sequences
+    assert set(np.unique(rows.responses[rows.response_mask])) <= {*used}
+    assert len(np.unique(rows.responses[rows.response_mask])) == len(used), "each is drawn"
+    scored = np.asarray(jax.jit(lambda p, s: score_responses(policy, p, s).log_probs)(params(), rows))
+    whole = Policy(MODEL)
+    hidden = call(whole, params(), rows.tokens, method="hidden")
+    logits = np.asarray(call(whole, params(), hidden, method="logits"), np.float64)
+    for i, (start, length) in enumerate(zip(rows.prompt_lengths, rows.response_lengths)):
+        left = logits[i, start - 1 : start - 1 + length][:, used]
+        share = np.exp(left) / np.exp(left).sum(-1, keepdims=True)
+        drawn = np.searchsorted(used, rows.responses[i, :length])
+        expected = np.log(share[np.arange(length), drawn])
+        np.testing.assert_allclose(scored[i, :length], expected, atol=1e-5)
+        np.testing.assert_allclose(rollout.log_probs[i, :length], expected, atol=1e-5)
 
 
 def test_one_compilation_serves_all_calls():

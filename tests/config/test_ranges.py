@@ -15,7 +15,10 @@ from reft_jax.config import Config, load_config, to_dict
 from reft_jax.config.validation import require_files, validate
 
 VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
-NUMBERS = (int, float, tuple[int, ...], dict[str, float])
+NUMBERS = (
+    *(int, float, tuple[int, ...], dict[str, float]),
+    *(tuple[tuple[int, int], ...], dict[str, bool | int | float | str]),
+)
 
 
 def fields(config_type: Any, prefix: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
@@ -77,6 +80,8 @@ def test_a_number_out_of_its_range_is_refused_in_a_config_made_in_python(valid, 
         float: [math.nan, math.inf, -math.inf],
         tuple[int, ...]: [(), (8, 0)],
         dict[str, float]: [{"a.b": math.nan}, {"a.b": 1.0, "a.c": math.inf}],
+        tuple[tuple[int, int], ...]: [((2, 2),), ((0, 1), (-2, 3))],
+        dict[str, bool | int | float | str]: [{"a": math.nan}, {"a": True, "b": math.inf}],
     }
     for value in out[NUMERIC[key]]:
         assert f"{key} is {value}: it must be " in "\n".join(faults(changed(valid, key, value)))

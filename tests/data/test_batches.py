@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import ModelConfig, SourceConfig, TemplateConfig
@@ -335,6 +336,24 @@ def test_evaluation_asks_everything_once_by_length(examples, batch_size: int) ->
 
 
 # A real tokenizer and real problems
+
+
+def test_the_unknown_tokens_own_string_is_no_hole() -> None:
+    """As GPT-2 has it: `<|endoftext|>` in a template is that token; what is lacking is a hole beside it."""
+    words = {word: i for i, word in enumerate(["<|endoftext|>", "what", "is", "it"])}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>")),
+        eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+    )
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    templates = TemplateConfig("what <|endoftext|> ", " <|endoftext|>")
+    encode = lambda question: encode_prompts(
+        [Problem("p", question, "1")], tokenizer, templates, "text", max_prompt=9, overlong="error"
+    )
+    np.testing.assert_array_equal(encode("is it")[0][0].tokens, [1, 0, 2, 3, 0])
+    with pytest.raises(ValueError, match="problem `p`: the tokenizer has no tokens for all of"):
+        encode("is that")
 
 
 def test_token_boundaries_of_smollm2(real_model, real_data) -> None:

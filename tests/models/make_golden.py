@@ -5,6 +5,7 @@ Biases and norm scales are randomised, for they start at 0 and 1, which hides sw
 heads, features and tokens are all different, so that a wrong reshape cannot fit.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,6 +64,7 @@ CODEGEN = {  # two heads in each of the four groups, and two pairs of features r
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+TOKENS = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA3 = {  # wavelengths of 6, 30, 140 and 664: kept, between, divided, divided
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -102,6 +106,9 @@ CASES = {
         "1GB",
     ),
     "codegen": (CodeGenConfig(**CODEGEN), torch.float16, "1GB"),
+    # the second of two layers does not rotate
+    "smollm3": (SmolLM3Config(**WIDE_HEADS, **TOKENS, no_rope_layer_interval=2), torch.bfloat16, "1GB"),
+    "olmo2": (Olmo2Config(**GATED, **TOKENS), torch.bfloat16, "1GB"),
 }
 
 
@@ -115,7 +122,10 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 def main() -> None:
+    """Writes all of them, or those that the command line names."""
     for seed, (name, (config, dtype, shard_size)) in enumerate(CASES.items()):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config).eval()
         randomise(model)

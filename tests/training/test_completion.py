@@ -50,6 +50,19 @@ def test_texts_keep_the_blank_at_the_seam_and_lose_the_end_token():
     assert tokenizer.decode(responses[0][:-1]) == "two and three", "decoded alone, the blank is lost"
 
 
+def test_special_tokens_that_are_content_stay_in_completions():
+    """Only what ends a response and what pads it is no part of the text: cut by hand in ids, the rest is decoded."""
+    tokenizer = stripping_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"], "pad_token": "<pad>"})
+    ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
+    responses = [[*ids("<think> ▁two </think> ▁three"), 0], ids("<think> ▁and <pad>")]
+    prompts = [ids("<think> ▁what ▁is ▁it")] * 2
+    rollout = make_rollout(prompts, responses, eos=0, pad=tokenizer.pad_token_id)
+    prompt_texts, texts = response_texts(tokenizer, rollout.sequences, rollout.ended)
+    assert prompt_texts == ["<think> what is it"] * 2
+    assert texts == ["<think> two</think> three", "<think> and"]
+
+
 PROBLEMS = [
     Problem("a", "Ann has 6 apples.", "6"),
     Problem("b", "Bob has 7 books.", "7"),

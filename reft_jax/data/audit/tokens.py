@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from reft_jax.config import Config, SupervisedConfig
 from reft_jax.data.audit.texts import Finding, first_difference, spread
-from reft_jax.data.encoding import token_ids
-from reft_jax.data.prompts import generation_prompt, program_header, prompt_text, target_text
+from reft_jax.data.encoding import has_hole, token_ids
+from reft_jax.data.prompts import generation_prompt, program_header, prompt_text, taught_text
 from reft_jax.problem import Problem
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Texts:
         problems: those that have such a text.
         texts: one for each.
         ids: of each text, without special tokens.
-        extra: tokens that are added to each: 1 for the end token of a target.
+        extra: tokens that are added to each: 1 for the eos of a target.
     """
 
     problems: list[Problem]
@@ -48,7 +48,7 @@ def tokenise(problems: Sequence[Problem], config: Config, tokenizer: "PreTrained
     chains = [problem for problem in problems if problem.cot is not None]
     texts = {
         "prompt": (chains, [prompt_text(problem, templates) for problem in chains], 0),
-        "target": (chains, [target_text(problem, templates, cot) for problem in chains], 1),
+        "target": (chains, [taught_text(problem, templates, cot) for problem in chains], int(not templates.target_end)),
         "sampling_prompt": (list(problems), [generation_prompt(p, templates, cot) for p in problems], 0),
     }
     return {
@@ -137,12 +137,12 @@ def longer(kind: Texts, lengths: Sequence[int], longest: int) -> list[tuple[str,
 
 def unknown(kind: Texts, tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, str]]:
     """The rows that a run refuses because the tokenizer has no tokens for something in them, with what this is."""
-    unk, found = tokenizer.unk_token_id, []
+    found = []
     for problem, text, ids in zip(kind.problems, kind.texts, kind.ids):
         if not ids:
             found.append((problem.id, repr(text)))
-        elif unk is not None and unk in ids:
-            pieces = _pieces(text, unk, tokenizer)
+        elif has_hole(text, ids, tokenizer):
+            pieces = _pieces(text, tokenizer)
             found.append((problem.id, ", ".join(map(repr, dict.fromkeys(pieces)))))
     return found
 
@@ -152,7 +152,7 @@ def changed(kind: Texts, tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str
     found = []
     for problem, text, ids in zip(kind.problems, kind.texts, kind.ids):
         decoded = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-        if decoded != text and tokenizer.unk_token_id not in ids:
+        if decoded != text and not has_hole(text, ids, tokenizer):
             found.append((problem.id, first_difference(text, decoded)))
     return found
 
@@ -186,9 +186,14 @@ def _to_sample(targets: Texts, config: Config, tokenizer: "PreTrainedTokenizerBa
     return [length - len(header) for length, header in zip(targets.lengths, headers)]
 
 
-def _pieces(text: str, unk: int, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+def _pieces(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """The parts of a text that became unknown tokens; all of it where the tokenizer cannot tell."""
     if not tokenizer.is_fast:
         return [text]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [text[a:b] for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"]) if token == unk]
+    pieces = [
+        text[a:b]
+        for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"])
+        if token == tokenizer.unk_token_id
+    ]
+    return [piece for piece in pieces if piece != tokenizer.unk_token]

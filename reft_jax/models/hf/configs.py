@@ -153,8 +153,11 @@ class ConfigFields:
                 raise self.refusal(key, known if key in accepted else unknown)
 
 
-def _rope(fields: ConfigFields, head_dim: int) -> dict[str, Any]:
-    """Rotary fields, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
+def _rope(fields: ConfigFields, head_dim: int, theta: float) -> dict[str, Any]:
+    """Rotary fields, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
+
+    `theta` is the family's default.
+    """
     named = {key: fields.get(key, {}) for key in ("rope_parameters", "rope_scaling")}
     given = [key for key, values in named.items() if values] or ["rope_scaling"]
     if len(given) > 1 and named["rope_parameters"] != named["rope_scaling"]:
@@ -167,7 +170,7 @@ def _rope(fields: ConfigFields, head_dim: int) -> dict[str, Any]:
     scaled = rope.translate(kind, "default", {"default": False, "llama3": True})
     for where in (rope, fields):
         where.translate("partial_rotary_factor", 1.0, {1.0: True})
-    outer = fields.get("rope_theta", 10_000.0)
+    outer = fields.get("rope_theta", theta)
     theta = rope.get("rope_theta", outer)
     if "rope_theta" in fields.values and theta != outer:
         raise rope.refusal("rope_theta", f"rope_theta beside it is {outer}; delete one of the two")
@@ -191,10 +194,10 @@ def _split_heads(fields: ConfigFields, key: str, width_key: str) -> tuple[int, i
     return heads, width // heads
 
 
-def _gated(fields: ConfigFields, head_dim: int | None = None) -> DecoderConfig:
+def _gated(fields: ConfigFields, head_dim: int | None = None, theta: float = 10_000.0) -> DecoderConfig:
     """What Llama, Mistral and Qwen share: RMSNorm, a gated MLP, whole heads rotated, grouped queries.
 
-    `head_dim` is the family's default; without, the heads share the width.
+    `head_dim` and `theta` are the family's defaults; without the first, the heads share the width.
     """
     heads = fields["num_attention_heads"]
     kv_heads = fields.get("num_key_value_heads", heads)
@@ -216,16 +219,18 @@ def _gated(fields: ConfigFields, head_dim: int | None = None) -> DecoderConfig:
         gated_mlp=True,
         tie_embeddings=fields.get("tie_word_embeddings", False),
         initializer_range=fields.get("initializer_range", 0.02),
-        **_rope(fields, head_dim),
+        **_rope(fields, head_dim, theta),
     )
 
 
-def _within_window(fields: ConfigFields, window: int | None, head_dim: int | None = None) -> DecoderConfig:
+def _within_window(
+    fields: ConfigFields, window: int | None, head_dim: int | None = None, theta: float = 10_000.0
+) -> DecoderConfig:
     """Rows no longer than the sliding window of attention never notice it, so that it bounds their length.
 
     Which layers have it does not matter then, but all layers must be of these two kinds.
     """
-    decoder = _gated(fields, head_dim)
+    decoder = _gated(fields, head_dim, theta)
     kinds = {"full_attention", "sliding_attention"} if window else {"full_attention"}
     if not kinds.issuperset(fields.get("layer_types", [])):
         raise fields.refusal("layer_types", f"supported: {', '.join(sorted(kinds))}")
@@ -248,21 +253,57 @@ def mistral(fields: ConfigFields) -> DecoderConfig:
     return _within_window(fields, window)
 
 
-def _qwen_window(fields: ConfigFields) -> int | None:
-    window = fields.get("sliding_window", 4096)
+def _window(fields: ConfigFields, default: int | None) -> int | None:
+    window = fields.get("sliding_window", default)
     return window if fields.get("use_sliding_window", False) else None
 
 
 def qwen2(fields: ConfigFields) -> DecoderConfig:
     """Qwen2 and Qwen2.5: biases on queries, keys and values only."""
-    return dataclasses.replace(_within_window(fields, _qwen_window(fields)), qkv_bias=True)
+    return dataclasses.replace(_within_window(fields, _window(fields, 4096)), qkv_bias=True)
 
 
 def qwen3(fields: ConfigFields) -> DecoderConfig:
     """Qwen3, dense: queries and keys are normed head by head."""
     bias = fields.get("attention_bias", False)
-    decoder = _within_window(fields, _qwen_window(fields), head_dim=128)
+    decoder = _within_window(fields, _window(fields, 4096), head_dim=128)
     return dataclasses.replace(decoder, qkv_bias=bias, attention_out_bias=bias, qk_norm=True)
+
+
+def smollm3(fields: ConfigFields) -> DecoderConfig:
+    """SmolLM3: a Llama some of whose layers, every fourth by default, do not rotate."""
+    decoder = _within_window(fields, _window(fields, None), theta=2_000_000.0)
+    every = fields.get("no_rope_layer_interval", 4)
+    rotated = fields.get("no_rope_layers", [])[: decoder.num_layers]
+    if every < 1:
+        raise fields.refusal("no_rope_layer_interval", "it must be 1 or more")
+    if rotated:
+        every = rotated.index(0) + 1 if 0 in rotated else 0
+    if rotated and rotated != [int(not every or (i + 1) % every != 0) for i in range(decoder.num_layers)]:
+        raise fields.refusal("no_rope_layers", "the layers that do not rotate stand at equal distances, 0 among 1")
+    bias, mlp_bias = fields.get("attention_bias", False), fields.get("mlp_bias", False)
+    return dataclasses.replace(
+        decoder,
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        mlp_bias=mlp_bias,
+        tie_embeddings=fields.get("tie_word_embeddings", True),
+        no_rope_every=every,
+    )
+
+
+def olmo2(fields: ConfigFields) -> DecoderConfig:
+    """OLMo 2: norms behind attention and MLP, and one over all queries, and over all keys, of a token."""
+    bias = fields.get("attention_bias", False)
+    return dataclasses.replace(
+        _within_window(fields, None),
+        norm_eps=fields.get("rms_norm_eps", 1e-5),
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        qk_norm=True,
+        qk_norm_whole=True,
+        post_norm=True,
+    )
 
 
 def gpt2(fields: ConfigFields) -> DecoderConfig:

@@ -6,7 +6,7 @@ file's share is in host memory beside the parameters.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def fresh_fields(decoder: DecoderConfig) -> dict[str, Any]:
         "rope_theta": decoder.rope_theta,
     }
     read_back = FAMILIES["llama"].config(ConfigFields(Path(CONFIG_FILE), fields))
-    names = [name for name in vars(decoder) if name != "vocab_multiple"]
+    names = [name for name in vars(decoder) if name not in ("vocab_multiple", "unused_ids")]
     if different := [name for name in names if getattr(decoder, name) != getattr(read_back, name)]:
         settings = ", ".join(f"model.decoder.{name} = {getattr(decoder, name)!r}" for name in different)
         raise ValueError(f"no Hugging Face architecture for a model made from scratch with {settings}")
@@ -99,9 +99,20 @@ def trained_fields(fields: Mapping[str, Any], ids: SpecialIds, bos: int | None) 
     return {name: value for name, value in fields.items() if name not in _GENERATION} | _special(ids, bos)
 
 
-def generation_fields(ids: SpecialIds, bos: int | None, evaluation: EvaluationConfig) -> dict[str, Any]:
-    """The `generation_config.json` that generates as a run evaluates: nothing is the base's."""
+def generation_fields(
+    ids: SpecialIds, bos: int | None, evaluation: EvaluationConfig, unused_ids: Sequence[tuple[int, int]] = ()
+) -> dict[str, Any]:
+    """The `generation_config.json` that generates as a run evaluates: nothing is the base's.
+
+    Args:
+        ids: of the run.
+        bos: the tokenizer's.
+        evaluation: how tokens are drawn.
+        unused_ids: see `DecoderConfig`; suppressed.
+    """
     special = {name: value for name, value in _special(ids, bos).items() if value is not None}
+    if unused_ids:
+        special["suppress_tokens"] = [token for first, stop in unused_ids for token in range(first, stop)]
     if evaluation.temperature == 0:
         return {**special, "do_sample": False}
     drawn = {name: getattr(evaluation, name) for name in ("temperature", "top_k", "top_p")}

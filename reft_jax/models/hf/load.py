@@ -5,9 +5,10 @@ its weights, each device's share by itself. What tells one family from another i
 """
 
 import dataclasses
+import itertools
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ def decoder_config(directory: Path) -> DecoderConfig:
 
 
 def resolve_model(config: ModelConfig, vocabulary: Mapping[str, int]) -> ModelConfig:
-    """The model's config with its decoder's shape filled in from the checkpoint or the tokenizer.
+    """The model's config with its decoder's shape, and which ids it never predicts, from checkpoint and tokenizer.
+
+    These are the ids that no token of the tokenizer has, unless the model's files name one as an end.
 
     Args:
         config: the model's settings.
@@ -134,8 +137,11 @@ def resolve_model(config: ModelConfig, vocabulary: Mapping[str, int]) -> ModelCo
         ValueError: naming a token of the tokenizer whose id the embedding lacks.
     """
     token, last = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
+    used = set(vocabulary.values())
     if config.path:
-        own = decoder_config(resolve(config.path, config.revision))
+        directory = resolve(config.path, config.revision)
+        own = decoder_config(directory)
+        used |= set(end_tokens(directory))
         decoder = dataclasses.replace(own, vocab_multiple=config.decoder.vocab_multiple)
     else:
         decoder = dataclasses.replace(config.decoder, vocab_size=config.decoder.vocab_size or last + 1)
@@ -144,7 +150,14 @@ def resolve_model(config: ModelConfig, vocabulary: Mapping[str, int]) -> ModelCo
         raise ValueError(
             f"the tokenizer's {token!r} has id {last}, and the embedding has {decoder.vocab_size} tokens, from 0: {way}"
         )
-    return dataclasses.replace(config, decoder=decoder)
+    unused = _gaps(used, decoder.vocab_size) if vocabulary else ()
+    return dataclasses.replace(config, decoder=dataclasses.replace(decoder, unused_ids=unused))
+
+
+def _gaps(used: Set[int], size: int) -> tuple[tuple[int, int], ...]:
+    """The runs of ids below `size` that are not used, each as (first, last + 1)."""
+    bounds = [-1, *sorted(used), size]
+    return tuple((before + 1, after) for before, after in itertools.pairwise(bounds) if before + 1 < after)
 
 
 def model_type(directory: Path) -> str:
@@ -153,11 +166,14 @@ def model_type(directory: Path) -> str:
 
 
 def end_tokens(directory: Path) -> tuple[int, ...]:
-    """The ids that end a response by `generation_config.json`, or, where that names none, by `config.json`.
+    """The ids that end a response by `generation_config.json` and by `config.json`, each once.
+
+    A model may have been trained to end with either's: files of the same model are often edited one without the other.
 
     Raises:
         ValueError: one is no id of the embedding; names the file.
     """
+    found: list[int] = []
     for path in (directory / GENERATION_FILE, directory / CONFIG_FILE):
         if not path.exists():
             continue
@@ -171,8 +187,8 @@ def end_tokens(directory: Path) -> tuple[int, ...]:
                 raise ValueError(
                     f"{path}: eos_token_id names {token!r}, which is no id of the embedding's {size} tokens, from 0"
                 )
-        return ids
-    return ()
+        found += ids
+    return tuple(dict.fromkeys(found))
 
 
 def copy_config_files(source: Path, target: Path) -> None:

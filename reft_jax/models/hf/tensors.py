@@ -7,6 +7,7 @@ both directions: `hf` reads a checkpoint by it, `hf_export` writes one.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -112,6 +113,14 @@ _LLAMA_TENSORS = (
     *_linear("blocks/mlp/down", "layers.{}.mlp.down_proj", "embed, mlp", "embed"),
 )
 
+_OLMO2_TENSORS = (
+    *(stored for stored in _LLAMA_TENSORS if not re.search("blocks.*norm", stored.param)),
+    *_norm("blocks/attn_norm", "layers.{}.post_attention_layernorm"),
+    *_norm("blocks/mlp_norm", "layers.{}.post_feedforward_layernorm"),
+    TensorLayout("blocks/attn/q_norm/scale", "layers.{}.self_attn.q_norm.weight", "heads head_dim"),
+    TensorLayout("blocks/attn/k_norm/scale", "layers.{}.self_attn.k_norm.weight", "kv_heads head_dim"),
+)
+
 # GPT-2's Conv1D keeps [in, out], and q, k, v stand side by side in one.
 _GPT2_TENSORS = (
     TensorLayout("embed", "wte.weight", TABLE),
@@ -184,6 +193,16 @@ FAMILIES = {
     ),
     "qwen3": Family(
         family_configs.qwen3, "model.", _LLAMA_TENSORS, ignored=_INV_FREQ, classifier="Qwen3ForSequenceClassification"
+    ),
+    "smollm3": Family(
+        family_configs.smollm3,
+        "model.",
+        _LLAMA_TENSORS,
+        ignored=_INV_FREQ,
+        classifier="SmolLM3ForSequenceClassification",
+    ),
+    "olmo2": Family(
+        family_configs.olmo2, "model.", _OLMO2_TENSORS, ignored=_INV_FREQ, classifier="Olmo2ForSequenceClassification"
     ),
     "gpt2": Family(
         family_configs.gpt2, "transformer.", _GPT2_TENSORS, ignored=_MASKS, classifier="GPT2ForSequenceClassification"

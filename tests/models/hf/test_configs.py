@@ -32,6 +32,8 @@ SMALLEST = {  # of each family, the fields that a file must have
     "mistral": GATED,
     "qwen2": GATED,
     "qwen3": GATED,
+    "smollm3": GATED,
+    "olmo2": GATED,
     "gpt2": {"n_embd": 8, "n_head": 4, "n_layer": 2, "vocab_size": 5},
     "opt": {"hidden_size": 8, "num_attention_heads": 4, "num_hidden_layers": 2, "ffn_dim": 8, "vocab_size": 5},
     "codegen": {"n_embd": 8, "n_head": 4, "n_layer": 2, "rotary_dim": 2, "vocab_size": 5},
@@ -327,7 +329,7 @@ def test_what_has_no_effect_here_has_none_in_torch(family):
 
     odd = dict.fromkeys((key for key, accepted in WITHOUT_EFFECT.items() if accepted is None), 1) | ODD
     model = lambda **fields: AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(family, **SMALLEST[family], **fields), dtype=torch.float32
+        AutoConfig.for_model(family, **{"pad_token_id": 0, **SMALLEST[family], **fields}), dtype=torch.float32
     ).eval()
     plain, changed = model(), model(**odd)
     changed.load_state_dict(plain.state_dict())

@@ -14,15 +14,22 @@ import pytest
 from safetensors.numpy import load_file
 
 from reft_jax.algorithms.train_state import init_params
-from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.config import DecoderConfig, EvaluationConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.data.chat import with_templates
+from reft_jax.data.prompts import generation_prompt
+from reft_jax.data.tokenizers import SpecialIds, load_tokenizer
 from reft_jax.export import export, main
 from reft_jax.models.classifier import Classifier, class_logits
-from reft_jax.models.hf.export import classifier_fields, save_decoder
+from reft_jax.models.hf.export import classifier_fields, generation_fields, save_decoder
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import make_mesh
+from reft_jax.problem import Problem
 from reft_jax.records.checkpoint import Checkpoints, part_name
+from reft_jax.records.model_card import EXAMPLE
 from reft_jax.training.startup import prepare
+from tests.data.test_chat import QWEN3
+from tests.data.test_chat import build_tokenizer as build_chat_tokenizer
 
 pytestmark = pytest.mark.compiles
 
@@ -176,6 +183,38 @@ def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
     assert fields(tmp_path / "out").items() >= {**special, "bos_token_id": None}.items()
 
 
+def test_a_chat_templates_run_keeps_the_template_and_its_card_makes_the_runs_prompt(make_run, tmp_path):
+    """The run has the strings in its config, and goes on as it is by the same command; the export ends at both ends."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    tokenizer = build_chat_tokenizer(QWEN3)
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings = ["--model.tokenizer", str(tmp_path / "chat"), *LLAMA, "--data.templates.kind", "chat"]
+    settings += ["--data.templates.variables.enable_thinking", "false", "--data.templates.system", 'It\'s "1".']
+    run, _, _ = make_run(*settings)
+    written = load_config(["--config", str(run / "config.yaml")])
+    again = with_templates(load_config(["--config", str(run / "config.yaml"), *settings]), tokenizer)
+    assert written.data.templates == again.data.templates
+    export(run / "checkpoints" / "rl_best", tmp_path / "out")
+    exported = load_tokenizer(str(tmp_path / "out"), "main")
+    assert exported.chat_template == QWEN3
+    ends = [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
+    assert generation(tmp_path / "out")["eos_token_id"] == ends
+    said = json.loads((tmp_path / "out" / "prompt_format.json").read_text())
+    assert (said["kind"], said["target_end"]) == ("chat", "<|im_end|>")
+    card = (tmp_path / "out" / "README.md").read_text()
+    prompt = generation_prompt(Problem("", EXAMPLE, ""), written.data.templates, "program")
+    assert prompt.startswith('<|im_start|>system\nIt\'s "1".<|im_end|>\n')
+    assert prompt.endswith(f'</think>\n\ndef solution():\n    """{EXAMPLE}"""\n')
+    assert prompt in card
+    code = (
+        card.partition("```python\n")[2].partition("```")[0].replace('here = "."', f"here = {str(tmp_path / 'out')!r}")
+    )
+    found: dict = {}
+    with torch.no_grad():
+        exec(code, found)
+    assert found["prompt"] == prompt
+
+
 def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
     run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA, "--rl.critic", "separate")
     critic = jax.tree.map(lambda x: x + 1, params["decoder"])
@@ -209,7 +248,9 @@ def test_a_model_that_was_loaded_keeps_its_shape_and_not_how_it_generated(make_r
     export(run / "checkpoints" / "rl_best", tmp_path / "out", dtype="float32")
     special = {"eos_token_id": [1, 7, 9], "pad_token_id": 0}  # the tokenizer's, and those of the generation config
     assert fields(tmp_path / "out") == {**grown, **special, "bos_token_id": None, "dtype": "float32"}
-    assert generation(tmp_path / "out") == {**special, "do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9}
+    suppressed = list(range(len(load_tokenizer("embedded", "main")), vocabulary))
+    decoding = {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9, "suppress_tokens": suppressed}
+    assert generation(tmp_path / "out") == {**special, **decoding}
     jax.tree.map(np.testing.assert_array_equal, params["decoder"], load_decoder_params(tmp_path / "out", model))
 
 
@@ -256,3 +297,16 @@ def test_every_field_of_the_shape_is_looked_at_before_a_model_is_called_a_llama(
     assert fresh_fields(DecoderConfig(vocab_size=7))["vocab_size"] == 7
     with pytest.raises(ValueError, match=r"qk_norm = True, model\.decoder\.position_offset = 2"):
         fresh_fields(DecoderConfig(vocab_size=7, qk_norm=True, position_offset=2))
+
+
+def test_transformers_does_not_draw_ids_without_a_token(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    fields = generation_fields(SpecialIds(pad=0, eos=1, ends=(1,)), None, EvaluationConfig(), [(2, 5), (6, 12)])
+    (tmp_path / "generation_config.json").write_text(json.dumps(fields))
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=12, **shape)).eval()
+    settings = GenerationConfig.from_pretrained(tmp_path)
+    out = model.generate(torch.tensor([[0]] * 50), generation_config=settings, do_sample=True, max_new_tokens=8)
+    assert set(out[:, 1:].unique().tolist()) <= {0, 1, 5}

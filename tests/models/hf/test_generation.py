@@ -136,7 +136,12 @@ def line(run: Path, base: Path, tokenizer: Path) -> list[str]:
 
 
 def make_run(base: Path, folder: Path, eos: int, other: int, *settings: str) -> Path:
-    """The folder of a run of the base, whose generation config has `other` for an end token; without checkpoints."""
+    """The folder of a run of the base, whose generation config has `other` for an end token; without checkpoints.
+
+    The base's config has the tokenizer's, and no more: what it says of old counts as well.
+    """
+    fields = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(fields | {"eos_token_id": eos}))
     hostile = {"eos_token_id": [other], "repetition_penalty": 1.1, "do_sample": True, "top_k": 20, "temperature": 0.6}
     (base / "generation_config.json").write_text(json.dumps(hostile))
     build_tokenizer(eos).save_pretrained(folder / "tokenizer")

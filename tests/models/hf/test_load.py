@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from reft_jax.config import DecoderConfig, LoraConfig, MeshConfig, ModelConfig
+from reft_jax.config import DecoderConfig, LoraConfig, MeshConfig, ModelConfig, load_config, to_dict
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.load import (
@@ -427,8 +427,9 @@ def test_an_output_projection_beside_a_tied_embedding_must_be_the_same(case, cop
         (None, {"eos_token_id": [7, 8]}, (7, 8)),
         ({}, {"eos_token_id": 7}, (7,)),
         ({"eos_token_id": None}, {"eos_token_id": 7}, (7,)),
-        ({"eos_token_id": 9}, {"eos_token_id": 7}, (9,)),
-        ({"eos_token_id": [9, 0]}, {"eos_token_id": 7}, (9, 0)),
+        ({"eos_token_id": 9}, {"eos_token_id": 7}, (9, 7)),
+        ({"eos_token_id": [9, 0]}, {"eos_token_id": 7}, (9, 0, 7)),
+        ({"eos_token_id": [9, 7]}, {"eos_token_id": [7, 8]}, (9, 7, 8)),
     ],
 )
 def test_responses_end_as_the_models_own_files_say(generation, config, ends, tmp_path):
@@ -478,6 +479,24 @@ def test_the_highest_id_of_a_tokenizer_must_be_in_the_embedding(hole, tmp_path):
     for model in (ModelConfig(path=str(GOLDEN / "gpt2")), ModelConfig(decoder=DecoderConfig(vocab_size=61))):
         with pytest.raises(ValueError, match="'<added>' has id 61, and the embedding has 61 tokens"):
             resolve_model(model, vocabulary | {"<added>": 61})
+
+
+def test_ids_without_a_token_are_unused_but_those_that_end(tmp_path):
+    write_config(tmp_path, {**GPT2, "vocab_size": 12, "eos_token_id": 9})
+    vocabulary = {"a": 0, "b": 1, "c": 4, "<added>": 6}
+    decoder = resolve_model(ModelConfig(path=str(tmp_path)), vocabulary).decoder
+    assert (decoder.vocab_size, decoder.unused_ids) == (12, ((2, 4), (5, 6), (7, 9), (10, 12)))
+    assert resolve_model(ModelConfig(), vocabulary).decoder.unused_ids == ((2, 4), (5, 6))
+    assert resolve_model(ModelConfig(), {"a": 0, "b": 1}).decoder.unused_ids == ()
+
+
+def test_unused_ids_survive_a_runs_file(tmp_path):
+    model = resolve_model(ModelConfig(tokenizer="embedded"), {"a": 0, "b": 3, "c": 6})
+    (tmp_path / "config.yaml").write_text(json.dumps({"model": to_dict(model)}))
+    quickstart = Path(__file__).parents[3] / "configs/quickstart.yaml"
+    files = ["--config", str(quickstart), "--config", str(tmp_path / "config.yaml")]
+    read = load_config([*files, "--run_dir", str(tmp_path / "run")]).model
+    assert (read, hash(read)) == (model, hash(model))
 
 
 def test_a_real_tokenizers_added_tokens_count():

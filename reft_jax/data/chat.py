@@ -1,0 +1,173 @@
+"""A tokenizer's chat template as the strings of `TemplateConfig`: filled in once, before any prompt is made.
+
+All that makes prompts and targets then works on strings, whoever wrote them. What a template does is read off its
+renderings of made-up questions and answers: what stands before and after the question, and around the answer. A
+template that does not leave both as they are, or that renders a question otherwise once it is answered, is refused by
+name.
+"""
+
+import dataclasses
+import datetime
+import re
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from reft_jax.config import Config, CotKind, TemplateConfig
+from reft_jax.data.tokenizers import special_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DATE = datetime.date(2024, 7, 26)  # that of Llama's templates where they know no clock
+FILLED = ("instruction", "cot_trigger", "target_prefix", "target_end")
+"""The strings that a chat template gives."""
+
+_QUESTION, _ANSWER = "Which number is 4127 and 1?", "It is 4127 + 1 = 4128."
+_QUESTIONS = (
+    "{question} {{ x }} {% y %} {# z #}",
+    "a\n\n\"b\" \\n 'c' <b>d</b>",
+    "½ é 你好 \t?",
+    "def f(x):\n    return x",
+)
+_ANSWERS = (
+    "One.\n\nTwo: x < y, \\boxed{4}",
+    'def solution():\n    """{question}"""\n    return 4128',
+    "½ {{ x }} {% y %}",
+)
+_CURE = (
+    "set data.templates.variables (such as {enable_thinking: false}) so that it does, or write the prompt as strings "
+    "(data.templates.kind: strings)"
+)
+
+
+def with_templates(config: Config, tokenizer: "PreTrainedTokenizerBase") -> Config:
+    """The config with the strings of its templates as they are used, the chat template's and BOS filled in.
+
+    One that has them already stays as it is.
+
+    Raises:
+        ValueError: see `filled`.
+    """
+    templates = filled(config.data.templates, tokenizer, config.data.cot)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, templates=templates))
+
+
+def filled(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", cot: CotKind) -> TemplateConfig:
+    """The templates with their strings as they are used.
+
+    Raises:
+        ValueError: naming the key or the template: the tokenizer has no chat template, or none that suits, see
+            `chat_strings`; a string is given that the chat template gives too; or there is no BOS token to begin with.
+    """
+    found = templates
+    if templates.kind == "chat":
+        found = chat_strings(templates, tokenizer)
+        if cot == "program" and found.target_prefix:
+            raise ValueError(
+                f"{_name(tokenizer)} begins an answer with {found.target_prefix!r}, and with data.cot: program an "
+                f"answer begins with the program's header: {_CURE}"
+            )
+    bos = tokenizer.bos_token
+    if templates.bos is True and not bos:
+        raise ValueError(
+            f"data.templates.bos is yes, and tokenizer `{tokenizer.name_or_path}` names no BOS token: set it to auto"
+        )
+    if templates.bos is True and not found.instruction.startswith(bos):
+        found = dataclasses.replace(found, instruction=bos + found.instruction)
+    if templates.bos is False and bos:
+        found = dataclasses.replace(found, instruction=found.instruction.removeprefix(bos))
+    if templates.kind == "chat":
+        for name in FILLED:
+            given, own = getattr(templates, name), getattr(found, name)
+            if given not in (own, getattr(TemplateConfig(), name)):
+                raise ValueError(
+                    f"data.templates.{name} is {given!r}, and with data.templates.kind: chat {_name(tokenizer)} makes "
+                    f"it {own!r}: leave it out"
+                )
+    return found
+
+
+def chat_strings(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -> TemplateConfig:
+    """The templates with the strings that the tokenizer's chat template gives.
+
+    Raises:
+        ValueError: there is none; it takes no such variables or system message; it changes a question or an answer, or
+            renders a question otherwise once it is answered; or it ends an answer with no special token.
+    """
+    name = _name(tokenizer)
+    try:
+        source = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise ValueError(
+            f"data.templates.kind is chat, and tokenizer `{tokenizer.name_or_path}` has no chat template: take that of "
+            "the instruct model, or set data.templates.kind to strings"
+        ) from error
+    if unknown := [key for key in templates.variables if not re.search(rf"\b{re.escape(key)}\b", source)]:
+        raise ValueError(f"data.templates.variables names {', '.join(unknown)}: {name} has no such variable")
+
+    today = lambda call: repr(DATE.strftime(call[2]))
+    dated = re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", today, source)
+
+    def render(question: str, answer: str | None = None) -> str:
+        messages = [{"role": "system", "content": templates.system}] if templates.system else []
+        messages.append({"role": "user", "content": question})
+        messages += [{"role": "assistant", "content": answer}] if answer is not None else []
+        options: dict[str, Any] = dict(templates.variables)
+        try:
+            return str(
+                tokenizer.apply_chat_template(
+                    messages, chat_template=dated, tokenize=False, add_generation_prompt=answer is None, **options
+                )
+            )
+        except jinja2.TemplateError as error:
+            what = "a system message (data.templates.system) and a question" if templates.system else "a question"
+            raise ValueError(f"{name} does not render {what}: {error}") from error
+
+    before, found, after = render(_QUESTION).partition(_QUESTION)
+    if not found or any(render(other) != before + other + after for other in (_QUESTION, *_QUESTIONS)):
+        raise ValueError(f"{name} does not render a question as it is, once: write the prompt as strings")
+    if templates.system and templates.system.strip() not in before:
+        raise ValueError(f"{name} leaves data.templates.system out: leave it empty")
+    prompt, whole = before + _QUESTION + after, render(_QUESTION, _ANSWER)
+    if not whole.startswith(prompt):
+        place = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(whole))
+        raise ValueError(
+            f"{name} does not keep the prompt once it is answered: {prompt[place:]!r}, which sampling continues, "
+            f"becomes {whole[place:]!r} in a whole conversation: {_CURE}"
+        )
+    prefix, found, rest = whole[len(prompt) :].partition(_ANSWER)
+    same = lambda answer: render(_QUESTION, answer) == prompt + prefix + answer + rest
+    if not found or not all(map(same, (_ANSWER, *_ANSWERS))):
+        raise ValueError(f"{name} does not render an answer as it is, once: {_CURE}")
+    ends = [(rest.find(text), -len(text), text) for text in special_texts(tokenizer) if text and text in rest]
+    if not ends:
+        raise ValueError(
+            f"{name} ends an answer with {rest!r}, in which there is no special token that could end a response: write "
+            "the prompt as strings (data.templates.kind: strings)"
+        )
+    start, _, text = min(ends)
+    return dataclasses.replace(
+        templates,
+        instruction=before,
+        cot_trigger=after,
+        target_prefix=prefix,
+        target_end=rest[: start + len(text)],
+    )
+
+
+def bos_warning(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A line where the tokenizer by itself begins a text with a BOS token and the prompts do not; else nothing."""
+    bos = tokenizer.bos_token
+    if templates.bos != "auto" or not bos or templates.instruction.startswith(bos):
+        return ""
+    if tokenizer("1")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return ""
+    return (
+        f"warning: the tokenizer begins texts with {bos!r}, and the prompts have none: a model that was trained with "
+        "it expects it; set data.templates.bos to yes, or to no to be told no more"
+    )
+
+
+def _name(tokenizer: "PreTrainedTokenizerBase") -> str:
+    return f"the chat template of tokenizer `{tokenizer.name_or_path}`"
