@@ -8,17 +8,16 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jsonargparse
 import yaml
 
-from reft_jax.config.files import parts
-from reft_jax.config.ranges import range_of
+from reft_jax.config.files import find, not_found, parts
+from reft_jax.config.lists import as_list
+from reft_jax.config.ranges import Range
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import range_errors
 
@@ -41,7 +40,7 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
     wanted: dict[str, Given] = {}
     for key, given in given_settings(args, sections):
         if key in fields:
-            wanted[key] = given
+            wanted[key] = given._replace(value=as_list(fields[key], given.value))
         elif key not in known and key not in sections:
             close = difflib.get_close_matches(key, [*known, *fields], n=1, cutoff=0.7 if "." not in key else 0.6)
             close = close or [name for name in fields if name.endswith("." + key)]
@@ -62,6 +61,32 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
         yield from range_errors(config, "")
 
 
+def unreadable_files(args: Sequence[str]) -> Iterator[str]:
+    """Yields a line for each config of a command line that cannot be read, or is made of one that cannot."""
+    for place, arg in enumerate(args):
+        key, equals, text = arg.partition("=")
+        if key != "--config":
+            continue
+        text = text if equals else next(iter(args[place + 1 :]), "")
+        try:
+            if file := find(text):
+                list(parts(file))
+            elif not isinstance(yaml.safe_load(text), dict):
+                yield f"--config: {not_found(text)}" if text else "--config is empty: name a YAML file"
+        except TypeError as error:
+            yield str(error)
+        except yaml.YAMLError as error:
+            yield f"--config {text!r} is neither a file nor YAML: {getattr(error, 'problem', error)}"
+
+
+def range_fault(name: str, kind: Any, value: Any) -> str:
+    """What is to be said of a command's own option whose value is out of the range that stands at its type."""
+    allowed = next((note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Range)), None)
+    if not allowed or value is None or allowed.holds(value):
+        return ""
+    return f"--{name} is {value}: it must be {allowed.words}"
+
+
 def suggestion(args: Sequence[str], known: Collection[str]) -> str:
     """What was meant by the first option that is not among the known ones; nothing where none is like it."""
     names = (arg.removeprefix("--").partition("=")[0] for arg in args if arg.startswith("--"))
@@ -76,12 +101,10 @@ def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[t
         if not arg.startswith("--") or not key:
             continue
         text = text if equals else next(iter(args[place + 1 :]), "")
-        if key == "config" and os.path.isfile(os.path.expanduser(text)):
-            with contextlib.suppress(TypeError):  # the reader says what is wrong
-                for path, own in parts(Path(text).expanduser()):
-                    with contextlib.suppress(yaml.YAMLError):
-                        settings = yaml.safe_load(path.read_text(encoding="utf-8") if own is None else own)
-                        yield from _flat(settings, sections, str(path))
+        if key == "config" and (file := find(text)):
+            with contextlib.suppress(TypeError):  # told by `unreadable_files`
+                for path, settings in parts(file):
+                    yield from _flat(settings, sections, str(path))
         elif key == "config" or key in sections:
             with contextlib.suppress(yaml.YAMLError):
                 settings = yaml.safe_load(text)
@@ -116,8 +139,12 @@ def sections_of(kind: Any) -> set[str]:
 
 def words_of(field: "dataclasses.Field[Any]") -> str:
     """What a value of the field must be, to go after "it must be"."""
-    kind: Any = field.type
-    allowed = range_of(field)
+    return words_of_type(field.type)
+
+
+def words_of_type(kind: Any) -> str:
+    """What a value of the type must be, its range included, to go after "it must be"."""
+    allowed = next((note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Range)), None)
     kind = get_args(kind)[0] if allowed else kind
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"

@@ -8,7 +8,6 @@
 samples are those of the warm-up on train questions. `rerank` reads it on samples of a test set.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from rich.table import Table
 
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import Config, load_config
+from reft_jax.config import CommandParser, Config, load_config
+from reft_jax.config.invocation import program
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
@@ -133,7 +133,7 @@ def share_text(share: dict[str, Any]) -> str:
 
 def train_command(arguments: Sequence[str]) -> int:
     """Trains; of a run that is finished it prints the result again. Exits as `reft_jax.train` does."""
-    prog, description = "python -m reft_jax.reward_model train", "Trains a reward model. Every key of the config:"
+    prog, description = f"{program('reward-model')} train", "Trains a reward model, see --reward_model in --help-all."
     config = load_config(arguments, prog=prog, description=description, adapt=reward_model_only)
     with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
         config, tokenizer, summary = claim_run(command, config)
@@ -154,12 +154,12 @@ def train_command(arguments: Sequence[str]) -> int:
 
 def rerank_command(arguments: Sequence[str]) -> int:
     """Reads the command line, chooses, prints and writes; returns 2 where something is wrong."""
-    prog = "python -m reft_jax.reward_model rerank"
-    parser = argparse.ArgumentParser(
+    prog = f"{program('reward-model')} rerank"
+    parser = CommandParser(
         prog=prog,
         description="Scores samples by a reward model, and chooses by it, by vote, and by who knows the answer.",
         epilog="All other arguments override the settings of its run, but for its devices, which were the training's: "
-        "--mesh.data 8, --data.overlong drop.",
+        "--mesh.data 8, --data.overlong drop; --help-all shows them.",
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=user_path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     if not given or given[0] not in commands:
-        print(f"usage: python -m reft_jax.reward_model {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
+        print(f"usage: {program('reward-model')} {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
         return REFUSED
     return commands[given[0]](given[1:])
 
