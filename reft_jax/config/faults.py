@@ -10,7 +10,8 @@ import difflib
 import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import jsonargparse
 import yaml
@@ -146,6 +147,8 @@ def words_of_type(kind: Any) -> str:
     """What a value of the type must be, its range included, to go after "it must be"."""
     allowed = next((note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Range)), None)
     kind = get_args(kind)[0] if allowed else kind
+    if get_origin(kind) in (Union, UnionType):  # with None, where an option may be left out
+        kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

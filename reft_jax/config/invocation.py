@@ -1,6 +1,7 @@
 """What the commands of the package are called here: by `reft`, where that was called, else by `python -m`."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -11,6 +12,11 @@ from pathlib import Path
 def program(command: str) -> str:
     """A command as its help and its errors name it: `reft reward-model` or `python -m reft_jax.reward_model`."""
     return f"reft {command}" if _by_console_script() else f"python -m reft_jax.{command.replace('-', '_')}"
+
+
+def named(text: str) -> str:
+    """A text with the commands in it called as here."""
+    return re.sub(r"python -m reft_jax\.(\w+)", lambda name: program(name[1].replace("_", "-")), text)
 
 
 def shell_line(command: str, arguments: Iterable[str]) -> str:

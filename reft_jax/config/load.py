@@ -19,7 +19,7 @@ import yaml
 
 from reft_jax.config.faults import faults, fields_of, range_fault, suggestion, unreadable_files, words_of_type
 from reft_jax.config.files import find, not_found, parts
-from reft_jax.config.invocation import program
+from reft_jax.config.invocation import named, program
 from reft_jax.config.lists import in_settings, on_command_line
 from reft_jax.config.paths import with_absolute_paths
 from reft_jax.config.renamed import old_names, old_names_in_file
@@ -113,8 +113,9 @@ class SettingsParser(jsonargparse.ArgumentParser):
 
     def __init__(self, *, description: str | None = "", **settings: Any) -> None:
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        text = re.sub(r"python -m reft_jax\.(\w+)", lambda name: program(name[1].replace("_", "-")), description or "")
-        super().__init__(description=text, formatter_class=_HelpFormatter, allow_abbrev=False, **settings)
+        super().__init__(
+            description=named(description or ""), formatter_class=_HelpFormatter, allow_abbrev=False, **settings
+        )
         self._given: list[str] = []
         self._has_settings = False  # of a run
         self._shows_all = False
@@ -172,7 +173,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         """What jsonargparse says of one argument, as `faults` would say it."""
         if bare := re.fullmatch(r"unrecognized arguments: ([^-].*)", message, re.IGNORECASE):
             return f"{bare[1]} belongs to no option: write --key value, or --key 36 48 and --key '[36, 48]' for a list"
-        if found := re.match(r'Parser key "([\w.]+)":.*Got value: (.*?)$', message, re.DOTALL):
+        if found := re.match(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*?)$', message, re.DOTALL):
             for action in self._actions:
                 if action.dest == found[1] and hasattr(action, "_typehint"):
                     return f"--{found[1]} is {found[2]!r}: it must be {words_of_type(action._typehint)}"

@@ -21,7 +21,7 @@ from rich.table import Table
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import CommandParser, Config, load_config
-from reft_jax.config.invocation import program
+from reft_jax.config.invocation import named, program
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"train": train_command, "rerank": rerank_command}
     if given[:1] in (["-h"], ["--help"]):
-        print(__doc__)
+        print(named(str(__doc__)))
         return 0
     if not given or given[0] not in commands:
         print(f"usage: {program('reward-model')} {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
