@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from reft_jax.config import Config, SourceConfig, Split, config_parser, to_dict
-from reft_jax.config.invocation import program
+from reft_jax.config.invocation import program, shell_line, short_path
 from reft_jax.config.ranges import GreedyOrTemperature, NonNegativeInt, PositiveInt, Probability
 from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
@@ -199,11 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)
     work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
-    stopped = f"stopped as asked; the same command continues {out}"
+    line = shell_line("sample", sys.argv[1:] if arguments is None else arguments)
+    stopped = f"stopped as asked; the same command continues {out}:\n  {line}"
     with open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params):
         lines = write(out, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")
+            print(f"next: {shell_line('evaluate', ['--samples', short_path(out)])}")
     return 0
 
 

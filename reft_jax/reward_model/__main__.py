@@ -21,7 +21,7 @@ from rich.table import Table
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import CommandParser, Config, load_config
-from reft_jax.config.invocation import named, program
+from reft_jax.config.invocation import named, program, shell_line
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
@@ -44,6 +44,7 @@ from reft_jax.reward_model.reranking import (
 )
 from reft_jax.reward_model.training import BEST, encode, open_reward_run, reward_model_only, train
 from reft_jax.samples.file import Sample, left_out
+from reft_jax.training.announcements import continuation
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.model_source import own_devices
 from reft_jax.training.startup import claim_run
@@ -135,7 +136,8 @@ def train_command(arguments: Sequence[str]) -> int:
     """Trains; of a run that is finished it prints the result again. Exits as `reft_jax.train` does."""
     prog, description = f"{program('reward-model')} train", "Trains a reward model, see --reward_model in --help-all."
     config = load_config(arguments, prog=prog, description=description, adapt=reward_model_only)
-    with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
+    line = shell_line("reward-model", ["train", *arguments])
+    with lifecycle(config, f"stopped as asked; {continuation(config, line)}") as command:
         config, tokenizer, summary = claim_run(command, config)
         if summary is None:
             run = command.open(open_reward_run(config, tokenizer, command.stop))

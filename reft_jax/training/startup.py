@@ -147,7 +147,7 @@ def open_sampler(
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
         require_equal({"settings": everywhere, "problems": problems, "tokenizer": tokens})
         ids = special_ids(tokenizer, end_tokens(model_files))
-        compiled = CompiledSteps(steps(config, mesh, ids=ids))
+        compiled = CompiledSteps(steps(config, mesh, ids=ids), say=display.message)
         yield Sampler(
             model=Model(config=config, mesh=mesh, ids=ids, compiled=compiled, stop=stop),
             tokenizer=tokenizer,
