@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -40,7 +40,9 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
     fields, sections = fields_of(Config), sections_of(Config)
     wanted: dict[str, Given] = {}
     for key, given in given_settings(args, sections):
-        if key in fields:
+        if told := misshapen(key, given.value, fields, sections):
+            yield told + _where(given)
+        elif key in fields:
             wanted[key] = given._replace(value=as_list(fields[key], given.value))
         elif key not in known and key not in sections:
             close = difflib.get_close_matches(key, [*known, *fields], n=1, cutoff=0.7 if "." not in key else 0.6)
@@ -48,7 +50,7 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
             yield f"{key} is no setting{f': did you mean {close[0]}?' if close else ''}{_where(given)}"
     while wanted:
         try:
-            _checker().parse_object(_nested(wanted))
+            _checker().parse_object(_nested(wanted), defaults=False)
             break
         except (jsonargparse.ArgumentError, TypeError) as error:
             found = re.search(r'key "([\w.]+)"', str(error))
@@ -59,7 +61,29 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
     if wanted:
         settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
         config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
-        yield from range_errors(config, "")
+        yield from located(range_errors(config, ""), wanted)
+
+
+def misshapen(key: str, value: Any, fields: Mapping[str, Any], sections: Collection[str]) -> str:
+    """What is to be said of a setting without a value, or of a value where keys are wanted; mostly nothing."""
+    if key in fields and value is None:
+        return f"{key} is null: it must be {words_of(fields[key])}; leave the key out for its default"
+    if key in sections and not isinstance(value, str | Mapping):  # text names a file
+        inner = next(name for name in fields if name.startswith(key + "."))
+        return f"{key} is {'null' if value is None else repr(value)}: it must be a section of keys, such as {inner}"
+    return ""
+
+
+def located(lines: Iterable[str], given: Mapping[str, Given]) -> Iterator[str]:
+    """The lines that say what is wrong with settings, each with the file that the key at its beginning was given in."""
+    for line in lines:
+        key = line.partition(" ")[0]
+        yield line + (_where(given[key]) if key in given else "")
+
+
+def last_given(args: Sequence[str]) -> dict[str, Given]:
+    """The settings of a command line and its files, each as it was given last."""
+    return dict(given_settings(args, sections_of(Config)))
 
 
 def unreadable_files(args: Sequence[str]) -> Iterator[str]:
@@ -105,19 +129,20 @@ def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[t
         if key == "config" and (file := find(text)):
             with contextlib.suppress(TypeError):  # told by `unreadable_files`
                 for path, settings in parts(file):
-                    yield from _flat(settings, sections, str(path))
+                    yield from flat(settings, sections, str(path))
         elif key == "config" or key in sections:
             with contextlib.suppress(yaml.YAMLError):
                 settings = yaml.safe_load(text)
-                yield from _flat(settings if key == "config" else {key: settings}, sections, "")
+                yield from flat(settings if key == "config" else {key: settings}, sections, "")
         else:
             yield key, Given(text, "")
 
 
-def _flat(settings: Any, sections: Collection[str], file: str, prefix: str = "") -> Iterator[tuple[str, Given]]:
+def flat(settings: Any, sections: Collection[str], file: str, prefix: str = "") -> Iterator[tuple[str, Given]]:
+    """Yields dotted keys and values of nested settings; what is no section stays whole."""
     if isinstance(settings, Mapping) and (not prefix or prefix in sections):
         for key, value in settings.items():
-            yield from _flat(value, sections, file, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(value, sections, file, f"{prefix}.{key}" if prefix else str(key))
     elif prefix:
         yield prefix, Given(settings, file)
 

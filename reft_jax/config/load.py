@@ -17,7 +17,19 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from reft_jax.config.faults import faults, fields_of, range_fault, suggestion, unreadable_files, words_of_type
+from reft_jax.config.faults import (
+    faults,
+    fields_of,
+    flat,
+    last_given,
+    located,
+    misshapen,
+    range_fault,
+    sections_of,
+    suggestion,
+    unreadable_files,
+    words_of_type,
+)
 from reft_jax.config.files import find, not_found, parts
 from reft_jax.config.invocation import named, program
 from reft_jax.config.lists import in_settings, on_command_line
@@ -52,7 +64,7 @@ def load_config(
         config = adapt(config) if adapt else config
         validate(config)
     except ValueError as error:
-        parser.refuse(str(error))
+        parser.refuse("\n".join(located(str(error).splitlines(), last_given(parser.given))))
     return config
 
 
@@ -116,7 +128,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         super().__init__(
             description=named(description or ""), formatter_class=_HelpFormatter, allow_abbrev=False, **settings
         )
-        self._given: list[str] = []
+        self.given: list[str] = []
         self._has_settings = False  # of a run
         self._shows_all = False
 
@@ -129,11 +141,11 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **named: Any
     ) -> Any:
         """As jsonargparse's; a list may be several arguments, see `lists`."""
-        self._given = sys.argv[1:] if args is None else list(args)
+        self.given = sys.argv[1:] if args is None else list(args)
         if self._has_settings:
             bare = any(not action.option_strings for action in self._actions)
-            self._given = on_command_line(self._given, _fields(), positionals=bare)
-        parsed = super().parse_args(self._given, *others, **named)
+            self.given = on_command_line(self.given, _fields(), positionals=bare)
+        parsed = super().parse_args(self.given, *others, **named)
         told = [range_fault(action.dest, action._typehint, parsed[action.dest]) for action in self._own_typed()]
         if any(told):
             self.refuse("\n".join(filter(None, told)))
@@ -161,16 +173,19 @@ class SettingsParser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints all that is wrong and exits with 2; old names alone, where there are any: they explain the rest."""
-        told = list(_old_names_given(self._given))
+        told = list(_old_names_given(self.given))
         if not told and self._has_settings:
             own = {action.dest for action in self._actions} - _SETTINGS
-            told = [*unreadable_files(self._given), *faults(self._given, own)]
+            told = [*unreadable_files(self.given), *faults(self.given, own)]
         elif not told and "unrecognized arguments" in message.lower():
-            told = [message + suggestion(self._given, [action.dest for action in self._actions])]
+            meant = suggestion(self.given, [action.dest for action in self._actions])
+            told = [message + (meant or ": the command has no such option")]
         self.refuse("\n".join(told) or self._reworded(message))
 
     def _reworded(self, message: str) -> str:
         """What jsonargparse says of one argument, as `faults` would say it."""
+        if short := re.fullmatch(r"unrecognized arguments: (-[a-z]\w+.*)", message, re.IGNORECASE):
+            return f"{short[1]} belongs to no option: keys have two dashes, such as -{short[1]}"
         if bare := re.fullmatch(r"unrecognized arguments: ([^-].*)", message, re.IGNORECASE):
             return f"{bare[1]} belongs to no option: write --key value, or --key 36 48 and --key '[36, 48]' for a list"
         if found := re.match(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*?)$', message, re.DOTALL):
@@ -242,6 +257,11 @@ def _fields() -> dict[str, "dataclasses.Field[Any]"]:
     return fields_of(Config)
 
 
+@functools.cache
+def _sections() -> set[str]:
+    return sections_of(Config)
+
+
 def _old_names_given(args: Sequence[str]) -> Iterator[str]:
     """Yields what is to be said of old names on a command line, in its files and in those they are made of."""
     for place, arg in enumerate(args):
@@ -295,11 +315,23 @@ class ConfigFile(jsonargparse.ActionConfigFile):
             inline = _inline(value)
             if inline is None:
                 raise TypeError(f"--config: {not_found(value)}")
-            super().__call__(parser, namespace, _dump(in_settings(inline, _fields())), option_string)
+            super().__call__(parser, namespace, _dump(_checked(inline)), option_string)
             return
         for path, settings in parts(file):
             with contextlib.chdir(path.parent):  # of a section that is the name of a file
-                super().__call__(parser, namespace, _dump(in_settings(settings, _fields())), option_string)
+                super().__call__(parser, namespace, _dump(_checked(settings)), option_string)
+
+
+def _checked(settings: dict[str, Any]) -> Any:
+    """The settings of a file with lists where lists are wanted; nothing is null, and no section a value.
+
+    Raises:
+        TypeError: naming the first key of which that is not so.
+    """
+    for key, given in flat(settings, _sections(), ""):
+        if told := misshapen(key, given.value, _fields(), _sections()):
+            raise TypeError(told)
+    return in_settings(settings, _fields())
 
 
 def _inline(value: str) -> dict[str, Any] | None:
