@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 from reft_jax.config import CotKind, SettingsParser, SourceConfig, TemplateConfig
 from reft_jax.config.invocation import program
 from reft_jax.config.paths import with_absolute_paths
-from reft_jax.config.ranges import NonNegativeInt
 from reft_jax.data.readers import read_problems
 from reft_jax.files import user_path, write_whole
 from reft_jax.problem import Problem
@@ -118,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("samples", type=str, help="file that `reft_jax.sample` wrote")
     parser.add_argument("out", type=str, help="JSONL file of training data to write")
     parser.add_argument(
-        "--limit", type=NonNegativeInt, default=10, help="chains of thought of each question; 0 takes all"
+        "--limit", type=int, default=10, help="chains of thought of each question, 0 or more; 0 takes all"
     )
     parser.add_argument(
         "--rules", type=SelectionRules, default="paper", help="drawn at random, or (reference) the first ones"
@@ -129,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = with_absolute_paths(options.gold)
     try:
         path, out = user_path(options.samples), user_path(options.out)
+        if options.limit < 0:
+            raise ValueError(f"--limit is {options.limit}: it must be 0, which takes all, or more")
         if out.exists() and any(other.exists() and out.samefile(other) for other in (path, Path(source.path or path))):
             raise ValueError(f"{out} is what is read: name another file to write")
         if out.exists() and out.stat().st_size:
