@@ -34,7 +34,7 @@ def settings() -> str:
     head = (
         "# Settings\n\n"
         "Every key of a config, by section, with its type, range and default. Made by `python -m docs.generate` from\n"
-        "`reft_jax/config/settings.py`; `python -m reft_jax.train --help` prints the same.\n\n"
+        "`reft_jax/config/settings.py`; `python -m reft_jax.train --help-all` prints the same.\n\n"
         "A key is written in a YAML file as nested sections, and on the command line with dots: `--rl.kl_coef 0.02`.\n"
     )
     return head + "".join(f"\n{part}" for part in _sections(Config(), ""))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reft_jax.config import Split, config_parser
+from reft_jax.config.invocation import program
 from reft_jax.files import user_path
 from reft_jax.problem import AnswerKind
 from reft_jax.samples.file import left_out, read_samples
@@ -139,7 +140,7 @@ def show(made: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as `arguments` (or the command line) say; exits with 2 where file, settings or k do not do."""
-    parser = config_parser("python -m reft_jax.evaluate", str(__doc__))
+    parser = config_parser(program("evaluate"), str(__doc__))
     parser.add_argument("paths", nargs="*", metavar="[CHECKPOINT]", help="folder of RUN_DIR/checkpoints")
     parser.add_argument("--split", type=Split, default="test", help="problems to ask a model")
     parser.add_argument("--samples", default="", help="file of samples, in place of a model")

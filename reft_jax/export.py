@@ -26,7 +26,9 @@ from safetensors.numpy import save_file
 
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import Config, LoraConfig, MeshConfig, SettingsParser, load_config
+from reft_jax.config.invocation import program
 from reft_jax.config.paths import absolute, looks_local
+from reft_jax.config.ranges import PositiveFloat
 from reft_jax.data.chat_template import chat_template, prompt_format
 from reft_jax.data.encoding import token_ids
 from reft_jax.data.prompts import generation_prompt
@@ -264,7 +266,7 @@ def tokenizer_class(tokenizer: Any, out: Path, prompt: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports as `arguments` (or the command line) say; returns 2 where something is wrong, else 0."""
-    parser = SettingsParser(prog="python -m reft_jax.export", description=__doc__)
+    parser = SettingsParser(prog=program("export"), description=__doc__)
     parser.add_argument("checkpoint", type=str, help="folder of RUN_DIR/checkpoints")
     parser.add_argument("out", type=str, help="folder to write, not there yet or empty")
     parser.add_argument("--dtype", type=Dtype | None, default=None, help="of the weights; default: the run's own")
@@ -272,14 +274,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--adapter", action="store_true", help="write adapters of the run's model.path, as PEFT reads them"
     )
     parser.add_argument("--base", type=str, default="", help="write the checkpoint's own adapters alone, of this model")
-    parser.add_argument("--shard_size", type=float, default=5.0, help="largest file in GB (1e9 bytes)")
+    parser.add_argument("--shard_size", type=PositiveFloat, default=5.0, help="largest file in GB (1e9 bytes)")
     options = parser.parse_args(arguments)
     if options.base and not options.adapter:
         parser.error("--base names the model that adapters belong to, and goes with --adapter")
     if options.dtype and options.adapter:
         parser.error("--dtype is that of whole models: adapters are written as they were trained")
-    if not options.shard_size > 0:
-        parser.error(f"--shard_size is {options.shard_size}: it must be more than 0")
     try:
         checkpoint, out, size = user_path(options.checkpoint), user_path(options.out), int(options.shard_size * 1e9)
         with warnings.catch_warnings(record=True) as told:

@@ -17,6 +17,8 @@ from typing import Any
 import jax
 
 from reft_jax.config import Config, SourceConfig, Split, config_parser, to_dict
+from reft_jax.config.invocation import program, shell_line, short_path
+from reft_jax.config.ranges import GreedyOrTemperature, NonNegativeInt, PositiveInt, Probability
 from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
 from reft_jax.data.prompts import few_shot_prefix
@@ -174,13 +176,17 @@ def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Samples as `arguments` (or the command line) say; exits as a run does, see `processes`."""
-    parser = config_parser("python -m reft_jax.sample", str(__doc__))
+    parser = config_parser(program("sample"), str(__doc__))
     parser.add_argument("paths", nargs="+", metavar="[CHECKPOINT] OUT", help="folder of RUN_DIR/checkpoints, and file")
     parser.add_argument("--split", type=Split, required=True, help="problems: data.train but its dev part, dev, test")
-    parser.add_argument("--samples", type=int, required=True, help="completions of each problem")
-    parser.add_argument("--temperature", type=float, default=1.0, help="divides the logits; 0 is greedy")
-    parser.add_argument("--top_k", type=int, default=0, help="draw only among the k most likely tokens; 0 among all")
-    parser.add_argument("--top_p", type=float, default=1.0, help="draw only among the likeliest with this probability")
+    parser.add_argument("--samples", type=PositiveInt, required=True, help="completions of each problem")
+    parser.add_argument("--temperature", type=GreedyOrTemperature, default=1.0, help="divides the logits; 0 is greedy")
+    parser.add_argument(
+        "--top_k", type=NonNegativeInt, default=0, help="draw only among the k most likely tokens; 0 among all"
+    )
+    parser.add_argument(
+        "--top_p", type=Probability, default=1.0, help="draw only among the likeliest with this probability"
+    )
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
     parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
     given = parser.parse_args(arguments)
@@ -188,19 +194,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = user_path(given.paths[-1])
         if len(given.paths) > 2:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
-        if given.samples < 1:
-            raise ValueError(f"--samples is {given.samples}: it must be 1 or more")
         source, _ = read_source(parser, arguments, given.paths[:-1], given.split)
         source = drawing(source, given.temperature, given.top_k, given.top_p)
         prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)
     work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
-    stopped = f"stopped as asked; the same command continues {out}"
+    line = shell_line("sample", sys.argv[1:] if arguments is None else arguments)
+    stopped = f"stopped as asked; the same command continues {out}:\n  {line}"
     with open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params):
         lines = write(out, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")
+            print(f"next: {shell_line('evaluate', ['--samples', short_path(out)])}")
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from reft_jax.config import BadRows, CotKind, SettingsParser, SourceConfig, TemplateConfig
+from reft_jax.config.invocation import program
 from reft_jax.config.paths import with_absolute_paths
 from reft_jax.config.validation import range_errors, refuse
 from reft_jax.data.readers import read_problems
@@ -117,10 +118,12 @@ def _gold_cot(problem: Problem) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Selects as `arguments` (or the command line) say; returns 2 where files or settings are wrong, else 0."""
-    parser = SettingsParser(prog="python -m reft_jax.select", description=__doc__)
+    parser = SettingsParser(prog=program("select"), description=__doc__)
     parser.add_argument("samples", type=str, help="file that `reft_jax.sample` wrote")
     parser.add_argument("out", type=str, help="JSONL file of training data to write")
-    parser.add_argument("--limit", type=int, default=10, help="chains of thought of each question; 0 takes all")
+    parser.add_argument(
+        "--limit", type=int, default=10, help="chains of thought of each question, 0 or more; 0 takes all"
+    )
     parser.add_argument(
         "--rules", type=SelectionRules, default="paper", help="drawn at random, or (reference) the first ones"
     )

@@ -13,9 +13,11 @@ from typing import Any
 import jax
 
 from reft_jax.config import load_config
+from reft_jax.config.invocation import shell_line
 from reft_jax.data.readers import is_within
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.records.console import print_closing_table
+from reft_jax.training.announcements import beginning, continuation, what_next
 from reft_jax.training.lifecycle import lifecycle
 from reft_jax.training.reinforcement import BEST, reinforce
 from reft_jax.training.startup import Run, claim_run, open_run
@@ -84,6 +86,14 @@ def evaluate_test(run: Run) -> dict[str, Any]:
     return summary | ({"collapse": progress.collapse} if progress.collapse else {})
 
 
+def say_what_begins(run: Run, line: str) -> None:
+    """Says what the run works with, and by which command line it is continued."""
+    model = run.sampler.model
+    rows = {split: len(problems) for split, problems in run.sampler.problems.items()}
+    for said in beginning(model, model.abstract_decoder(), rows, list(run.stages.values()), line):
+        run.records.display.message(said)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains what `arguments` (or the command line) say; of a run that is finished it prints the table again.
 
@@ -92,15 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     any other error.
     """
     config = load_config(arguments)
-    with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
+    line = shell_line("train", sys.argv[1:] if arguments is None else arguments)
+    with lifecycle(config, f"stopped as asked; {continuation(config, line)}") as command:
         config, tokenizer, summary = claim_run(command, config)
         if summary is None:
             run = command.open(open_run(config, tokenizer, command.stop))
+            say_what_begins(run, line)
             command.begin(run.sampler.model.mesh)
             summary = train(run)
             run.records.writer.write_summary(summary)
     if jax.process_index() == 0:
         print_closing_table(summary)
+        print("\n".join(what_next(config)), flush=True)
     if reason := summary.get("collapse"):
         print(f"reinforcement ended early: {reason}", file=sys.stderr, flush=True)
         return COLLAPSED

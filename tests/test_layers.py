@@ -21,7 +21,8 @@ LAYERS = (
     ("models",),
     ("algorithms",),
     ("training", "preflight"),
-    ("train", "sample", "evaluate", "select", "export", "reward_model"),
+    ("train", "sample", "evaluate", "select", "export", "reward_model", "init"),
+    ("cli",),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # For the boxes that carry a parameter's axis names, not for modules.

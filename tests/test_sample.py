@@ -233,8 +233,8 @@ def test_sample_refuses_other_settings_and_other_files(take, whole, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples", "0"], "--samples is 0: it must be 1 or more"),
-        (["--temperature", "-1"], "evaluation.temperature is -1.0: it must be 0, or 0.001 or more"),
+        (["--samples", "0"], "--samples is 0: it must be more than 0"),
+        (["--temperature", "-1"], "--temperature is -1.0: it must be 0, or 0.001 or more"),
         (["--data.test.kind", "none"], "data.test.kind is `none`: there are no problems to ask"),
         (["--few_shot", "none.jsonl"], "no file `none.jsonl`"),
         (["--evaluation.batch_size", "16", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 1 device"),

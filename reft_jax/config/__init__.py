@@ -4,7 +4,9 @@ settings     frozen dataclasses: every key with its type, range, default and hel
 ranges       what stands at the field of a number
 paths        made absolute, and told from names of the hub
 faults       all that is wrong with a command line and its files at once
-files        the files that a config is made of
+files        the files that a config is made of, and those of the package
+lists        settings that are lists, as people write them
+invocation   what the commands are called here
 changes      which settings may change in a run that has begun
 load         YAML files and dotted overrides to a `Config`
 renamed      what keys and values were called in earlier versions
@@ -14,6 +16,7 @@ Imports nothing of the package.
 """
 
 from reft_jax.config.load import (
+    CommandParser,
     SettingsParser,
     config_parser,
     differences,
@@ -64,6 +67,7 @@ __all__ = [
     "BadRows",
     "CheckpointConfig",
     "CollapseConfig",
+    "CommandParser",
     "Config",
     "Containment",
     "CotKind",

@@ -8,17 +8,17 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import jsonargparse
 import yaml
 
-from reft_jax.config.files import parts
-from reft_jax.config.ranges import range_of
+from reft_jax.config.files import find, not_found, parts
+from reft_jax.config.lists import as_list
+from reft_jax.config.ranges import Range
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import range_errors
 
@@ -40,15 +40,17 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
     fields, sections = fields_of(Config), sections_of(Config)
     wanted: dict[str, Given] = {}
     for key, given in given_settings(args, sections):
-        if key in fields:
-            wanted[key] = given
+        if told := misshapen(key, given.value, fields, sections):
+            yield told + _where(given)
+        elif key in fields:
+            wanted[key] = given._replace(value=as_list(fields[key], given.value))
         elif key not in known and key not in sections:
             close = difflib.get_close_matches(key, [*known, *fields], n=1, cutoff=0.7 if "." not in key else 0.6)
             close = close or [name for name in fields if name.endswith("." + key)]
             yield f"{key} is no setting{f': did you mean {close[0]}?' if close else ''}{_where(given)}"
     while wanted:
         try:
-            _checker().parse_object(_nested(wanted))
+            _checker().parse_object(_nested(wanted), defaults=False)
             break
         except (jsonargparse.ArgumentError, TypeError) as error:
             found = re.search(r'key "([\w.]+)"', str(error))
@@ -59,7 +61,55 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
     if wanted:
         settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
         config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
-        yield from range_errors(config, "")
+        yield from located(range_errors(config, ""), wanted)
+
+
+def misshapen(key: str, value: Any, fields: Mapping[str, Any], sections: Collection[str]) -> str:
+    """What is to be said of a setting without a value, or of a value where keys are wanted; mostly nothing."""
+    if key in fields and value is None:
+        return f"{key} is null: it must be {words_of(fields[key])}; leave the key out for its default"
+    if key in sections and not isinstance(value, str | Mapping):  # text names a file
+        inner = next(name for name in fields if name.startswith(key + "."))
+        return f"{key} is {'null' if value is None else repr(value)}: it must be a section of keys, such as {inner}"
+    return ""
+
+
+def located(lines: Iterable[str], given: Mapping[str, Given]) -> Iterator[str]:
+    """The lines that say what is wrong with settings, each with the file that the key at its beginning was given in."""
+    for line in lines:
+        key = line.partition(" ")[0]
+        yield line + (_where(given[key]) if key in given else "")
+
+
+def last_given(args: Sequence[str]) -> dict[str, Given]:
+    """The settings of a command line and its files, each as it was given last."""
+    return dict(given_settings(args, sections_of(Config)))
+
+
+def unreadable_files(args: Sequence[str]) -> Iterator[str]:
+    """Yields a line for each config of a command line that cannot be read, or is made of one that cannot."""
+    for place, arg in enumerate(args):
+        key, equals, text = arg.partition("=")
+        if key != "--config":
+            continue
+        text = text if equals else next(iter(args[place + 1 :]), "")
+        try:
+            if file := find(text):
+                list(parts(file))
+            elif not isinstance(yaml.safe_load(text), dict):
+                yield f"--config: {not_found(text)}" if text else "--config is empty: name a YAML file"
+        except TypeError as error:
+            yield str(error)
+        except yaml.YAMLError as error:
+            yield f"--config {text!r} is neither a file nor YAML: {getattr(error, 'problem', error)}"
+
+
+def range_fault(name: str, kind: Any, value: Any) -> str:
+    """What is to be said of a command's own option whose value is out of the range that stands at its type."""
+    allowed = next((note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Range)), None)
+    if not allowed or value is None or allowed.holds(value):
+        return ""
+    return f"--{name} is {value}: it must be {allowed.words}"
 
 
 def suggestion(args: Sequence[str], known: Collection[str]) -> str:
@@ -76,24 +126,23 @@ def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[t
         if not arg.startswith("--") or not key:
             continue
         text = text if equals else next(iter(args[place + 1 :]), "")
-        if key == "config" and os.path.isfile(os.path.expanduser(text)):
-            with contextlib.suppress(TypeError):  # the reader says what is wrong
-                for path, own in parts(Path(text).expanduser()):
-                    with contextlib.suppress(yaml.YAMLError):
-                        settings = yaml.safe_load(path.read_text(encoding="utf-8") if own is None else own)
-                        yield from _flat(settings, sections, str(path))
+        if key == "config" and (file := find(text)):
+            with contextlib.suppress(TypeError):  # told by `unreadable_files`
+                for path, settings in parts(file):
+                    yield from flat(settings, sections, str(path))
         elif key == "config" or key in sections:
             with contextlib.suppress(yaml.YAMLError):
                 settings = yaml.safe_load(text)
-                yield from _flat(settings if key == "config" else {key: settings}, sections, "")
+                yield from flat(settings if key == "config" else {key: settings}, sections, "")
         else:
             yield key, Given(text, "")
 
 
-def _flat(settings: Any, sections: Collection[str], file: str, prefix: str = "") -> Iterator[tuple[str, Given]]:
+def flat(settings: Any, sections: Collection[str], file: str, prefix: str = "") -> Iterator[tuple[str, Given]]:
+    """Yields dotted keys and values of nested settings; what is no section stays whole."""
     if isinstance(settings, Mapping) and (not prefix or prefix in sections):
         for key, value in settings.items():
-            yield from _flat(value, sections, file, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(value, sections, file, f"{prefix}.{key}" if prefix else str(key))
     elif prefix:
         yield prefix, Given(settings, file)
 
@@ -116,9 +165,15 @@ def sections_of(kind: Any) -> set[str]:
 
 def words_of(field: "dataclasses.Field[Any]") -> str:
     """What a value of the field must be, to go after "it must be"."""
-    kind: Any = field.type
-    allowed = range_of(field)
+    return words_of_type(field.type)
+
+
+def words_of_type(kind: Any) -> str:
+    """What a value of the type must be, its range included, to go after "it must be"."""
+    allowed = next((note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Range)), None)
     kind = get_args(kind)[0] if allowed else kind
+    if get_origin(kind) in (Union, UnionType):  # with None, where an option may be left out
+        kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -1,32 +1,78 @@
-"""The files that a config is made of."""
+"""The files that a config is made of: where they are, and what is in them."""
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""The configs of the package, which are found by name: `quickstart`, `overlays/one_gpu`."""
 
-def parts(path: Path, inside: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str | None]]:
-    """The files that a config is made of, itself last, each with its YAML without `config`; None where it has none.
+
+def find(name: str, folder: Path = Path()) -> Path | None:
+    """The file of a name, by its path from a folder, or else the config of the package that is called so.
+
+    A config of the package is named by its path in `SHIPPED`, with or without `configs/` before and `.yaml` behind.
+    """
+    path = folder / Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
+    return shipped if shipped.is_file() else None
+
+
+def not_found(name: str, folder: Path = Path()) -> str:
+    """What is said of a name that leads to no file."""
+    names = [str(path.relative_to(SHIPPED).with_suffix("")) for path in sorted(SHIPPED.rglob("*.yaml"))]
+    stem = name.removeprefix("configs/").removesuffix(".yaml")
+    close = difflib.get_close_matches(stem, names, n=1) or [known for known in names if Path(known).name == stem]
+    top = ", ".join(name for name in names if "/" not in name)
+    meant = f"did you mean {close[0]}?" if close else f"there are {top}, overlays/... and paper/..."
+    return f"there is no file {name!r} in {folder.absolute()}, and no config of the package has this name: {meant}"
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
 
     Raises:
-        TypeError: `config` is not a list of files that are there, or leads back to a file that it came from.
+        TypeError: it is none; naming the file and the line.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        settings = None  # the reader says what is wrong
-    if not isinstance(settings, dict) or "config" not in settings:
-        yield path.absolute(), None
-        return
-    names, path = settings.pop("config"), path.absolute()
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise TypeError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML in UTF-8: {problem}") from None
+
+
+def parts(path: Path, inside: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The files that a config is made of, itself last, each with its settings without `config`.
+
+    Raises:
+        TypeError: one is no YAML, or no mapping of keys; `config` does not name files that are there, or leads back to
+            a file that it came from.
+    """
+    settings, path = read_yaml(path), path.absolute()
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, dict):
+        raise TypeError(f"{path}: a config is keys with values, such as `seed: 1`, and this is {_short(settings)}")
+    names = settings.pop("config", [])
+    names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{path}: config is {names!r}: it must be a list of files")
+        raise TypeError(f"{path}: config is {names!r}: it must be a file, or a list of files")
     for name in names:
-        base = (path.parent / name).resolve()
-        if not base.is_file():
-            raise TypeError(f"{path}: config: there is no file {name!r} in {path.parent}")
+        if not (found := find(name, path.parent)):
+            raise TypeError(f"{path}: config: {not_found(name, path.parent)}")
+        base = found.resolve()
         if base in (*inside, path.resolve()):
             raise TypeError(f"{path}: config: {name!r} is made of this file itself")
         yield from parts(base, (*inside, path.resolve()))
-    yield path, yaml.safe_dump(settings, sort_keys=False)
+    yield path, settings
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else text[:36] + " ..."

@@ -1,7 +1,7 @@
 """Every setting of a run: frozen dataclasses with types, defaults and help."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from reft_jax.config.ranges import (
     Buckets,
@@ -289,14 +289,20 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm."""
 
 
+def _take_whole(stage: Any, whole: int) -> None:
+    """Puts the whole batch in the place of a microbatch of 0, so that no reader of a config meets the 0."""
+    if stage.microbatch_size == 0:
+        object.__setattr__(stage, "microbatch_size", whole)
+
+
 @dataclasses.dataclass(frozen=True)
 class SupervisedConfig:
     """What the supervised stages share."""
 
     batch_size: PositiveInt = 48
     """Sequences per optimizer step."""
-    microbatch_size: PositiveInt = 48
-    """Sequences per forward and backward pass; gradients are accumulated over the batch."""
+    microbatch_size: NonNegativeInt = 48
+    """Sequences per forward and backward pass; gradients are accumulated over the batch. 0 takes the whole batch."""
     prompt_buckets: Buckets = (1024,)
     """Padded prompt lengths in tokens; a batch takes the smallest that fits."""
     response_buckets: Buckets = (1024,)
@@ -305,6 +311,9 @@ class SupervisedConfig:
     """Loss: mean over the batch's target tokens, or (the reference) mean of the micro-batches' token means."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of this stage."""
+
+    def __post_init__(self) -> None:
+        _take_whole(self, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,8 +382,9 @@ class RlConfig:
     """Completions sampled for each question of an iteration; GRPO and RLOO need two or more."""
     minibatch_size: PositiveInt = 32
     """Completions per optimizer step."""
-    microbatch_size: PositiveInt = 32
-    """Completions per forward and backward pass; gradients are accumulated over the minibatch."""
+    microbatch_size: NonNegativeInt = 32
+    """Completions per forward and backward pass; gradients are accumulated over the minibatch. 0 takes the whole
+    minibatch."""
     update_epochs: PositiveInt = 2
     """Passes over an iteration's completions."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", lr_warmup_fraction=0.0)
@@ -416,6 +426,9 @@ class RlConfig:
     """Largest difference of log-probs (nats) allowed in the checks before the first update; between two programs, such
     as sampler and trainer, on average over tokens. bfloat16 needs about 0.05."""
 
+    def __post_init__(self) -> None:
+        _take_whole(self, self.minibatch_size)
+
     @property
     def completions_per_iteration(self) -> int:
         """Completions that one iteration samples, judges and learns from."""
@@ -444,8 +457,9 @@ class RewardModelConfig:
     """Passes over the unique completions."""
     batch_size: PositiveInt = 24
     """Completions per optimizer step."""
-    microbatch_size: PositiveInt = 24
-    """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch."""
+    microbatch_size: NonNegativeInt = 24
+    """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch. 0 takes
+    the whole batch."""
     row_buckets: Buckets = (700,)
     """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
@@ -454,6 +468,9 @@ class RewardModelConfig:
     """Steps between readings of dev, which is read after each epoch as well; 0 reads it then alone."""
     save_every: NonNegativeInt = 1000
     """Steps between checkpoints to resume from, of which one is written after each epoch as well; 0 writes it alone."""
+
+    def __post_init__(self) -> None:
+        _take_whole(self, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,8 @@ def range_errors(config: Any, prefix: str) -> Iterator[str]:
         key, value, allowed = prefix + field.name, getattr(config, field.name), range_of(field)
         if dataclasses.is_dataclass(value):
             yield from range_errors(value, key + ".")
+        elif value is None:
+            yield f"{key} is null: give a value, or leave the key out for its default"
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{key} is {value}: it must be finite"
         elif allowed and not allowed.holds(value):

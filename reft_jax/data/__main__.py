@@ -16,7 +16,17 @@ from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
 
-from reft_jax.config import Config, CotKind, PretrainConfig, SourceConfig, SupervisedConfig, load_config, to_dict
+from reft_jax.config import (
+    CommandParser,
+    Config,
+    CotKind,
+    PretrainConfig,
+    SourceConfig,
+    SupervisedConfig,
+    load_config,
+    to_dict,
+)
+from reft_jax.config.invocation import program
 from reft_jax.data.audit.report import show
 from reft_jax.data.audit.texts import Finding, contents, look_at_texts
 from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
@@ -46,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--kind says how {file} is read: one of {', '.join(_kinds())}")
     if not file and not _names(rest, "--config"):
         parser.error("name a file of problems first, or the config of a run with --config FILE")
-    config = load_config(_settings(own, rest))
+    config = load_config(_settings(own, rest), prog=parser.prog)
     given = tuple(rest) + (("--model.tokenizer",) if own.tokenizer else ()) + (("--data.cot",) if own.cot else ())
     try:
         checked = read_sources(config, as_file=bool(file))
@@ -174,21 +184,22 @@ def _settings(own: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     return settings + (["--data.cot", own.cot] if own.cot else [])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m reft_jax.data",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog=program("data"),
         usage="%(prog)s FILE --kind KIND [options]\n       %(prog)s --config FILE [options]",
         description="Says what problem files hold, and what a run would refuse, cut or learn wrongly of it.",
-        epilog="All other arguments are those of `python -m reft_jax.train`: --config FILE, and dotted overrides, such "
-        "as --data.train.question_field. Without a config, buckets are the paper's: 1024 and 300 (sampling) tokens.",
+        epilog=f"All other arguments are those of `{program('train')}`: --config FILE, and dotted overrides, such as "
+        "--data.train.question_field, which --help-all shows. Without a config, buckets are the paper's: 1024 and 300 "
+        "(sampling) tokens.",
         allow_abbrev=False,
     )
     parser.add_argument("--kind", choices=_kinds(), help="layout of FILE, or of what hub id or generated split it is")
     parser.add_argument("--test", default="", help="another file of this kind, to look for questions of FILE in")
     parser.add_argument("--cot", choices=get_args(CotKind), help="what chains of thought are; else read off them")
-    parser.add_argument("--tokenizer", default="", help="directory or hub id; measures in tokens")
+    parser.add_argument("--tokenizer", default="", help="directory or hub id; lengths are told in tokens too")
     parser.add_argument("--stated_after", nargs="+", default=(), help="strings before the answer that prose states")
-    parser.add_argument("--show", type=int, default=5, help="rows shown of each finding; 0 shows all")
+    parser.add_argument("--show", type=int, default=5, help="rows shown of each finding; 0 shows all; default: 5")
     parser.add_argument("--json", default="", help="file that everything is written to, all ids included")
     return parser
 

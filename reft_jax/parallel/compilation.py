@@ -30,10 +30,12 @@ class CompiledSteps:
 
     Args:
         steps: by name, see `algorithms.steps.steps`.
+        say: told of each step that is about to be compiled, which may take minutes.
     """
 
-    def __init__(self, steps: Mapping[str, Step]) -> None:
+    def __init__(self, steps: Mapping[str, Step], say: Callable[[str], None] = lambda _: None) -> None:
         self.steps = steps
+        self.say = say
         self._compiled: dict[tuple[str, Bucket], Any] = {}
 
     def __len__(self) -> int:
@@ -55,6 +57,13 @@ class CompiledSteps:
         if (name, bucket) not in self._compiled:
             if bucket not in step.buckets:
                 raise RuntimeError(f"step {name} was asked for bucket {bucket}; the config has {step.buckets}")
+            self.say(f"compiling {name}{in_words(step, bucket)}")
             jitted, args = step.build(*bucket)
             self._compiled[name, bucket] = jitted.lower(*args).compile()
         return self._compiled[name, bucket]
+
+
+def in_words(step: Step, bucket: Bucket) -> str:
+    """The shape that a step is compiled for, to go after its name: ` for 8 rows of 36 + 54 tokens`."""
+    lengths = (*bucket, step.response) if len(bucket) == 1 and step.response else bucket
+    return f" for {step.rows} rows of {' + '.join(map(str, lengths))} tokens" if lengths else ""

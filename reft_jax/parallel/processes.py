@@ -35,6 +35,9 @@ COLLAPSED = 3
 STOPPED = 75
 """Exit code of a run that was asked to stop and can go on (sysexits' EX_TEMPFAIL)."""
 
+ASKED = "asked to stop: finishing the step, then saving; a second signal ends at once, without saving\n"
+"""What a run answers at once to a signal that it will heed when it can save."""
+
 _LEAST_MESSAGE = 1 << 12  # bytes; messages grow in powers of two, so that few programs are compiled
 
 
@@ -213,6 +216,8 @@ class StopRequest:
         self._asked = True
         if self._mesh is None:
             raise Interrupted
+        # Not by print, which the signal may have interrupted; below the progress line of a terminal.
+        os.write(2, ("\n" if os.isatty(2) else "").encode() + ASKED.encode())
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}

@@ -6,7 +6,6 @@ run takes, what moves between devices, and what to change where it does not fit.
 run's: speed and numerics stay open. Exit status: 0 fits, 1 does not, 2 could not tell.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -24,12 +23,14 @@ from typing import Any
 
 from rich.console import Console
 
-from reft_jax.config import Config, load_config
+from reft_jax.config import CommandParser, Config, load_config
+from reft_jax.config.files import SHIPPED
+from reft_jax.config.invocation import program
 from reft_jax.files import user_path
 from reft_jax.preflight.devices import FORMS, Target, missing_wheels, parse_target
 from reft_jax.preflight.report import assess, show
 
-SHAPES = Path(__file__).parents[2] / "configs" / "models"
+SHAPES = SHIPPED / "models"
 """Holds `<organisation>/<name>/config.json` of models by their hub id."""
 
 
@@ -45,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Compiles what `args` (or the command line) say, prints the answer, and returns the exit status."""
     parser = _parser()
     own, rest = parser.parse_known_args(args)
-    config = load_config(rest)
+    config = load_config(rest, prog=parser.prog)
     notes = Console(stderr=True)
     try:
         if not 0 <= own.memory_gb < math.inf:
@@ -67,17 +68,23 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0 if report["fits"] else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m reft_jax.preflight",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog=program("preflight"),
         description="Compiles the steps of a run for devices that are not here, and says whether they fit.",
-        epilog="All other arguments are those of `python -m reft_jax.train`: --config FILE, and dotted overrides.",
+        epilog=f"All other arguments are those of `{program('train')}`: --config FILE, and dotted overrides, which "
+        "--help-all shows.",
         allow_abbrev=False,
     )
     parser.add_argument("--target", required=True, help=f"devices: {FORMS}")
-    parser.add_argument("--memory_gb", type=float, default=0.0, help="10^9 bytes that a device has free for the run")
-    parser.add_argument("--model_config", default="", help="config.json of a model that configs/models lacks")
-    parser.add_argument("--json", default="", help="file that all figures are written to")
+    parser.add_argument(
+        "--memory_gb",
+        type=float,
+        default=0.0,
+        help="10^9 bytes that a device has free; default: what is known of it",
+    )
+    parser.add_argument("--model_config", default="", help="config.json of a model that the package does not know")
+    parser.add_argument("--json", default="", help="file that all figures are written to; default: none")
     parser.add_argument("--isolate", action="store_true", help="compile each step in a process of its own")
     return parser
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from reft_jax.config import Answer, CotKind, RewardConfig, SettingsParser, TemplateConfig
+from reft_jax.config.invocation import program
+from reft_jax.config.ranges import NonNegativeInt
 from reft_jax.config.validation import range_errors, refuse
 from reft_jax.files import json_lines, user_path
 from reft_jax.problem import AnswerKind, Problem
@@ -132,7 +134,7 @@ def _end(text: str, width: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judges and prints as `arguments` (or the command line) say; returns 2 where something is wrong, else 0."""
-    parser = SettingsParser(prog="python -m reft_jax.reward", description=__doc__)
+    parser = SettingsParser(prog=program("reward"), description=__doc__)
     parser.add_argument("file", type=str, help="JSONL file with a completion and a gold answer in each row")
     parser.add_argument("--cot", type=Literal["auto", "program", "text"], default="auto", help="what completions are")
     parser.add_argument("--answer", type=Answer, default="auto", help="how answers are read and compared")
@@ -141,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--answer_trigger", type=str, default=TemplateConfig().answer_trigger, help="string before an answer in prose"
     )
-    parser.add_argument("--show", type=int, default=20, help="rows shown where the rules disagree; 0 shows all")
+    parser.add_argument(
+        "--show", type=NonNegativeInt, default=20, help="rows shown where the rules disagree; 0 shows all"
+    )
     parser.add_class_arguments(RewardConfig, "reward", skip={"rules", "functions"})
     options = parser.instantiate(parser.parse_args(arguments))
     config = options.reward

@@ -8,7 +8,6 @@
 samples are those of the warm-up on train questions. `rerank` reads it on samples of a test set.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from rich.table import Table
 
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import Config, load_config
+from reft_jax.config import CommandParser, Config, load_config
+from reft_jax.config.invocation import named, program, shell_line
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.chat import with_templates
 from reft_jax.data.samples import read_files
@@ -45,6 +45,7 @@ from reft_jax.reward_model.reranking import (
 )
 from reft_jax.reward_model.training import BEST, encode, open_reward_run, reward_model_only, train
 from reft_jax.samples.file import Sample, left_out
+from reft_jax.training.announcements import continuation
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.model_source import own_devices
 from reft_jax.training.startup import claim_run
@@ -135,9 +136,10 @@ def share_text(share: dict[str, Any]) -> str:
 
 def train_command(arguments: Sequence[str]) -> int:
     """Trains; of a run that is finished it prints the result again. Exits as `reft_jax.train` does."""
-    prog, description = "python -m reft_jax.reward_model train", "Trains a reward model. Every key of the config:"
+    prog, description = f"{program('reward-model')} train", "Trains a reward model, see --reward_model in --help-all."
     config = load_config(arguments, prog=prog, description=description, adapt=reward_model_only)
-    with lifecycle(config, f"stopped as asked; the same command continues in {config.run_dir}") as command:
+    line = shell_line("reward-model", ["train", *arguments])
+    with lifecycle(config, f"stopped as asked; {continuation(config, line)}") as command:
         config, tokenizer, summary = claim_run(command, config)
         if summary is None:
             run = command.open(open_reward_run(config, tokenizer, command.stop))
@@ -156,12 +158,12 @@ def train_command(arguments: Sequence[str]) -> int:
 
 def rerank_command(arguments: Sequence[str]) -> int:
     """Reads the command line, chooses, prints and writes; returns 2 where something is wrong."""
-    prog = "python -m reft_jax.reward_model rerank"
-    parser = argparse.ArgumentParser(
+    prog = f"{program('reward-model')} rerank"
+    parser = CommandParser(
         prog=prog,
         description="Scores samples by a reward model, and chooses by it, by vote, and by who knows the answer.",
         epilog="All other arguments override the settings of its run, but for its devices, which were the training's: "
-        "--mesh.data 8, --data.overlong drop.",
+        "--mesh.data 8, --data.overlong drop; --help-all shows them.",
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=user_path, help=f"folder of RUN_DIR/checkpoints, such as {BEST}")
@@ -197,10 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"train": train_command, "rerank": rerank_command}
     if given[:1] in (["-h"], ["--help"]):
-        print(__doc__)
+        print(named(str(__doc__)))
         return 0
     if not given or given[0] not in commands:
-        print(f"usage: python -m reft_jax.reward_model {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
+        print(f"usage: {program('reward-model')} {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
         return REFUSED
     return commands[given[0]](given[1:])
 

@@ -106,7 +106,7 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
         total = epoch * settings.epochs
         stage = Stage(name=NAME, offset=0, epoch=epoch, schedule=total, stop=total)
         ids = special_ids(tokenizer)
-        compiled = CompiledSteps(steps(config, mesh, ids=ids, schedules={NAME: stage.schedule}))
+        compiled = CompiledSteps(steps(config, mesh, ids=ids, schedules={NAME: stage.schedule}), say=display.message)
         state = abstract_stage(Classifier(config.model, mesh), mesh, settings.optimizer, stage.schedule)
         models = config.checkpoint.keep_best + 2  # the best, one of them to be replaced, and the last
         records = stack.enter_context(

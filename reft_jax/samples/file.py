@@ -153,6 +153,8 @@ def read_samples(path: Path) -> Iterator[Sample]:
         ValueError: naming the line and the field of what is missing or of a wrong type; or the file is empty, or has
             fewer lines than its settings promise: it was interrupted, and what it lacks is no random part.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}: give one that the command `sample` wrote")
     seen: set[tuple[str, int]] = set()
     for _, place, record in json_lines(path):
         sample = _sample(record, place)

@@ -3,6 +3,7 @@
 lifecycle      how every command begins and ends: processes, signals, exit codes
 startup        from a config to a run at work
 directory      the run's folder, taken up where its last resume point left it
+announcements  what a run says when it begins, is stopped and is over
 state          stages, progress, and the records that a run keeps
 model          the model at work: devices, compiled steps, where parameters come from
 sampler        a model with problems: sample, judge, evaluate

@@ -41,7 +41,8 @@ class Model:
 
     def with_schedules(self, schedules: Mapping[str, int]) -> "Model":
         """The model with the lengths of its stages' learning-rate schedules, in optimizer steps, known to its steps."""
-        compiled = CompiledSteps(steps(self.config, self.mesh, ids=self.ids, schedules=schedules))
+        made = steps(self.config, self.mesh, ids=self.ids, schedules=schedules)
+        compiled = CompiledSteps(made, say=self.compiled.say)
         return dataclasses.replace(self, compiled=compiled)
 
     def start_params(self) -> Params:

@@ -152,7 +152,7 @@ def open_sampler(
         ids = special_ids(tokenizer, end_tokens(model_files), data.templates.target_end)
         for line in prompt_lines(config, tokenizer, problems, prompts):
             display.message(line)
-        compiled = CompiledSteps(steps(config, mesh, ids=ids))
+        compiled = CompiledSteps(steps(config, mesh, ids=ids), say=display.message)
         yield Sampler(
             model=Model(config=config, mesh=mesh, ids=ids, compiled=compiled, stop=stop),
             tokenizer=tokenizer,

@@ -141,24 +141,28 @@ def test_a_file_is_read_after_those_that_it_is_made_of(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("config: [no.yaml]", "whole.yaml: config: there is no file 'no.yaml' in"),
-        ("config: whole.yaml", "whole.yaml: config is 'whole.yaml': it must be a list of files"),
-        ("config: [1]", "config is [1]: it must be a list of files"),
+        ("config: whole.yaml", "whole.yaml: config: 'whole.yaml' is made of this file itself"),
+        ("config: [1]", "config is [1]: it must be a file, or a list of files"),
         ("config: [whole.yaml]", "config: 'whole.yaml' is made of this file itself"),
         ("config: [other.yaml]", "other.yaml: config: 'whole.yaml' is made of this file itself"),
         ("config: [bad.yaml]", "kl_coeff"),
-        ("config: [\n", "config"),
+        ("config: [\n", "whole.yaml, line 2: not YAML in UTF-8"),
+        ("config: [broken.yaml]", "broken.yaml, line 3: not YAML in UTF-8"),
+        ("config: [text.yaml]", "text.yaml: a config is keys with values, such as `seed: 1`, and this is 'seed'"),
     ],
 )
 def test_files_that_cannot_be_put_together_are_named(capsys, tmp_path, text, message):
     (tmp_path / "whole.yaml").write_text(text)
     (tmp_path / "other.yaml").write_text("config: [whole.yaml]")
     (tmp_path / "bad.yaml").write_text("rl: {kl_coeff: 0.1}")
+    (tmp_path / "broken.yaml").write_text("seed: 1\nrl:\n\tepochs: 2\n")
+    (tmp_path / "text.yaml").write_text("seed")
     assert message in refusal(capsys, *VALID, "--config", str(tmp_path / "whole.yaml"))
 
 
 def test_help_explains_every_key(capsys):
     with pytest.raises(SystemExit) as stop:
-        load_config(["--help"])
+        load_config(["--help-all"])
     assert stop.value.code == 0
     squeeze = lambda text: "".join(text.split())
     printed, explained = capsys.readouterr().out, texts()

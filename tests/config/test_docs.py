@@ -47,7 +47,7 @@ def test_a_table_that_cannot_be_found_is_told(monkeypatch, tmp_path):
 def test_settings_are_those_that_the_help_prints(capsys):
     """Keys, defaults and texts, by the other way from the dataclasses to a reader."""
     with pytest.raises(SystemExit):
-        load_config(["--help"])
+        load_config(["--help-all"])
     squeeze = lambda text: "".join(text.split())
     parts = re.split(r"^  --", capsys.readouterr().out, flags=re.MULTILINE)[1:]
     helps = {part.split()[0]: squeeze(part) for part in parts if "(type:" in part or "default:" in part}

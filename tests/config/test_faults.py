@@ -38,7 +38,7 @@ def test_all_faults_are_told_at_once_with_their_files(tmp_path, capsys):
             f"sft.prompt_buckets is 'long': it must be {lengths} ({over})",
             "model.scan_layers is 'maybe': it must be true or false",
             "rl.epochs is 'many': it must be a whole number, 0 or more",
-            "rl.vf_coef is -1.0: it must be 0 or more",
+            f"rl.vf_coef is -1.0: it must be 0 or more ({base})",
         ]
     )
 

@@ -131,14 +131,14 @@ def test_numbers_are_plain_ones_whether_set_or_not(valid):
 
 
 def test_all_faults_of_a_config_are_told_at_once(valid, capsys):
-    wrong = {"rl.kl_coef": -0.1, "sft.batch_size": 7, "model.decoder.num_kv_heads": 0, "rl.microbatch_size": 0}
+    wrong = {"rl.kl_coef": -0.1, "sft.batch_size": 7, "model.decoder.num_kv_heads": 0, "rl.microbatch_size": -1}
     config = valid
     for key, value in wrong.items():
         config = changed(config, key, value)
     expected = [
         "model.decoder.num_kv_heads is 0: it must be more than 0",
         "sft.batch_size (7) must be a multiple of sft.microbatch_size (48)",
-        "rl.microbatch_size is 0: it must be more than 0",
+        "rl.microbatch_size is -1: it must be 0 or more",
         "rl.kl_coef is -0.1: it must be 0 or more",
         "run_dir is empty: name the folder that the run is written to",
     ]
@@ -146,6 +146,17 @@ def test_all_faults_of_a_config_are_told_at_once(valid, capsys):
     with pytest.raises(SystemExit):
         load_config([*VALID, *(f"--{key}={value}" for key, value in wrong.items()), "--run_dir="])
     assert capsys.readouterr().err.split("error: ")[1].splitlines() == expected
+
+
+def test_a_microbatch_of_0_is_the_whole_batch(valid):
+    """Wherever the config is made; and it is written as what it is."""
+    line = ["--sft.microbatch_size=0", "--sft.batch_size=96", "--rl.microbatch_size=0", "--rl.minibatch_size=16"]
+    line += ["--pretrain.microbatch_size=0", "--reward_model.microbatch_size=0", "--reward_model.batch_size=7"]
+    config = load_config([*VALID, *line])
+    sizes = {"sft": 96, "rl": 16, "pretrain": 48, "reward_model": 7}
+    assert {stage: at(config, f"{stage}.microbatch_size") for stage in sizes} == sizes
+    assert to_dict(config)["sft"]["microbatch_size"] == 96
+    assert changed(valid, "sft.microbatch_size", 0).sft.microbatch_size == valid.sft.batch_size
 
 
 def test_all_missing_files_are_told_at_once():

@@ -98,6 +98,19 @@ def test_a_signal_before_the_beginning_stops_on_the_spot_and_one_after_it_when_a
     assert capsys.readouterr().err == "stopped here\n"
 
 
+def test_a_signal_that_waits_is_answered_at_once(capfd):
+    def work() -> None:
+        with lifecycle(ALONE) as command:
+            command.begin(make_mesh(ALONE.mesh, jax.devices()))
+            os.kill(os.getpid(), signal.SIGINT)
+            assert "finishing the step, then saving; a second signal ends at once" in capfd.readouterr().err
+            command.stop.check()
+
+    with pytest.raises(SystemExit) as left:
+        work()
+    assert left.value.code == STOPPED
+
+
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_every_command_that_asks_a_model_explains_a_device_without_memory(command, finished, tmp_path, monkeypatch):
     def full(*_, **__):

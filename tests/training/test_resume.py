@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import yaml
 
 from reft_jax.data.embedded.problems import generate_problems
 from reft_jax.data.readers import split_dev
-from reft_jax.parallel.processes import STOPPED
+from reft_jax.parallel.processes import ASKED, STOPPED
 from reft_jax.training import reinforcement
 from reft_jax.training.directory import positions_in
 from reft_jax.training.sampler import Sampler
@@ -135,7 +136,8 @@ def test_a_process_that_is_asked_to_stop_exits_with_its_own_code(arguments, tmp_
     process.send_signal(signal.SIGTERM)
     assert STOPPED == 75
     output = end(process, STOPPED)
-    assert f"stopped as asked; the same command continues in {run_dir}" in output
+    assert output.index(ASKED) < output.index(f"stopped as asked; the same command continues in {run_dir}:\n  ")
+    assert output.endswith(f" -m reft_jax.train {shlex.join(arguments(run_dir))}\n"), "as a shell takes it"
     assert "Traceback" not in output
     assert resume_points(run_dir) == [max(r["step"] for r in read(run_dir, "metrics"))]
 

@@ -1,0 +1,103 @@
+"""Lists as people write them, on the command line and in files, are those of the long form; the rest is refused."""
+
+import os
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reft_jax.config import Config, config_parser, load_config, parse_config
+from reft_jax.config.faults import fields_of
+from reft_jax.config.lists import in_settings, item_type, on_command_line
+
+VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
+FIELDS = fields_of(Config)
+
+
+def test_these_settings_are_lists():
+    kinds = {key: item_type(field) for key, field in FIELDS.items() if item_type(field)}
+    assert {key for key, kind in kinds.items() if kind is int} == {
+        *(f"{stage}.{name}_buckets" for stage in ("pretrain", "sft") for name in ("prompt", "response")),
+        "generation.prompt_buckets",
+        "reward_model.row_buckets",
+    }
+    assert {key for key, kind in kinds.items() if kind is str} == {
+        "allow_changed",
+        "model.lora.targets",
+        "reward_model.samples",
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["36", "48"], ["[36, 48]"], ["[36,48]"], ["36,48"], ["36, 48"], ["36 48"], ["36,", "48"]],
+    ids=" ".join,
+)
+def test_lengths_may_be_written_in_all_these_ways(words):
+    config = load_config([*VALID, "--sft.prompt_buckets", *words, "--rl.epochs", "7", "--seed=9"])
+    assert (config.sft.prompt_buckets, config.rl.epochs, config.seed) == ((36, 48), 7, 9)
+    if len(words) == 1:
+        assert load_config([*VALID, f"--sft.prompt_buckets={words[0]}"]).sft.prompt_buckets == (36, 48)
+
+
+@pytest.mark.parametrize("words", [["--sft.prompt_buckets", "48"], ["--sft.prompt_buckets=48"]])
+def test_one_length_is_a_list_of_one(words):
+    assert load_config([*VALID, *words]).sft.prompt_buckets == (48,)
+
+
+def test_texts_may_be_written_without_brackets(tmp_path):
+    line = ["--reward_model.samples", "a,b.jsonl", "c.jsonl", "--allow_changed", "rl.kl_coef", "rl.epochs"]
+    config = load_config([*VALID, *line, "--model.lora.targets=q,v"])
+    assert config.reward_model.samples == (os.path.abspath("a,b.jsonl"), os.path.abspath("c.jsonl")), (
+        "a comma is no end"
+    )
+    assert config.allow_changed == ("rl.kl_coef", "rl.epochs")
+    assert config.model.lora.targets == ("q", "v")
+    assert load_config([*VALID, "--reward_model.samples", "a.jsonl"]).reward_model.samples == (
+        os.path.abspath("a.jsonl"),
+    )
+
+
+def test_a_list_does_not_take_what_belongs_to_no_option():
+    """A text behind it may be the command's own argument; a number cannot be a text's."""
+    parser = config_parser("one", "")
+    parser.add_argument("paths", nargs="+")
+    config, given = parse_config(parser, ["--sft.prompt_buckets", "36", "48", "checkpoint", *VALID])
+    assert (config.sft.prompt_buckets, given.paths) == ((36, 48), ["checkpoint"])
+    config, given = parse_config(parser, ["--allow_changed", "rl", "checkpoint", "out", *VALID])
+    assert (config.allow_changed, given.paths) == (("rl",), ["checkpoint", "out"])
+
+
+def test_files_may_say_a_single_value_where_a_list_is_wanted(tmp_path):
+    (tmp_path / "base.yaml").write_text("generation: {prompt_buckets: 48}\nallow_changed: rl.kl_coef\n")
+    (tmp_path / "whole.yaml").write_text("config: base.yaml\nsft: {prompt_buckets: 36, response_buckets: '8, 9'}\n")
+    config = load_config([*VALID, "--config", str(tmp_path / "whole.yaml")])
+    assert config.generation.prompt_buckets == (48,)
+    assert config.allow_changed == ("rl.kl_coef",)
+    assert (config.sft.prompt_buckets, config.sft.response_buckets) == ((36,), (8, 9))
+    assert load_config([*VALID, "--config", "{sft: {prompt_buckets: 36}}"]).sft.prompt_buckets == (36,)
+
+
+@pytest.mark.parametrize("words", [["36", "1.5"], ["many"], ["36;48"], ["36,"], ["3 x"], ["true"]])
+def test_what_is_no_list_of_numbers_is_refused_by_its_key(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        load_config([*VALID, "--sft.prompt_buckets", *words])
+    assert left.value.code == 2
+    assert "sft.prompt_buckets is " in capsys.readouterr().err
+
+
+@given(st.lists(st.sampled_from(["--seed", "3", "--seed=3", "--x", "--config", "a.yaml", "--rl.kl_coef", "-1", "c"])))
+def test_a_command_line_without_lists_stays_as_it_is(words):
+    assert on_command_line(words, FIELDS, positionals=True) == words
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=3), lambda x: st.lists(x, max_size=2)))
+def test_what_a_file_says_of_other_settings_stays_as_it_is(value):
+    settings = {
+        "seed": value,
+        "rl": {"kl_coef": value, "optimizer": value},
+        "reward": {"functions": value},
+        "no": value,
+    }
+    assert yaml.safe_dump(in_settings(settings, FIELDS)) == yaml.safe_dump(settings)
