@@ -16,6 +16,7 @@ Python's `float` reads back.
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -79,7 +80,8 @@ class MetricsWriter:
         Raises:
             KeyError: a name is not in `METRICS`.
         """
-        unknown = sorted(name for name in set(metrics) - set(METRICS) if not name.startswith("reward/function/"))
+        # Functions have names of their own, which stand for the `*` of a name in METRICS.
+        unknown = sorted(name for name in metrics if re.sub(r"(?<=/function/).*", "*", name) not in METRICS)
         if unknown:
             raise KeyError(
                 f"undocumented metric {', '.join(unknown)}: define it in METRICS (reft_jax/records/metrics.py) "
