@@ -40,7 +40,8 @@ from reft_jax.reward.pool import ProgramRunner
 
 STATED_AFTER = {"mathqa": ("answer :", "answer is")}
 """What stands before the answer that annotations in prose state themselves, by kind of source; SVAMP's for others."""
-_NOT_SET = ("--run_dir=unused", "--model.tokenizer=embedded")  # what a config must have and a file does not need
+_NO_RUN = "--run_dir=unused"  # what a run must have, and a look at its data does not need
+_NO_TOKENIZER = "--model.tokenizer=embedded"  # nor a file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,9 +176,9 @@ def _kinds() -> tuple[str, ...]:
 
 def _settings(own: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     """The config's command line: what a file does without first, what the user says, what the file says last."""
-    settings = list(rest)
+    settings = [_NO_RUN, *rest]
     if own.file:
-        settings = [name for name in _NOT_SET if not _names(rest, "--config", name.partition(".")[0])] + settings
+        settings = ([] if _names(rest, "--config", "--model") else [_NO_TOKENIZER]) + settings
         settings += ["--data.train.kind", own.kind, "--data.train.path", own.file]
     settings += ["--data.test.kind", own.kind, "--data.test.path", own.test] if own.file and own.test else []
     settings += ["--model.tokenizer", own.tokenizer] if own.tokenizer else []

@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Compiles what `args` (or the command line) say, prints the answer, and returns the exit status."""
     parser = _parser()
     own, rest = parser.parse_known_args(args)
-    config = load_config(rest, prog=parser.prog)
+    config = load_config(["--run_dir=unused", *rest], prog=parser.prog)  # nothing is written
     notes = Console(stderr=True)
     try:
         if not 0 <= own.memory_gb < math.inf:
