@@ -170,7 +170,7 @@ class SourceConfig:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Parameters of the task of `reasoning_gym`, such as `{min_numbers: 3, max_numbers: 4}`."""
     seed: Seed = 0
-    """Of the items of `reasoning_gym`: item i depends on it, i, the task and its parameters, and on nothing else."""
+    """Number of the first item of `reasoning_gym`; its items depend on task, parameters and their number alone."""
     split: str = "train"
     """Split of a hub data set."""
     revision: str = ""

@@ -51,6 +51,18 @@ def _sources(config: Config) -> Iterator[tuple[str, SourceConfig]]:
     yield "pretrain.source", config.pretrain.source
 
 
+def _shared_items(config: Config) -> Iterator[str]:
+    """Yields a message for each two sources that would hold the same items of a task."""
+    tasks = [(key, source) for key, source in _sources(config) if source.kind == "reasoning_gym"]
+    for (key, a), (other, b) in itertools.combinations(tasks, 2):
+        same = (a.name, a.config) == (b.name, b.config)
+        if same and a.seed < b.seed + b.limit and b.seed < a.seed + a.limit:
+            yield (
+                f"{other}.seed is {b.seed} and {key} has items {a.seed} to {a.seed + a.limit - 1} of {a.name}: "
+                f"they would share some, set {other}.seed to {a.seed + a.limit} or more"
+            )
+
+
 def range_errors(config: Any, prefix: str) -> Iterator[str]:
     """Yields a message for each setting outside its range, through all nested settings."""
     for field in dataclasses.fields(config):
@@ -138,6 +150,7 @@ def _combination_errors(config: Config) -> Iterator[str]:
     tasks = [key for key, source in _sources(config) if source.kind == "reasoning_gym"]
     if tasks and config.reward.rules == "reference":
         yield f"{tasks[0]}.kind is reasoning_gym: reward.rules `reference` knows no tasks that score; take `lenient`"
+    yield from _shared_items(config)
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
     if model.attention == "cudnn" and model.dtype != "bfloat16":

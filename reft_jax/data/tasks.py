@@ -1,4 +1,4 @@
-"""Problems of reasoning-gym's tasks: item i is a function of the task, its parameters, the seed and i alone."""
+"""Problems of reasoning-gym's tasks: item i is a function of the task, its parameters and the number seed + i alone."""
 
 import importlib.util
 import json
@@ -40,7 +40,7 @@ def read_tasks(source: SourceConfig) -> list[Problem]:
     config = json.dumps(source.config, sort_keys=True)
     return [
         Problem(
-            f"{source.name}_{source.seed}_{i}",
+            f"{source.name}_{source.seed + i}",
             row["question"],
             row["answer"],
             "scored",

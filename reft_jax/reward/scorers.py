@@ -7,9 +7,10 @@ a few tasks go by the order of sets, which PYTHONHASHSEED decides. An item's `en
 it holds tuples and sets, and only a worker opens it.
 
 Scorers run in workers, whose limits and sandbox hold for them as for programs. That alone would leave an answer that is
-executed free to write its own score. So an audit hook sees each code that is made of a text before it runs: one that
-has a name other than sympy's public ones and a few functions of numbers, or has code in it, is refused, whatever the
-scorer makes of the refusal. Honest answers are numbers, lists and expressions.
+executed free to write its own score. So an audit hook sees each code that is made of a text before it runs, and
+raises where it has a name other than sympy's public ones and a few functions of numbers, or functions in it. Honest
+answers are numbers, lists and expressions. The scorer takes it for an answer that it cannot read; one that could have
+done something is `forbidden`, whatever the scorer says.
 
 Imported by `worker` in a process of its own, and by nothing that trains.
 """
@@ -17,6 +18,9 @@ Imported by `worker` in a process of its own, and by nothing that trains.
 import base64
 import builtins
 import contextlib
+import dataclasses
+import difflib
+import dis
 import errno
 import io
 import json
@@ -28,6 +32,8 @@ from typing import Any
 
 _FUNCTIONS = {"abs", "max", "min", "pow", "round", "sum"}
 _IMPORT = {"sympy"}  # `from sympy import *`, which parse_expr runs
+_GENERATED = "monomial_"  # functions that sympy writes and runs for polynomials, of no text of the answer's
+_ACTS = ("CALL", "ATTR", "METHOD", "SUBSCR", "IMPORT")  # of instructions that do something; a name alone does nothing
 SHOWN = 8  # names that a refusal lists
 
 
@@ -74,7 +80,17 @@ def items(name: str, config: dict[str, Any], seed: int, size: int) -> Iterator[d
 
 def _dataset(name: str, config: dict[str, Any], **given: int) -> Any:
     import reasoning_gym
+    from reasoning_gym.composite import DatasetSpec
+    from reasoning_gym.factory import DATASETS
 
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=3)
+        raise ValueError(f"there is no such task{', did you mean ' + ' or '.join(near) if near else ''}")
+    own = [field.name for field in dataclasses.fields(DATASETS[name][1]) if field.name not in ("seed", "size")]
+    if unknown := [key for key in config if key not in own]:
+        raise ValueError(f"it has no parameter {', '.join(unknown)}; there are {', '.join(own)}")
+    if name == "composite":
+        config = {**config, "datasets": [DatasetSpec(**part) for part in config.get("datasets", [])]}
     return reasoning_gym.create_dataset(name, **{"seed": 0, "size": 1, **config, **given})
 
 
@@ -88,7 +104,7 @@ def _allowed_names() -> set[str]:
 
 
 def _refuse_code(allowed: set[str]) -> list[str]:
-    """Refuses, from now on and in this process, code made of a text; the list has what was refused.
+    """Refuses, from now on and in this process, code made of a text; the list has what it would have done.
 
     Names of one letter are a task's variables. Code with a file is a module that is being imported.
     """
@@ -97,15 +113,23 @@ def _refuse_code(allowed: set[str]) -> list[str]:
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event != "exec" or not args[0].co_filename.startswith("<") or args[0].co_filename.startswith("<frozen"):
             return
-        code = args[0]
-        names = [name for name in code.co_names if name not in allowed and len(name) > 1]
-        nested = [constant.co_name for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        if names or nested:
-            refused.extend(names + nested)
+        names, acts = _names(args[0])
+        if others := [name for name in names if name not in allowed and not name.startswith(_GENERATED)]:
+            refused.extend(others if acts else [])
             raise PermissionError(errno.EPERM, "an answer's code is not run")
 
     sys.addaudithook(hook)
     return refused
+
+
+def _names(code: types.CodeType) -> tuple[list[str], bool]:
+    """The names in a code, but for those of one letter, and of the functions in it; and whether it does something."""
+    names = [name for name in code.co_names if len(name) > 1]
+    functions = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    for function in functions:
+        names += [function.co_name, *_names(function)[0]]
+    acts = any(part in instruction.opname for instruction in dis.get_instructions(code) for part in _ACTS)
+    return names, acts or bool(functions)
 
 
 def main(arguments: list[str]) -> int:
