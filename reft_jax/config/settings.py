@@ -170,7 +170,7 @@ class SourceConfig:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Parameters of the task of `reasoning_gym`, such as `{min_numbers: 3, max_numbers: 4}`."""
     seed: Seed = 0
-    """Number of the first item of `reasoning_gym`; its items depend on task, parameters and their number alone."""
+    """Of `reasoning_gym`: item i depends on task, parameters, seed and i alone, and most tasks make it of seed + i."""
     split: str = "train"
     """Split of a hub data set."""
     revision: str = ""

@@ -1,4 +1,8 @@
-"""Problems of reasoning-gym's tasks: item i is a function of the task, its parameters and the number seed + i alone."""
+"""Problems of reasoning-gym's tasks: item i is a function of the task, its parameters, the seed and i alone.
+
+Most tasks make it of seed + i, so that neighbouring seeds share items. `acre` and mixtures go by the number of items
+too.
+"""
 
 import importlib.util
 import json

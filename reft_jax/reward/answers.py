@@ -166,7 +166,7 @@ def _paragraph(text: str) -> str | None:
         text = "".join(filter(None, displayed.groups()))
     elif box := _BOXED.match(text):
         text = _to_brace(text[box.end() :])
-    return _BLANK_LINE.split(text.strip(), maxsplit=1)[0] or None
+    return _BLANK_LINE.split(text.strip(), maxsplit=1)[0].rstrip() or None
 
 
 def _braced(text: str) -> str:

@@ -94,6 +94,7 @@ def inside(outside):
     return {(item.name, answer): result for (item, answer), result in zip(pairs, found)}
 
 
+@pytest.mark.ci
 def test_honest_answers_are_scored_as_outside_of_a_worker(outside, inside):
     assert len(outside) >= 20
     expected = {
@@ -107,6 +108,7 @@ def test_honest_answers_are_scored_as_outside_of_a_worker(outside, inside):
     assert told.count(0.0) >= 18
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("answer", FORBIDDEN)
 def test_an_answer_is_not_run_and_cannot_write_its_own_score(inside, answer):
     found = {name: inside[name, answer] for name in EXECUTING if answer in hostile(name)}
@@ -115,6 +117,7 @@ def test_an_answer_is_not_run_and_cannot_write_its_own_score(inside, answer):
     assert all("the answer is code" in result.detail for result in found.values())
 
 
+@pytest.mark.ci
 def test_what_an_answer_may_compute_is_limited(inside):
     assert [inside[name, ENDLESS].outcome for name in ("countdown", "n_queens")] == ["timeout"] * 2
     # The scorer takes a MemoryError, as any other, for a wrong answer.
