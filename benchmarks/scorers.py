@@ -9,17 +9,16 @@ worker's limit of time. There is no way to send them to a scorer outside of a wo
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jsonargparse
 import rich.console
 import rich.table
 
-from reft_jax.config import SourceConfig
-from reft_jax.data.tasks import read_tasks
-from reft_jax.problem import Problem, TaskItem
+from reft_jax.problem import TaskItem
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
+from reft_jax.reward.scorers import items
 
 CODE = "__import__('os').getpid()"
 FORMS = ("{code}", "[{code}]", "{gold} + 0 * {code}", "[[{code}]]", "{{{code}: 1}}")
@@ -34,18 +33,14 @@ def all_tasks() -> list[str]:
     return sorted(set(DATASETS) - {"composite"})
 
 
-def answers(problem: Problem, forms: Sequence[str]) -> list[tuple[TaskItem, str]]:
-    """The item of a problem with each hostile answer."""
-    assert problem.item is not None
-    return [(problem.item, form.format(code=CODE, gold=problem.answer)) for form in forms]
-
-
-def probe(problems: Sequence[Problem], forms: Sequence[str], runner: ProgramRunner) -> dict[str, list[ProgramResult]]:
-    """What came of the hostile answers to each task, by its name."""
-    pairs = [pair for problem in problems for pair in answers(problem, forms)]
-    found: dict[str, list[ProgramResult]] = {}
+def probe(
+    golds: Mapping[TaskItem, str], forms: Sequence[str], runner: ProgramRunner
+) -> dict[TaskItem, list[ProgramResult]]:
+    """What came of the hostile answers to each item, which has a gold answer or an empty one."""
+    pairs = [(item, form.format(code=CODE, gold=gold or "0")) for item, gold in golds.items() for form in forms]
+    found: dict[TaskItem, list[ProgramResult]] = {item: [] for item in golds}
     for (item, _), result in zip(pairs, runner.scores(pairs)):
-        found.setdefault(item.name, []).append(result)
+        found[item].append(result)
     return found
 
 
@@ -54,20 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = jsonargparse.ArgumentParser(prog="python -m benchmarks.scorers", description=__doc__)
     parser.add_argument("--tasks", nargs="+", type=str, default=[], help="some tasks; default: all")
     tasks = parser.parse_args(arguments).tasks or all_tasks()
-    problems = [read_tasks(SourceConfig(kind="reasoning_gym", name=name, limit=1))[0] for name in tasks]
+    golds = {TaskItem(name, "{}", row["entry"]): row["answer"] for name in tasks for row in items(name, {}, 0, 1)}
     with ProgramRunner(2, 1.0, 512) as runner:
-        found = probe(problems, FORMS, runner)
-        running = [problem for problem in problems if any(r.outcome == "forbidden" for r in found[problem.id[:-2]])]
+        found = probe(golds, FORMS, runner)
+        running = {item: golds[item] for item in golds if any(r.outcome == "forbidden" for r in found[item])}
         endless = probe(running, ENDLESS, runner)
     table = rich.table.Table("task", f"`{CODE}`", "`9**9**9**9`")
-    for name, ends in endless.items():
-        table.add_row(name, *(NAMES.get(_worst(results), "scored as wrong") for results in (found[name], ends)))
+    for item, ends in endless.items():
+        table.add_row(item.name, *(NAMES.get(_worst(results), "scored as wrong") for results in (found[item], ends)))
     rich.console.Console().print(table)
     results = [result for some in (*found.values(), *endless.values()) for result in some]
-    errors = [name for name, some in found.items() if any(result.outcome == "error" for result in some)]
+    errors = [item.name for item, some in found.items() if any(result.outcome == "error" for result in some)]
     right = [result for result in results if result.value == 1]
-    print(f"{len(running)} of {len(tasks)} scorers hand an answer's code to Python; of {len(results)} hostile answers")
-    print(f"{len(right)} scored 1. Scorers that raise on one: {', '.join(errors) or 'none'}.")
+    print(f"{len(running)} of {len(tasks)} scorers hand an answer's code to Python.")
+    print(f"{len(right)} of {len(results)} hostile answers scored 1.")
+    print(f"Scorers that raise on one: {', '.join(errors) or 'none'}.")
     return int(bool(right))
 
 

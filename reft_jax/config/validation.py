@@ -92,7 +92,7 @@ def _uneven(whole: int, part: int) -> bool:
 def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
     if source.kind == "reasoning_gym":
         yield from _task_errors(source, prefix)
-    elif source.config:
+    elif source.config and source.kind != "none":
         yield f"{prefix}config is set and {prefix}kind is `{source.kind}`: it is for tasks, of kind `reasoning_gym`"
     if source.kind not in ("none", "reasoning_gym") and not source.path:
         yield f"{prefix}path is empty: {prefix}kind `{source.kind}` needs a file, a hub id or a generated split"
