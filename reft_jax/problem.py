@@ -4,7 +4,27 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-AnswerKind = Literal["number", "choice", "latex", "text"]
+AnswerKind = Literal["number", "choice", "latex", "text", "scored"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskItem:
+    """An item of a task that scores answers itself.
+
+    Attributes:
+        name: of the task, such as `countdown`.
+        config: the task's parameters, as JSON.
+        entry: what the task's scorer needs of the item; only a worker opens it.
+    """
+
+    name: str
+    config: str
+    entry: str = dataclasses.field(repr=False)
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """Name and parameters."""
+        return self.name, self.config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +35,11 @@ class Problem:
         id: unique within its source, such as `svamp_12`.
         question: the text as published, options included where it is multiple choice.
         answer: the gold answer as published, such as `"18"`, `"b"` or `"\\frac{1}{2}"`.
-        answer_kind: how `answer` is compared: as a number, as a letter of a choice, as mathematics or as text.
+        answer_kind: how `answer` is compared: as a number, as a letter of a choice, as mathematics or as text; `scored`
+            is one that a task scores itself, to which there may be many right answers or none that is known.
         cot: the annotated chain of thought, prose or a Python program, where there is one.
         columns: the row as published, for reward functions of the user's own.
+        item: what scores an answer of kind `scored`.
     """
 
     id: str
@@ -26,6 +48,7 @@ class Problem:
     answer_kind: AnswerKind = "number"
     cot: str | None = None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    item: TaskItem | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 def annotated(problems: Sequence[Problem]) -> list[Problem]:

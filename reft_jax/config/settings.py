@@ -169,14 +169,18 @@ class ModelConfig:
 class SourceConfig:
     """Where problems are read from."""
 
-    kind: Literal["none", "reft_json", "gsm8k", "mathqa", "jsonl", "hub", "generated"] = "none"
-    """Layout: the reference's JSON list, GSM8K's JSONL, MathQA's JSON list, any JSONL, a hub data set, or the embedded
-    problems. All files may be Parquet instead."""
+    kind: Literal["none", "reft_json", "gsm8k", "mathqa", "jsonl", "hub", "generated", "reasoning_gym"] = "none"
+    """Layout: the reference's JSON list, GSM8K's JSONL, MathQA's JSON list, any JSONL, a hub data set, the embedded
+    problems, or a task of reasoning-gym, which scores answers itself. All files may be Parquet instead."""
     path: str = ""
     """File, or hub id (`hub`; `mathqa` where it does not end as a file does); for `generated` `train`, `test` or
     `pretrain`. As every path: a relative one is taken from where the command runs, and `~` is your home."""
     name: str = ""
-    """Configuration of a hub data set, such as `main`."""
+    """Configuration of a hub data set, such as `main`; the task of `reasoning_gym`, such as `countdown`."""
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Parameters of the task of `reasoning_gym`, such as `{min_numbers: 3, max_numbers: 4}`."""
+    seed: Seed = 0
+    """Of `reasoning_gym`: item i depends on task, parameters, seed and i alone, and most tasks make it of seed + i."""
     split: str = "train"
     """Split of a hub data set."""
     revision: str = ""
@@ -194,7 +198,7 @@ class SourceConfig:
     cot_field: str = "cot"
     """Field with the chain of thought (`jsonl`, `hub`); rows may lack it, and are for reinforcement alone then."""
     limit: NonNegativeInt = 0
-    """Read only this many rows from the start; 0 reads all."""
+    """Read only this many rows from the start; 0 reads all. `reasoning_gym` makes this many items."""
     cot_limit: NonNegativeInt = 0
     """Take only this many chains of thought, the first ones, and leave the other questions to reinforcement alone; 0
     takes all."""

@@ -32,13 +32,7 @@ def refuse(faults: Iterable[str], error: type[Exception] = ValueError) -> None:
 
 def missing_files(config: Config) -> Iterator[str]:
     """Yields a message for each file that the run will read and that is not there; asked when a run starts."""
-    data = config.data
-    for key, source in (
-        ("data.train", data.train),
-        ("data.dev", data.dev),
-        ("data.test", data.test),
-        ("pretrain.source", config.pretrain.source),
-    ):
+    for key, source in _sources(config):
         if source.is_file and not Path(source.path).is_file():
             yield f"{key}.path: there is no file {source.path!r}"
     if config.rl.init_from and not Path(config.rl.init_from).is_dir():
@@ -50,6 +44,24 @@ def missing_files(config: Config) -> Iterator[str]:
         )
         if settings.init_from and not Path(settings.init_from).is_dir():
             yield f"reward_model.init_from: there is no checkpoint directory {settings.init_from!r}"
+
+
+def _sources(config: Config) -> Iterator[tuple[str, SourceConfig]]:
+    data = config.data
+    yield from (("data.train", data.train), ("data.dev", data.dev), ("data.test", data.test))
+    yield "pretrain.source", config.pretrain.source
+
+
+def _shared_items(config: Config) -> Iterator[str]:
+    """Yields a message for each two sources that would hold the same items of a task."""
+    tasks = [(key, source) for key, source in _sources(config) if source.kind == "reasoning_gym"]
+    for (key, a), (other, b) in itertools.combinations(tasks, 2):
+        same = (a.name, a.config) == (b.name, b.config)
+        if same and a.seed < b.seed + b.limit and b.seed < a.seed + a.limit:
+            yield (
+                f"{other}.seed is {b.seed} and {key} has items {a.seed} to {a.seed + a.limit - 1} of {a.name}: "
+                f"they would share some, set {other}.seed to {a.seed + a.limit} or more"
+            )
 
 
 def range_errors(config: Any, prefix: str) -> Iterator[str]:
@@ -81,7 +93,11 @@ def _uneven(whole: int, part: int) -> bool:
 
 
 def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
-    if source.kind != "none" and not source.path:
+    if source.kind == "reasoning_gym":
+        yield from _task_errors(source, prefix)
+    elif source.config and source.kind != "none":
+        yield f"{prefix}config is set and {prefix}kind is `{source.kind}`: it is for tasks, of kind `reasoning_gym`"
+    if source.kind not in ("none", "reasoning_gym") and not source.path:
         yield f"{prefix}path is empty: {prefix}kind `{source.kind}` needs a file, a hub id or a generated split"
     if source.is_file and "://" in source.path:
         yield f"{prefix}path is {source.path}: it must be a path on this machine, no URL (or `kind: hub` and a hub id)"
@@ -89,6 +105,17 @@ def _source_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
         yield f"{prefix}path is {source.path!r}: the generated splits are train, test and pretrain"
     if source.answer_pattern:
         yield from _pattern_errors(source, f"{prefix}answer_pattern is {source.answer_pattern!r}: ")
+
+
+def _task_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
+    if not source.name:
+        yield f"{prefix}name is empty: {prefix}kind `reasoning_gym` needs the name of a task, such as `countdown`"
+    if not source.limit:
+        yield f"{prefix}limit is 0: {prefix}kind `reasoning_gym` needs the number of items to make"
+    if source.path:
+        yield f"{prefix}path is {source.path}: {prefix}kind `reasoning_gym` reads no file, leave it empty"
+    if taken := sorted({"seed", "size"} & set(source.config)):
+        yield f"{prefix}config has {', '.join(taken)}: items are chosen by {prefix}seed and {prefix}limit"
 
 
 def _pattern_errors(source: SourceConfig, begin: str) -> Iterator[str]:
@@ -124,6 +151,10 @@ def _combination_errors(config: Config) -> Iterator[str]:
     if config.data.answer in ("latex", "text") and config.reward.rules == "reference":
         yield f"data.answer is {config.data.answer}: reward.rules `reference` knows numbers and choices; take `lenient`"
     yield from _template_errors(config.data)
+    tasks = [key for key, source in _sources(config) if source.kind == "reasoning_gym"]
+    if tasks and config.reward.rules == "reference":
+        yield f"{tasks[0]}.kind is reasoning_gym: reward.rules `reference` knows no tasks that score; take `lenient`"
+    yield from _shared_items(config)
     if not model.path and not model.tokenizer:
         yield "model.path and model.tokenizer are both empty: give a checkpoint, or a tokenizer for a fresh model"
     if model.attention == "cudnn" and model.dtype != "bfloat16":

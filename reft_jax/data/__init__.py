@@ -1,6 +1,7 @@
 """From a source on disk or the hub to padded token batches.
 
 rows          rows of files and hub data sets, with their place
+tasks         items of reasoning-gym's tasks as problems
 readers       rows to problems, checked, and their splits
 prompts       problems to text
 chat          a tokenizer's chat template as the strings of prompts

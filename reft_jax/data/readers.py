@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from reft_jax.config import Answer, BadRows, Config, SourceConfig
 from reft_jax.data.rows import AbsentFieldError, Row, read_rows, shown
+from reft_jax.data.tasks import read_tasks
 from reft_jax.problem import AnswerKind, Problem, annotated
 from reft_jax.reward.answers import likely_answer_kind, parse_gold
 
@@ -118,6 +119,7 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
       several (`Body,Question`), joined by a blank. An answer is taken apart by `answer_pattern`; without one, where it
       holds `#### N`, as GSM8K's.
     - `generated`: the embedded problems of the split `source.path`.
+    - `reasoning_gym`: items of the task `source.name`, which scores answers itself whatever `answer` says.
 
     A file that ends in `.parquet` is read as that, with the same fields.
 
@@ -135,6 +137,8 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
         raise ValueError("the source's `kind` is `none`: there is nothing to read")
     if source.kind == "generated":
         return CheckedRows(_with_some_chains(_generated(source), source.cot_limit), [])
+    if source.kind == "reasoning_gym":
+        return CheckedRows(read_tasks(source), [])
 
     source = _with_published_fields(source)
     rows = list(itertools.islice(read_rows(source), source.limit or None))

@@ -164,6 +164,9 @@ def _training(config: Config, name: str, kind: Kind, base: str, revision: str) -
 def _source(source: SourceConfig) -> str:
     """Kind and name of a source; the folder of a file is left out."""
     on_hub = source.kind == "hub" or (source.kind == "mathqa" and not source.is_file)
+    if source.kind == "reasoning_gym":
+        parameters = f" {json.dumps(source.config)}" if source.config else ""
+        return f"`reasoning_gym`, {source.limit} items of {_inline(source.name + parameters)}, seed {source.seed}"
     named = _inline(source.path if on_hub else Path(source.path).name)
     split = ", ".join(filter(None, (source.name, source.split, source.revision))) if on_hub else ""
     limit = f", the first {source.limit} rows" if source.limit else ""

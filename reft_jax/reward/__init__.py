@@ -9,6 +9,7 @@ pool        the workers
 worker      the command that each of them is
 sandbox     what the Linux kernel takes from a program
 equations, sums, letters   signs of reward hacking, in prose and in programs
+scorers     tasks of reasoning-gym, whose scorers run what a model wrote
 functions   reward functions of the user's own
 verdicts    problems and completions to verdicts
 

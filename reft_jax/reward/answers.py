@@ -20,6 +20,7 @@ _LETTER = re.compile(
 _ANOTHER_LETTER = re.compile(r"\W*(?:(?:and|or|nor)\b\W*|[,/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))")
 _DISPLAYED = re.compile(r"\$\$(.*?)(?:\$\$|$)|\\\[(.*?)(?:\\\]|$)|```[^\n]*\n(.*?)(?:```|$)", re.DOTALL)
 _BOXED = re.compile(r"\\f?boxed\s*\{")
+_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _HEDGED = re.compile(
     r"(?:about|around|approx\w*|roughly|nearly|almost|over|under|at (?:least|most)|(?:more|less) than)\b", re.IGNORECASE
@@ -32,6 +33,7 @@ _EXPECTED: dict[AnswerKind, str] = {
     "choice": "one letter from a to e, as multiple choice needs",
     "latex": "an expression on one line with balanced braces",
     "text": "a text on one line",
+    "scored": "a text",
 }
 
 
@@ -40,12 +42,14 @@ def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
 
     Args:
         answer: as published, on one line or in displayed mathematics.
-        kind: `number`, `choice` (a letter from a to e), `latex` or `text`.
+        kind: `number`, `choice` (a letter from a to e), `latex`, `text`, or `scored`, of which it is any text.
 
     Raises:
         ValueError: `answer` cannot be read as that kind; the message holds it and what was expected.
     """
     text = answer.strip()
+    if kind == "scored":
+        return text
     several = "\n" in text and not _DISPLAYED.match(text)
     value = None if several or (kind == "number" and _HEDGED.match(text)) else _read(text, kind)
     if value is None:
@@ -69,7 +73,7 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
         kind: how the answer is compared.
         answer_trigger: the template's string before the answer; `lenient` ignores the blanks around it. One that ends
             in a brace, `\\boxed{`, is closed by the answer's own; after others the answer is a line, or mathematics
-            displayed on lines of its own, or a fenced block.
+            displayed on lines of its own, or a fenced block. One of kind `scored` ends at a blank line.
         rules: `lenient` or `reference`.
 
     Returns:
@@ -82,7 +86,7 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
     trigger = answer_trigger.strip()
     _, found, text = completion.rpartition(trigger) if trigger else ("", "all", completion)
     if trigger.endswith("{"):
-        text = _braced(text)
+        text = _to_brace(text) if kind == "scored" else _braced(text)
     return _read(text, kind) if found else None
 
 
@@ -95,7 +99,7 @@ def normalise_result(value: str | int | float | None, kind: AnswerKind, rules: R
         if kind == "choice":
             return _plain_letter(str(value))
         return value if isinstance(value, float) else None
-    if isinstance(value, str) or (kind in ("latex", "text") and value is not None):
+    if isinstance(value, str) or (kind in ("latex", "text", "scored") and value is not None):
         return _read(str(value), kind)
     return value if kind == "number" and value is not None and math.isfinite(value) else None
 
@@ -128,6 +132,8 @@ def is_correct(
 
 def _read(text: str, kind: AnswerKind) -> str | int | float | None:
     """What a person reads in the answer that stands at the beginning of `text`."""
+    if kind == "scored":
+        return _paragraph(text)
     line = _delimited(text)
     if len(line) > _LONGEST or "\0" in line:
         return None
@@ -153,13 +159,28 @@ def _delimited(text: str) -> str:
     return _braced(line[box.end() :]).strip() if box else line
 
 
+def _paragraph(text: str) -> str | None:
+    """The answer as it is written, lines and all, to the next blank line; of a fenced block or a box what is in it."""
+    text = text.strip()
+    if displayed := _DISPLAYED.match(text):
+        text = "".join(filter(None, displayed.groups()))
+    elif box := _BOXED.match(text):
+        text = _to_brace(text[box.end() :])
+    return _BLANK_LINE.split(text.strip(), maxsplit=1)[0].rstrip() or None
+
+
 def _braced(text: str) -> str:
+    """`text` up to the brace that closes the one before it, on one line."""
+    return " ".join(_to_brace(text).split())
+
+
+def _to_brace(text: str) -> str:
     """`text` up to the brace that closes the one before it; its first line where none does."""
     depth = 1
     for match in _BRACE.finditer(text):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if not depth:
-            return " ".join(text[: match.start()].split())
+            return text[: match.start()]
     return text.strip().partition("\n")[0]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from reft_jax.config import Containment, Rules
+from reft_jax.problem import TaskItem
 from reft_jax.reward.arithmetic import evaluate
 from reft_jax.reward.parse import program_of
 from reft_jax.reward.programs import ProgramResult, Worker
@@ -122,13 +123,38 @@ class ProgramRunner:
         results = {pair: ProgramResult("ok", 1, "") for pair in pairs if pair[0] == pair[1]}
         todo = [pair for pair in dict.fromkeys(pairs) if pair not in results]
         programs = [f"def solution(): return same_mathematics({gold!r}, {answer!r})" for gold, answer in todo]
+        results |= zip(todo, self._call("math_verify", programs))
+        return [results[pair] for pair in pairs]
+
+    def scores(self, answers: Sequence[tuple[TaskItem, str]]) -> list[ProgramResult]:
+        """What tasks of reasoning-gym score answers to their items, from 0 to 1, by their scorers in a worker.
+
+        The workers are those of just these tasks.
+
+        Args:
+            answers: item and answer.
+
+        Raises:
+            RuntimeError: a worker did not start.
+        """
+        tasks = list(dict.fromkeys(item.task for item, _ in answers))
+        todo = list(dict.fromkeys(answers))
+        programs = [
+            f"def solution(): return score({tasks.index(item.task)}, {item.entry!r}, {answer!r})"
+            for item, answer in todo
+        ]
+        libraries = json.dumps([[name, json.loads(config)] for name, config in tasks])
+        results = dict(zip(todo, self._call(libraries, programs)))
+        return [results[one] for one in answers]
+
+    def _call(self, libraries: str, programs: list[str]) -> list[ProgramResult]:
+        """Runs programs of ours, on texts that are not."""
         with self._lock:
             try:
-                results |= zip(todo, self._run_on("math_verify", programs, "lenient")) if todo else {}
+                return self._run_on(libraries, programs, "lenient") if programs else []
             except BaseException:
                 self.close()
                 raise
-        return [results[pair] for pair in pairs]
 
     def close(self) -> None:
         """End all workers; a later `run` starts new ones."""
@@ -150,7 +176,7 @@ class ProgramRunner:
 
     def _run_on(self, libraries: str, programs: list[str], rules: Rules) -> list[ProgramResult]:
         """Feed the workers of one pool until every program has a result, or the deadline has come."""
-        pool = self._pools[libraries]
+        pool = self._pools.setdefault(libraries, [])
         for worker in [worker for worker in pool if worker.ended()]:  # while idle: no program of ours is to blame
             worker.end()
             pool.remove(worker)

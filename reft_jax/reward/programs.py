@@ -11,7 +11,8 @@ forged results, the end of a worker. Contained by the Linux kernel, where `Progr
 NOT contained: faults of the kernel itself; what a program can learn by its own clock; whether a path exists; the
 processor, memory and time that the limits grant. Without these two layers, programs run with the rights of the user
 who trains: they can read files, use the network, delete files and create empty ones, signal the user's processes, and
-under root start processes that outlive them. Gold answers are never sent to the workers.
+under root start processes that outlive them. Gold answers are not sent with programs; with
+expressions and answers to tasks they are, which is why no code out of those is run (`scorers`).
 """
 
 import dataclasses

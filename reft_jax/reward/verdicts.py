@@ -32,12 +32,14 @@ class Verdict:
         suspicious: whether there is a sign of reward hacking: an answer in prose that is right although an equation
             before it is wrong, or a letter that a program returns without computing anything for it. None where these
             do not apply.
+        score: what its task said of an answer of kind `scored`, from 0 to 1, of which only 1 is right.
     """
 
     reward: float
     outcome: Outcome
     value: str | int | float | None
     suspicious: bool | None = None
+    score: float | None = None
 
 
 def verdicts_of(
@@ -57,11 +59,12 @@ def verdicts_of(
         cot: what the completions are.
         answer_trigger: the template's string before the answer of a chain of thought in prose.
         config: rewards, tolerance and rules.
-        runner: runs the programs, and compares expressions (answers of kind `latex`); not needed for other prose.
+        runner: runs the programs, compares expressions (answers of kind `latex`) and scores those of tasks (`scored`);
+            not needed for other prose.
 
     Raises:
-        ValueError: the lengths differ, programs or expressions come without a runner, or a gold answer cannot
-            be read (the message names its problem).
+        ValueError: the lengths differ, programs, expressions or answers to tasks come without a runner, or a gold
+            answer cannot be read or a task's item is not there (the message names its problem).
         RuntimeError: the runner's workers do not start.
     """
     if len(problems) != len(completions):
@@ -87,9 +90,16 @@ def verdicts_of(
         right[i] = result.value == 1
         if result.outcome != "ok":
             values[i], failures[i] = None, result.outcome
+    scores: list[float | None] = [None] * len(values)
+    for i, result in _scored_answers(problems, values, runner).items():
+        scores[i] = float(result.value) if isinstance(result.value, int | float) else None
+        right[i] = scores[i] == 1
+        if result.outcome != "ok":
+            values[i], failures[i] = None, result.outcome
     judged = [_verdict(*one, config) for one in zip(values, right, failures)]
     suspicions = [_suspicious(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, judged)]
-    return [dataclasses.replace(verdict, suspicious=suspicious) for verdict, suspicious in zip(judged, suspicions)]
+    rest = zip(judged, suspicions, scores)
+    return [dataclasses.replace(verdict, suspicious=sign, score=score) for verdict, sign, score in rest]
 
 
 def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -130,6 +140,24 @@ def _compared_expressions(
         raise ValueError("answers of kind latex need a ProgramRunner")
     pairs = [(str(golds[i]), str(values[i])) for i in indices]
     return dict(zip(indices, runner.same_mathematics(pairs)))
+
+
+def _scored_answers(
+    problems: Sequence[Problem], values: Sequence[str | int | float | None], runner: ProgramRunner | None
+) -> dict[int, ProgramResult]:
+    """What a worker said of each answer of kind `scored` that is there, by its index."""
+    indices = [i for i, problem in enumerate(problems) if problem.answer_kind == "scored" and values[i] is not None]
+    answers = []
+    for i in indices:
+        if (item := problems[i].item) is None:
+            raise ValueError(
+                f"problem {problems[i].id}: its answers are scored by a task, whose item is not there; judge it with "
+                "its source of kind reasoning_gym"
+            )
+        answers.append((item, str(values[i])))
+    if answers and runner is None:
+        raise ValueError("answers of kind scored need a ProgramRunner")
+    return dict(zip(indices, runner.scores(answers))) if runner else {}
 
 
 def _verdict(value: str | int | float | None, right: bool, failure: Outcome, config: RewardConfig) -> Verdict:

@@ -1,12 +1,13 @@
 """The command behind `pool.ProgramRunner`: reads programs, runs each in a child of its own, writes what came out.
 
-    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy|math_verify contained|unsafe
+    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy|math_verify|TASKS contained|unsafe
 
 A request on stdin is `[program, rules]` as JSON behind its length in 8 digits; a reply on stdout is a line of JSON,
 `[outcome, value, detail]`, in the same order. The first line tells the layers of containment: `["ready", ["limits",
 "landlock", "seccomp"]]`. It ends when stdin ends. Nothing of the package is imported but `sandbox`, because a fork
 costs by the memory there is and touches: 50 MB of sympy make it four times as dear. Hence workers with and without it;
-those with math-verify compare expressions.
+those with math-verify compare expressions. TASKS is a JSON list of `[name, parameters]` of reasoning-gym's tasks,
+whose scorers the worker then has (`scorers`).
 
 A child has a session of its own, no descriptors but /dev/null and its result pipe, nothing of the user's environment,
 and limits on CPU time, address space, written files, core dumps and (except for root, whom the kernel exempts) new
@@ -57,12 +58,17 @@ def main(arguments: list[str]) -> None:
     """Serve until stdin ends or the reader of stdout is gone."""
     cpu, megabytes, libraries, containment = float(arguments[0]), int(arguments[1]), *arguments[2:]
     names: dict[str, Any] = {"__name__": "program", "math": math}
+    os.environ.update(_ONE_THREAD)
     if libraries == "sympy":
         import sympy
 
         names["sympy"] = sympy
     elif libraries == "math_verify":
         names["same_mathematics"] = _same_mathematics()
+    elif libraries.startswith("["):
+        from reft_jax.reward import scorers
+
+        names["score"] = scorers.scores(json.loads(libraries))
     requests, replies = os.dup(0), os.dup(1)
     layers, seccomp = _confine_all(megabytes, contained=containment == "contained")
     os.write(replies, json.dumps(["ready", layers]).encode() + b"\n")

@@ -59,6 +59,7 @@ class Completion:
             "outcome": self.verdict.outcome,
             "value": self.verdict.value,
             "suspicious": self.verdict.suspicious,
+            **({"score": self.verdict.score} if self.verdict.score is not None else {}),
             **({"functions": dict(self.functions)} if self.functions else {}),
             "tokens": self.tokens,
             "ended": self.ended,

@@ -138,10 +138,11 @@ def open_sampler(
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         problems = read_problem_sets(config, display.message)
         kinds = {problem.answer_kind for split in splits for problem in problems[split]}
-        if data.cot == "program" or "latex" in kinds:
+        judged = {"latex": "comparisons of expressions", "scored": "the scorers of tasks"}
+        contained = ["programs"] * (data.cot == "program") + [text for kind, text in judged.items() if kind in kinds]
+        if contained:
             runner = stack.enter_context(make_runner(reward))
-            what = "programs" if data.cot == "program" else "comparisons of expressions"
-            display.message(f"{what}: contained by {', '.join(runner.start()) or 'nothing'}")
+            display.message(f"{', '.join(contained)}: contained by {', '.join(runner.start()) or 'nothing'}")
         prompts = {
             split: encode_for_sampling(problems[split], config, tokenizer, split, display.message, prefix)
             for split in splits

@@ -33,6 +33,7 @@ VALID = [
     "--data.train.path",
     "train",
 ]
+TASK = ["--data.test.kind", "reasoning_gym", "--data.test.name", "gcd", "--data.test.limit", "9"]
 
 
 def leaves(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -263,6 +264,19 @@ IMPOSSIBLE = [
         "data.train.answer_pattern is '(?P<answer>.*)': kind `generated` has its own way to take answers apart",
     ),
     (["--data.dev.kind", "gsm8k"], "data.dev.path is empty"),
+    (["--data.test.kind", "reasoning_gym", "--data.test.limit", "9"], "data.test.name is empty"),
+    (["--data.test.kind", "reasoning_gym", "--data.test.name", "gcd"], "data.test.limit is 0"),
+    (["--data.train.kind", "reasoning_gym"], "data.train.path is train: data.train.kind `reasoning_gym` reads no file"),
+    (["--data.train.config", '{"min_terms": 3}'], "data.train.config is set and data.train.kind is `generated`"),
+    ([*TASK, "--data.test.config", '{"size": 3, "x": 1}'], "data.test.config has size: items are chosen by"),
+    (
+        [*TASK, "--reward.rules", "reference"],
+        "data.test.kind is reasoning_gym: reward.rules `reference` knows no tasks",
+    ),
+    (
+        [*TASK, *(word.replace("test", "dev") for word in TASK), "--data.dev.seed", "8"],
+        "data.test.seed is 0 and data.dev has items 8 to 16 of gcd: they would share some, set data.test.seed to 17",
+    ),
     (["--sft.evaluate_every", "0"], "sft.evaluate_every is 0: it must be more than 0"),
     (["--sft.save_every", "0"], "sft.save_every is 0: it must be more than 0"),
     (["--rl.evaluate_every", "-1"], "rl.evaluate_every is -1: it must be 0 or more"),
