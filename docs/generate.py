@@ -74,7 +74,7 @@ def _type(field: "dataclasses.Field[Any]") -> str:
     kind = get_args(kind)[0] if allowed else kind
     if get_origin(kind) is Literal:
         return ", ".join(f"`{name}`" for name in get_args(kind))
-    name = kind.__name__ if kind in (bool, int, float, str) else str(kind)
+    name = kind.__name__ if kind in (bool, int, float, str) else str(kind).replace("typing.", "")
     return f"{name}, {allowed.words}" if allowed else name
 
 

@@ -123,6 +123,7 @@ def words_of(field: "dataclasses.Field[Any]") -> str:
         return f"one of {', '.join(get_args(kind))}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     names |= {tuple[int, ...]: "a list of whole numbers", tuple[str, ...]: "a list of texts"}
+    names |= {dict[str, Any]: "names with values"}
     return names.get(kind, "names with numbers") + (f", {allowed.words}" if allowed else "")
 
 
