@@ -180,6 +180,7 @@ def words_of_type(kind: Any) -> str:
     names |= {tuple[int, ...]: "a list of whole numbers", tuple[str, ...]: "a list of texts"}
     names |= {bool | Literal["auto"]: "yes, no or auto", dict[str, bool | int | float | str]: "names with values"}
     names |= {tuple[tuple[int, int], ...]: "a list of pairs of whole numbers"}
+    names |= {dict[str, Any]: "names with values"}
     return names.get(kind, "names with numbers") + (f", {allowed.words}" if allowed else "")
 
 
