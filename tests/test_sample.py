@@ -398,6 +398,7 @@ def test_a_model_without_a_run_is_shown_how(run_dir, take, tmp_path):
 def test_values_and_texts_come_back_as_they_were(tmp_path_factory, answers):
     out = tmp_path_factory.mktemp("values") / "f.jsonl"
     rest = {"outcome": "wrong", "reward": 0.1, "suspicious": None, "tokens": 1, "ended": True, "log_prob": -1.0}
+    rest["answer_kind"] = "number"
     rows = [
         {"id": "a", "sample": i, "question": "q", "gold": "7", "completion": text, "value": value, **rest}
         for i, (value, text) in enumerate(answers)

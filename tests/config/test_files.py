@@ -46,7 +46,7 @@ def test_a_file_may_be_made_of_configs_of_the_package(tmp_path, monkeypatch):
     [
         ("quickstrat", "did you mean quickstart?"),
         ("one_gpu.yaml", "did you mean overlays/one_gpu?"),
-        ("zzz", "there are quickstart, svamp_pcot_smollm2_135m"),
+        ("zzz", "there are countdown_qwen2.5_0.5b, quickstart, svamp_pcot_smollm2_135m"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told_which_is_meant(name, meant, capsys):

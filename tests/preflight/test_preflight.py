@@ -139,7 +139,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
         (["--target", "tpu:v5e:2x2x2"], "there is no target"),
         (["--target", "a100:8"], "there is no target"),
         (["--target", "cpu:8", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 8 device"),
-        (["--target", "cpu:8"], "evaluation.batch_size (250) must be a multiple"),
+        (["--target", "cpu:8", "--evaluation.batch_size", "250"], "evaluation.batch_size (250) must be a multiple"),
         (["--target", "cpu:2", "--generation.max_new_tokens", "300"], "the model has 256 positions"),
         (["--target", "cpu:2", "--model.path", "some/model"], "--model_config FILE"),
         (["--target", "cpu:2", "--model_config", "none.json"], "--model_config none.json: there is no such file"),
@@ -257,7 +257,7 @@ def test_shapes_of_the_papers_models_are_found_by_their_hub_ids():
     for path in ("codellama/CodeLlama-7b-hf", "facebook/galactica-125m", "Salesforce/codegen-350M-mono"):
         model = dataclasses.replace(config.model, path=path)
         found = Path(with_model_directory(dataclasses.replace(config, model=model), "").model.path)
-        assert found == ROOT / "configs" / "models" / path
+        assert found.resolve() == ROOT / "configs" / "models" / path
 
 
 # What is made of the compiler's words
