@@ -77,7 +77,7 @@ WRONG = [  # command, arguments, and what must be among what is said
     ("train", f"{VALID} --data.train.path dev", "data.train.path", "train, test and pretrain"),
     ("train", f"{VALID} --allow_changed rl.kl", "allow_changed", "no setting"),
     # Files
-    ("train", "--config no.yaml", "no.yaml", "there are quickstart"),
+    ("train", "--config no.yaml", "no.yaml", "there are countdown_qwen2.5_0.5b, quickstart"),
     ("train", "--config quikstart", "quikstart", "did you mean quickstart?"),
     ("train", "--config configs/one_gpu.yaml", "one_gpu", "did you mean overlays/one_gpu?"),
     ("train", "--config", "--config", "name a YAML file"),
