@@ -9,7 +9,6 @@ def least_seconds(call: Callable[[], object], tries: int = 3) -> float:
     """Least processor time of `call` in seconds: what is slow is slow every time, and other noise is not."""
     seconds = []
     for _ in range(tries):
-        gc.collect()
         gc.disable()
         try:
             start = time.thread_time()
