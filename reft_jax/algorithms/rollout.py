@@ -23,7 +23,7 @@ from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import ModelConfig, SamplingLayout
 from reft_jax.data.batches import ArrayT, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
-from reft_jax.models.decoder import KVCache
+from reft_jax.models.decoder import KVCache, empty_cache
 from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy, call
 from reft_jax.parallel.sharding import abstract_rows, batch_shardings, constrain, replicated
@@ -101,7 +101,7 @@ class _Loop:
     """The decode loop's carry: `t` tokens of each row's response are drawn."""
 
     t: Int[Array, ""]
-    cache: KVCache
+    cache: tuple[KVCache, ...]
     token: Int[Array, " B"]  # the newest token
     responses: Int[Array, "B R"]
     log_probs: Float[Array, "B R"]
@@ -137,7 +137,7 @@ def generate(
     prompts = jax.tree.map(rows, prompts)
     batch, prompt_size = prompts.tokens.shape
     keys = row_keys(seed, step, prompts)
-    cache = KVCache.empty(policy.config, batch, prompt_size + max_new_tokens, policy.mesh, policy.layout)
+    cache = empty_cache(policy.config, batch, prompt_size + max_new_tokens, policy.mesh, policy.layout)
 
     def emit(loop: _Loop, hidden: Float[Array, "B D"]) -> _Loop:
         """Draws the next token from the newest hidden states."""

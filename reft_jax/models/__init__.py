@@ -14,7 +14,7 @@ from reft_jax import hand_out
 __getattr__, __all__ = hand_out(
     __name__,
     classifier="Classifier class_logits",
-    decoder="Decoder KVCache",
+    decoder="Decoder KVCache empty_cache",
     lora="merge",
     policy="Policy response_values score_responses",
 )

@@ -37,20 +37,27 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of every layer; slot s of a row holds its token at position s."""
+    """Keys and values of one layer, L = 1, or of all; slot s of a row holds its token at position s."""
 
-    k: Float[Array, "L B S K h"]
-    v: Float[Array, "L B S K h"]
+    k: Float[Array, "L B K S h"]
+    v: Float[Array, "L B K S h"]
 
-    @classmethod
-    def empty(
-        cls, config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, layout: WeightLayout = "training"
-    ) -> KVCache:
-        """An empty cache in the compute type, batch and heads split over the mesh."""
-        d = config.decoder
-        zeros = jnp.zeros((d.num_layers, batch, slots, d.num_kv_heads, d.head_dim), config.dtype)
-        zeros = constrain(zeros, mesh, "layers", "batch", None, "activation_kv_heads", None, layout=layout)
-        return cls(k=zeros, v=zeros)
+
+def empty_cache(
+    config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, layout: WeightLayout = "training"
+) -> tuple[KVCache, ...]:
+    """An empty cache in the compute type, batch and heads split over the mesh.
+
+    Unrolled layers have one each, which is read where it lies; layers that are scanned share one.
+    """
+    d = config.decoder
+    layers = d.num_layers if config.scan_layers else 1
+
+    def zeros() -> jax.Array:
+        made = jnp.zeros((layers, batch, d.num_kv_heads, slots, d.head_dim), config.dtype)
+        return constrain(made, mesh, "layers", "batch", "activation_kv_heads", None, None, layout=layout)
+
+    return tuple(KVCache(k=zeros(), v=zeros()) for _ in range(d.num_layers // layers))
 
 
 def rope_frequencies(config: DecoderConfig) -> Float[Array, " pairs"]:
@@ -87,8 +94,8 @@ def rotate(
 
 def attend(
     q: Float[Array, "B T H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
+    k: Float[Array, "B K S h"],
+    v: Float[Array, "B K S h"],
     visible: Bool[Array, "#B T S"],
     scale: Float[Array, ""] | float,
 ) -> Float[Array, "B T H h"]:
@@ -105,12 +112,12 @@ def attend(
         In q's type.
     """
     batch, length, heads, head_dim = q.shape
-    grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], head_dim)
+    grouped = q.reshape(batch, length, k.shape[1], heads // k.shape[1], head_dim)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide) * scale
+    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=wide) * scale
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(q.shape)
 
 
 def attention_kind(config: ModelConfig, mesh: Mesh | None, length: int) -> AttentionKind:
@@ -169,30 +176,33 @@ def _norm(config: ModelConfig, axes: tuple[str, ...], name: str | None) -> Calla
 
 
 def _update(
-    cache: Float[Array, "L B S K h"],
-    new: Float[Array, "B T K h"],
-    layer: Int[Array, ""],
+    cache: Float[Array, "L B K S h"],
+    new: Float[Array, "B K T h"],
+    layer: Int[Array, ""] | int,
     positions: Int[Array, "#B T"],
     mesh: Mesh | None,
     layout: WeightLayout,
-) -> Float[Array, "L B S K h"]:
+) -> Float[Array, "L B K S h"]:
     """Writes `new` into the slots `positions` of one layer of the cache, in place."""
-    decoding = new.shape[1] == 1
+    decoding = new.shape[2] == 1
     if not decoding:  # a prefill: rows start at slot 0, and one block is written instead of B * T rows
         return jax.lax.dynamic_update_slice(cache, new[None], (layer, 0, 0, 0, 0))
 
     def write(
-        cache: Float[Array, "L B S K h"], token: Float[Array, "B K h"], layer: Int[Array, ""], slots: Int[Array, " B"]
-    ) -> Float[Array, "L B S K h"]:
-        return cache.at[layer, jnp.arange(token.shape[0]), slots].set(token)
+        cache: Float[Array, "L B K S h"],
+        token: Float[Array, "B K h"],
+        layer: Int[Array, ""] | int,
+        slots: Int[Array, " B"],
+    ) -> Float[Array, "L B K S h"]:
+        return cache.at[layer, jnp.arange(token.shape[0]), :, slots].set(token)
 
     if mesh is not None:  # each device its own rows; left to itself the compiler would gather the tokens of all
         spec = functools.partial(partition_spec, layout=layout)
         row = spec(("batch", "activation_kv_heads", None))
-        whole = spec(("layers", "batch", None, "activation_kv_heads", None))
+        whole = spec(("layers", "batch", "activation_kv_heads", None, None))
         specs = (whole, row, PartitionSpec(), spec(("batch",)))
         write = jax.shard_map(write, mesh=mesh, in_specs=specs, out_specs=whole)
-    return write(cache, new[:, 0], layer, positions[:, 0])
+    return write(cache, new[:, :, 0], layer, positions[:, 0])
 
 
 class Attention(nn.Module):
@@ -207,7 +217,7 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         cache: KVCache | None,
-        layer: Int[Array, ""],
+        layer: Int[Array, ""] | int,
         positions: Int[Array, "#B T"],
         rotary: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
@@ -227,11 +237,11 @@ class Attention(nn.Module):
                 rotary = jnp.where(still, 0, rotary[0]), jnp.where(still, 1, rotary[1])
             q, k = rotate(q, rotary, d), rotate(k, rotary, d)
         q = constrain(q, self.mesh, "batch", "length", "activation_heads", None, layout=self.layout)
+        by_head = lambda x: x.swapaxes(1, 2)  # [B, K, T, h]: as products with it read it
         if cache is not None:
-            update = lambda old, new: _update(old, new, layer, positions, self.mesh, self.layout)
+            place = layer if cache.k.shape[0] > 1 else 0
+            update = lambda old, new: _update(old, by_head(new), place, positions, self.mesh, self.layout)
             cache = KVCache(k=update(cache.k, k), v=update(cache.v, v))
-            if decoding:
-                k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in (cache.k, cache.v))
         scale: Any = d.head_dim**-0.5 if d.scale_attention else 1.0  # an array where it depends on the layer
         if d.scale_attention_by_layer:
             scale = scale / (layer + 1)
@@ -239,10 +249,14 @@ class Attention(nn.Module):
         if kind == "cudnn" and not decoding:  # whole rows, in which a token sees those before it
             out = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation="cudnn")
         else:
-            visible = jnp.arange(k.shape[1])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
+            if decoding and cache is not None:
+                keys, values = (jax.lax.dynamic_index_in_dim(x, place, keepdims=False) for x in (cache.k, cache.v))
+            else:
+                keys, values = by_head(k), by_head(v)
+            visible = jnp.arange(keys.shape[2])[None, None] <= positions[:, :, None]  # [B or 1, T, S]
             recomputed = kind == "recomputed" and cache is None
             attention = jax.checkpoint(attend, prevent_cse=not self.config.scan_layers) if recomputed else attend
-            out = attention(q, k, v, visible, scale)
+            out = attention(q, keys, values, visible, scale)
         std = d.initializer_range / math.sqrt(2 * d.num_layers)
         axes = ("heads", "head_dim", "embed")
         return _dense(self.config, (d.embed_dim,), axes, bias=d.attention_out_bias, std=std, name="o")(out), cache
@@ -280,7 +294,7 @@ class Block(nn.Module):
     def __call__(
         self,
         carry: tuple[Float[Array, "B T D"], KVCache | None],
-        layer: Int[Array, ""],
+        layer: Int[Array, ""] | int,
         positions: Int[Array, "#B T"],
         rotary: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
@@ -346,15 +360,15 @@ class Decoder(nn.Module):
         self.final_norm = _norm(self.config, ("norm",), None)
 
     def __call__(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: KVCache | None = None
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: tuple[KVCache, ...] = ()
+    ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...]]:
         """Runs all layers.
 
         Args:
             tokens: ids in [0, V).
             positions: the position of each token in its row.
-            cache: with T > 1 it must be empty and `positions` count from 0; with T = 1 the token's keys and
-                values are written to its slot, and it sees the slots up to there.
+            cache: of `empty_cache`; with T > 1 it must be empty and `positions` count from 0; with T = 1 the token's
+                keys and values are written to its slot, and it sees the slots up to there.
 
         Returns:
             (final hidden states, the cache with the tokens in it).
@@ -363,7 +377,7 @@ class Decoder(nn.Module):
             ValueError: where a row can become longer than the model's positions.
         """
         d = self.config.decoder
-        length = tokens.shape[1] if cache is None else cache.k.shape[2]
+        length = cache[0].k.shape[3] if cache else tokens.shape[1]
         if length > d.max_positions:  # beyond it a learned table has no row, and a sliding window would cut
             raise ValueError(f"rows of {length} tokens are longer than model.decoder.max_positions = {d.max_positions}")
         x = jnp.take(self.embed.astype(self.config.dtype), tokens, axis=0)
@@ -374,8 +388,17 @@ class Decoder(nn.Module):
         else:
             x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
         x = constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout)
-        (x, cache), _ = self.blocks((x, cache), jnp.arange(d.num_layers), positions, rotary)
-        return self.final_norm(x), cache
+        if len(cache) > 1:
+            written = []
+            for layer, own in enumerate(cache):
+                weights = jax.tree.map(lambda x, i=layer: x[i], self.blocks.variables)
+                block = Block(self.config, self.mesh, self.layout, parent=None)
+                (x, own), _ = block.apply(weights, (x, own), layer, positions, rotary)
+                written.append(own)
+            return self.final_norm(x), tuple(written)
+        one = cache[0] if cache else None
+        (x, one), _ = self.blocks((x, one), jnp.arange(d.num_layers), positions, rotary)
+        return self.final_norm(x), () if one is None else (one,)
 
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Scores of every id, float32; those that only pad the table or have no token can't be drawn."""

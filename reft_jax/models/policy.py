@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -58,10 +58,10 @@ class Policy(nn.Module):
         return self.critic(tokens, jnp.arange(tokens.shape[1])[None])[0]
 
     def step(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: KVCache
-    ) -> tuple[Float[Array, "B T D"], KVCache]:
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: tuple[KVCache, ...]
+    ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...]]:
         """As `Decoder.__call__` with a cache: a prefill, or one more token a row."""
-        return cast(tuple[jax.Array, KVCache], self.decoder(tokens, positions, cache))
+        return self.decoder(tokens, positions, cache)
 
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Scores of every token, float32."""
@@ -78,7 +78,7 @@ class Policy(nn.Module):
         return self.values(self.hidden(tokens)[:, 0])
 
 
-def call(model: nn.Module, params: Params, *args: jax.Array | KVCache, method: str) -> Any:
+def call(model: nn.Module, params: Params, *args: jax.Array | tuple[KVCache, ...], method: str) -> Any:
     """The result of one of the methods of a policy or a classifier; they are pure and mutate no state."""
     variables = {"params": {name: tree for name, tree in params.items() if name != "lora"}}
     if "lora" in params:

@@ -25,7 +25,7 @@ from reft_jax.algorithms.train_state import TrainState, abstract_params
 from reft_jax.config import Config
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.tokenizers import load_tokenizer
-from reft_jax.models.decoder import KVCache
+from reft_jax.models.decoder import empty_cache
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import Step
@@ -78,8 +78,8 @@ def cache_bytes(config: Config, mesh: Mesh, rows: int) -> int:
     """Bytes of the KV cache of a generation on one device."""
     policy = rollout_policy(config.model, mesh, config.generation.weight_layout)
     slots = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
-    cache = jax.eval_shape(lambda: KVCache.empty(config.model, rows, slots))
-    axes = ("layers", "batch", None, "activation_kv_heads", None)
+    (cache,) = jax.eval_shape(lambda: empty_cache(dataclasses.replace(config.model, scan_layers=True), rows, slots))
+    axes = ("layers", "batch", "activation_kv_heads", None, None)
     piece = named_sharding(mesh, *axes, layout=policy.layout).shard_shape(cache.k.shape)
     return 2 * math.prod(piece) * cache.k.dtype.itemsize
 

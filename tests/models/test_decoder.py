@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
-from reft_jax.models.decoder import Decoder, KVCache, attend, attention_kind, rope_frequencies, rotate
+from reft_jax.models.decoder import Decoder, attend, attention_kind, empty_cache, rope_frequencies, rotate
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, param_shardings
 
 pytestmark = pytest.mark.compiles
@@ -104,7 +104,7 @@ def test_one_token_at_a_time_through_the_cache_is_the_full_forward(case, scan_la
     @jax.jit
     def cached(tokens, more):
         lengths = jnp.asarray(LENGTHS)
-        hidden, cache = model.apply(weights, tokens, jnp.arange(9)[None], KVCache.empty(model.config, 3, 16))
+        hidden, cache = model.apply(weights, tokens, jnp.arange(9)[None], empty_cache(model.config, 3, 16))
         first = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
         def step(cache, inputs):
@@ -184,7 +184,7 @@ def test_attention_is_the_slow_loop():
         seen = np.flatnonzero(visible[b, t])
         weights = np.exp([0.3 * np.dot(q[b, t, n], k[b, s, n // 2]) for s in seen])
         expected[b, t, n] = weights @ v[b, seen, n // 2] / weights.sum()
-    assert_close(attend(q, k, v, visible, 0.3), expected)
+    assert_close(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, 0.3), expected)
 
 
 def test_rotation_is_complex_multiplication_and_sees_only_distances():

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from reft_jax.config import ModelConfig
-from reft_jax.models.decoder import Decoder, KVCache, rope_frequencies
+from reft_jax.models.decoder import Decoder, empty_cache, rope_frequencies
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
 
 pytestmark = pytest.mark.compiles
@@ -105,7 +105,7 @@ def test_cached_decoding_gives_the_logits_that_torch_gave(case):
 
     @jax.jit
     def cached(prompt, rest):
-        hidden, cache = model.apply(variables, prompt, jnp.arange(5)[None], KVCache.empty(config, 2, 12))
+        hidden, cache = model.apply(variables, prompt, jnp.arange(5)[None], empty_cache(config, 2, 12))
         last = jnp.take_along_axis(hidden, jnp.asarray(lengths)[:, None, None] - 1, axis=1)
 
         def step(cache, inputs):
@@ -193,7 +193,7 @@ def greedy(config: ModelConfig, params: dict, prompts: list[list[int]]) -> np.nd
     def run(params):
         variables = {"params": params}
         best = lambda hidden: jnp.argmax(model.apply(variables, hidden, method="logits"), axis=-1)
-        cache = KVCache.empty(config, len(prompts), width + NEW_TOKENS)
+        cache = empty_cache(config, len(prompts), width + NEW_TOKENS)
         hidden, cache = model.apply(variables, tokens, jnp.arange(width)[None], cache)
         first = best(jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0])
 

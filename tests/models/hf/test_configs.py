@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reft_jax.config import DecoderConfig, ModelConfig
-from reft_jax.models.decoder import Decoder, KVCache
+from reft_jax.models.decoder import Decoder, empty_cache
 from reft_jax.models.hf.configs import WITHOUT_EFFECT, ConfigFields
 from reft_jax.models.hf.load import decoder_config
 from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
@@ -225,7 +225,7 @@ def test_rows_longer_than_the_positions_are_refused(length, slots):
 
     def run(length, slots):
         tokens = jnp.zeros((1, length), jnp.int32)
-        cache = None if slots is None else KVCache.empty(model.config, 1, slots)
+        cache = () if slots is None else empty_cache(model.config, 1, slots)
         return model.init(jax.random.key(0), tokens, tokens, cache)
 
     jax.eval_shape(lambda: run(min(length, 8), slots and 8))
