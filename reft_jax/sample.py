@@ -139,7 +139,6 @@ def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
         "left_out": [problem.id for i, problem in enumerate(problems) if i not in asked],
         "problems": _digest(json.dumps(texts)),
         "few_shot": _digest(work.prefix) if work.prefix else "",
-        "end_before": sampler.end_before,
         **kept,
     }
 
@@ -174,6 +173,13 @@ def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -
     return dataclasses.replace(source, config=config)
 
 
+def stopping(source: ModelSource, separator: str) -> ModelSource:
+    """The source with responses that end at a text too."""
+    generation = source.config.generation
+    how = dataclasses.replace(generation, stop=tuple(dict.fromkeys((*generation.stop, separator))))
+    return dataclasses.replace(source, config=dataclasses.replace(source.config, generation=how))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Samples as `arguments` (or the command line) say; exits as a run does, see `processes`."""
     parser = config_parser(program("sample"), str(__doc__))
@@ -188,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--top_p", type=Probability, default=1.0, help="draw only among the likeliest with this probability"
     )
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
-    parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
+    parser.add_argument("--separator", default="\n\n", help="after a worked example, and one of generation.stop")
     given = parser.parse_args(arguments)
     try:
         out = user_path(given.paths[-1])
@@ -197,12 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, _ = read_source(parser, arguments, given.paths[:-1], given.split)
         source = drawing(source, given.temperature, given.top_k, given.top_p)
         prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
+        source = stopping(source, given.separator) if given.few_shot else source
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)
-    work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
+    work = Work(source, given.samples, prefix)
     line = shell_line("sample", sys.argv[1:] if arguments is None else arguments)
     stopped = f"stopped as asked; the same command continues {out}:\n  {line}"
-    with open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params):
+    with open_model(source, prefix=prefix, stopped=stopped) as (sampler, params):
         lines = write(out, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from reft_jax.config.ranges import is_path, range_of
+from reft_jax.config.ranges import range_of
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 
@@ -34,14 +34,16 @@ def as_list(field: "dataclasses.Field[Any]", value: Any) -> Any:
     if kind is int and _NUMBERS.fullmatch(value.strip()):
         return [int(number) for number in re.split(r"[\s,]+", value.strip())]
     if kind is str:
-        return [value] if is_path(field) else re.split(r"\s*,\s*", value)
+        return [value] if range_of(field) else re.split(r"\s*,\s*", value)
     return value
 
 
 def in_settings(settings: Any, fields: Fields, prefix: str = "") -> Any:
     """Nested settings of a file, with lists where lists are wanted."""
     if prefix in fields:
-        return as_list(fields[prefix], settings)
+        field = fields[prefix]
+        whole = isinstance(settings, str) and settings and item_type(field) is str and range_of(field)
+        return [settings] if whole else as_list(field, settings)  # a text of a file may begin with a bracket
     if not isinstance(settings, dict):
         return settings
     return {key: in_settings(value, fields, f"{prefix}.{key}".lstrip(".")) for key, value in settings.items()}

@@ -41,6 +41,10 @@ OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", l
 Buckets = Annotated[
     tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
 ]
+StopTexts = Annotated[
+    tuple[str, ...],
+    Range("no empty texts, and none with U+FFFD", lambda x: all(text and "\ufffd" not in text for text in x)),
+]
 IdRanges = Annotated[
     tuple[tuple[int, int], ...], Range("pairs, each 0 or more and ascending", lambda x: all(0 <= a < b for a, b in x))
 ]

@@ -22,6 +22,7 @@ from reft_jax.config.ranges import (
     Probability,
     RewardWeights,
     Seed,
+    StopTexts,
     Temperature,
     TemplateVariables,
 )
@@ -485,6 +486,10 @@ class GenerationConfig:
     """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
     max_new_tokens: PositiveInt = 400
     """Longest response in tokens, end token included."""
+    stop: StopTexts = ()
+    """Texts that end a response, such as `["\\nQuestion:"]`, in training, evaluation and `sample`. Its tokens are kept
+    up to the one that completes the first such text; what stands before the text is judged and recorded. Sampling
+    itself goes on to the end token."""
     temperature: Temperature = 1.0
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     scan_layers: bool = False

@@ -141,25 +141,24 @@ def without_training(config: Config, split: Split) -> Config:
 
 @contextlib.contextmanager
 def open_model(
-    source: ModelSource, *, prefix: str = "", end_before: str = "", stopped: str = "stopped as asked"
+    source: ModelSource, *, prefix: str = "", stopped: str = "stopped as asked"
 ) -> Iterator[tuple[Sampler, Params]]:
     """The model at work, with its parameters {"decoder"}; begins and ends the process, see `lifecycle`.
 
     Args:
         source: the model and its problems.
         prefix: before every prompt.
-        end_before: see `Sampler`.
         stopped: what is said where the process was asked to stop.
     """
     with lifecycle(source.config, stopped) as command:
-        sampler = command.open(_open(source, command, prefix, end_before))
+        sampler = command.open(_open(source, command, prefix))
         params = source.params(sampler)
         command.begin(sampler.model.mesh)
         yield sampler, params
 
 
 @contextlib.contextmanager
-def _open(source: ModelSource, command: Lifecycle, prefix: str, end_before: str) -> Iterator[Sampler]:
+def _open(source: ModelSource, command: Lifecycle, prefix: str) -> Iterator[Sampler]:
     config = source.config
     if not source.checkpoint:
         require_model(config.model)
@@ -168,7 +167,7 @@ def _open(source: ModelSource, command: Lifecycle, prefix: str, end_before: str)
         config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
     check_lengths(config)
     with open_sampler(
-        config, tokenizer, command.stop, source.files(), splits=(source.split,), prefix=prefix, end_before=end_before
+        config, tokenizer, command.stop, source.files(), splits=(source.split,), prefix=prefix
     ) as sampler:
         if not sampler.problems[source.split]:
             raise ValueError(f"no problems in {source.split}: data.dev_fraction is {config.data.dev_fraction}")

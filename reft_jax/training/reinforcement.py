@@ -65,6 +65,7 @@ def reinforce(
             jax.block_until_ready(rollout)
             clock.lap("rollout")
             completions = sampler.judge(rollout, "train", prompts.problem)
+            rollout = sampler.as_judged(rollout, completions)
             clock.lap("reward")
             if number == 0 and (warning := unread(completions)):
                 records.display.message(warning)

@@ -30,6 +30,7 @@ from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
+from reft_jax.training.completion import before
 from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary
 from reft_jax.training.lifecycle import Lifecycle
 from reft_jax.training.model import Model
@@ -114,7 +115,6 @@ def open_sampler(
     *,
     splits: Sequence[str] = ("train", "dev", "test"),
     prefix: str = "",
-    end_before: str = "",
 ) -> Iterator[Sampler]:
     """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
 
@@ -125,7 +125,6 @@ def open_sampler(
         model_files: folder that may have the model's own generation config, for the tokens that end a response.
         splits: of the problems, those that will be asked.
         prefix: before every prompt, see `few_shot_prefix`.
-        end_before: see `Sampler`.
 
     Raises:
         ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
@@ -165,7 +164,6 @@ def open_sampler(
             runner=runner,
             display=display,
             functions=functions,
-            end_before=end_before,
         )
 
 
@@ -251,7 +249,8 @@ def check_annotations(sampler: Sampler, examples: Sequence[Example], split: str,
     config = sampler.config.data
     rows = examples[:: max(1, len(examples) // count)][:count]
     problems = [sampler.problems[split][row.problem] for row in rows]
-    texts = [target_text(problem, config.templates, config.cot) for problem in problems]
+    targets = [target_text(problem, config.templates, config.cot) for problem in problems]
+    texts = [before(target, sampler.config.generation.stop) for target in targets]
     judged = on_process_zero(lambda: sampler.verdicts(problems, texts))
     wrong = [i for i, verdict in enumerate(judged) if verdict.outcome != "correct"]
     if len(wrong) < len(rows) / 2:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from reft_jax.config import CollapseConfig
+from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.problem import Problem
 from reft_jax.reward.verdicts import Verdict
+from reft_jax.training import learners
 from reft_jax.training.completion import Completion
 from reft_jax.training.reinforcement import detect_collapse
 from reft_jax.training.state import RunProgress
@@ -75,6 +77,34 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, argu
         assert record["eval/function/short"] == pytest.approx(2 * record["eval/reward_mean"])
     best = json.loads((tmp_path / "own/summary.json").read_text())["rl_best"]
     assert best["dev_reward"] == max(r["eval/reward_mean"] for r in evaluations)
+
+
+@pytest.mark.ci
+def test_what_is_learned_of_a_response_ends_with_its_stop_text(arguments, tmp_path, monkeypatch):
+    """Decoded here, token by token: no mask, length or log-prob reaches beyond, whatever was sampled behind it."""
+    learned, update_all = [], learners.update_all
+    monkeypatch.setattr(learners, "update_all", lambda *given: learned.append(given[3]) or update_all(*given))
+    cold = {"sft__schedule_epochs": 0, "rl__epochs": 1, "data__train__limit": 30, "data__test__kind": "none"}
+    cold |= {"reward__no_answer": 0.1, "generation__stop": "=", "generation__prompt_buckets": "[72]"}
+    complete(arguments(tmp_path / "run", **cold), devices=2)
+    tokenizer, (experience,) = load_tokenizer("embedded", "main"), learned
+    rows, lengths = experience.sequences.responses, np.asarray(experience.sequences.response_lengths)
+    eos, expected, stopped = tokenizer.eos_token_id, [], 0
+    for row in np.asarray(rows)[: np.sum(lengths > 0)]:
+        ends = [i + 1 for i, token in enumerate(row) if token == eos or "=" in tokenizer.decode([token])]
+        expected.append(min(ends, default=len(row)))
+        stopped += expected[-1] < len(row) and row[expected[-1] - 1] != eos
+    assert lengths.tolist() == expected + [0] * (len(lengths) - len(expected))
+    assert stopped >= 5
+    beyond = np.arange(rows.shape[1]) >= lengths[:, None]
+    assert not np.any(np.asarray(experience.advantages)[beyond])
+    assert np.all(np.asarray(experience.advantages)[~beyond])
+    written = read(tmp_path / "run", "rollouts")
+    assert [row["tokens"] for row in written] == expected
+    assert not any("=" in row["completion"].partition('"""\n')[2] for row in written)
+    record = steps(tmp_path / "run", "rl")[0]
+    assert record["response/length_mean"] == pytest.approx(np.mean(expected))
+    assert record["response/truncated"] == sum(not row["ended"] for row in written) / len(written)
 
 
 @pytest.mark.long
