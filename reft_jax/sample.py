@@ -93,14 +93,15 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
     )
     answers = sampler.sample(params, split, batches, SAMPLE)
     sampler.display.stage("sample", -(-lines // size), done // size)
-    right, tokens, count, started = 0, 0, 0, time.monotonic()
+    judged: list[bool] = []
+    tokens, started = 0, time.monotonic()
     for number, (batch, completions) in enumerate(answers, start=done // size + 1):
         file.append(records(batch, completions))
-        count += len(completions)
-        right += sum(completion.verdict.outcome == "correct" for completion in completions)
+        judged += [completion.verdict.outcome == "correct" for completion in completions if completion.problem.has_gold]
         tokens += sum(completion.tokens for completion in completions)
         pace = tokens / (time.monotonic() - started)
-        sampler.display.advance(number, {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace})
+        right = {"reward/correct": sum(judged) / len(judged)} if judged else {}
+        sampler.display.advance(number, {**right, "throughput/rollout_tokens_per_s": pace})
     return lines
 
 

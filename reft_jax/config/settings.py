@@ -192,7 +192,8 @@ class SourceConfig:
     question_field: str = "question"
     """Field with the question (`jsonl`, `hub`), or several: `Body,Question`."""
     answer_field: str = "answer"
-    """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's."""
+    """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's. Rows may
+    lack it where `reward.functions` alone are the reward."""
     answer_pattern: str = ""
     """Regular expression for an answer's whole field (`jsonl`, `hub`), with a group `(?P<answer>...)` and, where it has
     reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
@@ -531,9 +532,14 @@ class RewardConfig:
     """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
     functions: RewardWeights = dataclasses.field(default_factory=dict)
     """Your own reward functions: import path (`my_rewards.brevity`) to weight, added to the rewards above wherever
-    completions are judged. With `correct`, `wrong` and `no_answer` 0 they are the reward."""
+    completions are judged. With `correct`, `wrong` and `no_answer` 0 they are the reward, and rows need no answer."""
     function_timeout_s: PositiveFloat = 300.0
     """Seconds by the clock for one call of such a function; the run ends with its name where it takes longer."""
+
+    @property
+    def by_functions_alone(self) -> bool:
+        """Whether it makes no difference what is right, so that problems need no gold answer."""
+        return bool(self.functions) and self.correct == self.wrong == self.no_answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -651,10 +657,8 @@ class Config:
     @property
     def select_by(self) -> str:
         """`evaluation.select_by`, decided."""
-        reward = self.reward
-        alike = reward.functions and reward.correct == reward.wrong == reward.no_answer
         chosen = self.evaluation.select_by
-        return ("reward" if alike else "accuracy") if chosen == "auto" else chosen
+        return ("reward" if self.reward.by_functions_alone else "accuracy") if chosen == "auto" else chosen
 
     @property
     def only_reward_model(self) -> bool:

@@ -141,7 +141,8 @@ def read_sources(config: Config, *, as_file: bool) -> dict[str, CheckedRows]:
     named = sources(config)
     if as_file:
         named = {"file": named["train"]} | {name: named[name] for name in ("test",) if name in named}
-    checked = {name: check_rows(source, config.data.answer) for name, source in named.items()}
+    optional = config.reward.by_functions_alone
+    checked = {name: check_rows(source, config.data.answer, gold_optional=optional) for name, source in named.items()}
     for name, source in named.items():
         require_problems(source, checked[name])
     return checked

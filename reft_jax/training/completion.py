@@ -215,12 +215,18 @@ def response_ids(sequences: Sequences) -> list[list[int]]:
 
 def columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
     """The data's columns as published, None where a row lacks one, and where none has: id, question, answer, cot, and
-    gold, the answer as the number or text that completions are compared with."""
+    gold, the answer as the number or text that completions are compared with, None where there is none."""
     names = dict.fromkeys(name for problem in problems for name in problem.columns)
     found = {name: [problem.columns.get(name) for problem in problems] for name in names}
     own = ("id", "question", "answer", "cot")
-    gold = [parse_gold(problem.answer, problem.answer_kind) for problem in problems]
+    gold = [parse_gold(p.answer, p.answer_kind) if p.has_gold else None for p in problems]
     return {name: [getattr(problem, name) for problem in problems] for name in own} | {"gold": gold} | found
+
+
+def share_correct(completions: Sequence[Completion]) -> float | None:
+    """The share that is right of those to questions with a gold answer; None where there are none."""
+    right = [c.verdict.outcome == "correct" for c in completions if c.problem.has_gold]
+    return sum(right) / len(right) if right else None
 
 
 def function_means(completions: Sequence[Completion], prefix: str = "reward") -> dict[str, float]:

@@ -135,7 +135,7 @@ class Sampler:
             yield batch, self.judge(rollout, split, batch.problem)
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
-        """Accuracy of `params` ({"decoder"}; a value head is ignored) on a split: every prompt once, longest first."""
+        """What `params` ({"decoder"}; a value head is ignored) answer on a split: every prompt once, longest first."""
         batches = evaluation_batches(
             self.prompts[split],
             batch_size=self.config.evaluation.batch_size,
@@ -144,4 +144,4 @@ class Sampler:
         )
         answers = self.sample(params, split, batches, EVALUATION)
         completions = [completion for _, judged in answers for completion in judged]
-        return Evaluation(completions=completions, total=len(self.problems[split]))
+        return Evaluation(completions=completions, total=sum(problem.has_gold for problem in self.problems[split]))

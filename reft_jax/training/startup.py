@@ -247,13 +247,14 @@ def check_annotations(sampler: Sampler, examples: Sequence[Example], split: str,
         ValueError: none of them gives the answer of its problem; with an example.
     """
     config = sampler.config.data
-    rows = examples[:: max(1, len(examples) // count)][:count]
+    judged_by_answer = [row for row in examples if sampler.problems[split][row.problem].has_gold]
+    rows = judged_by_answer[:: max(1, len(judged_by_answer) // count)][:count]
     problems = [sampler.problems[split][row.problem] for row in rows]
     targets = [target_text(problem, config.templates, config.cot) for problem in problems]
     texts = [before(target, sampler.config.generation.stop) for target in targets]
     judged = on_process_zero(lambda: sampler.verdicts(problems, texts))
     wrong = [i for i, verdict in enumerate(judged) if verdict.outcome != "correct"]
-    if len(wrong) < len(rows) / 2:
+    if not rows or len(wrong) < len(rows) / 2:
         return
     problem, text, verdict = problems[wrong[0]], texts[wrong[0]], judged[wrong[0]]
     said = (

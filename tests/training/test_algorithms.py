@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reft_jax.config import CollapseConfig
+from reft_jax.data.embedded.problems import generate_problems
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.problem import Problem
@@ -77,6 +78,46 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, argu
         assert record["eval/function/short"] == pytest.approx(2 * record["eval/reward_mean"])
     best = json.loads((tmp_path / "own/summary.json").read_text())["rl_best"]
     assert best["dev_reward"] == max(r["eval/reward_mean"] for r in evaluations)
+
+
+@pytest.mark.ci
+def test_questions_without_an_answer_are_learned_and_no_accuracy_is_told(finished, arguments, tmp_path, monkeypatch):
+    (tmp_path / "free_rewards.py").write_text(
+        "def short(completion_ids, gold, **columns):\n"
+        "    assert gold == [None] * len(gold)\n"
+        "    return [-len(ids) for ids in completion_ids]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for split in ("train", "test"):
+        rows = [{"question": problem.question} for problem in generate_problems(split)[:40]]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {
+        f"data__{s}__{k}": v
+        for s in ("train", "test")
+        for k, v in (("kind", "jsonl"), ("path", tmp_path / f"{s}.jsonl"))
+    }
+    rewards = {f"reward__{name}": 0 for name in ("correct", "wrong", "no_answer")}
+    start = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
+    line = arguments(
+        tmp_path / "run", **files, **rewards, **start, reward__functions="{free_rewards.short: 0.5}", rl__epochs=1,
+        generation__prompt_buckets="[72]", data__train__limit=0, data__test__limit=0,
+    )  # fmt: skip
+    said = complete(line)
+    assert "test: 40 of 40 problems have no answer, and no accuracy is reported" in said
+    assert "Mean reward on test" in said
+    assert "no answer that can be read" not in said, "none is asked for"
+    metrics = read(tmp_path / "run", "metrics")
+    assert not [
+        key for record in metrics for key in record if "accuracy" in key or "interval" in key or "correct" in key
+    ]
+    best = json.loads((tmp_path / "run/summary.json").read_text())["rl_best"]
+    rows = [r for r in read(tmp_path / "run", "evaluations") if r["split"] == "test"]
+    assert best["reward"] == pytest.approx(np.mean([0.5 * row["functions"]["short"] for row in rows]))
+    assert best["dev_reward"] == max(r["eval/reward_mean"] for r in metrics if "eval/reward_mean" in r)
+    checkpoint = str(tmp_path / "run/checkpoints/rl_best")
+    assert f"mean reward {best['reward']:.3f}; the problems have no answers" in complete(
+        [checkpoint], command="evaluate"
+    )
 
 
 @pytest.mark.ci

@@ -16,6 +16,7 @@ from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.verdicts import Verdict
 from reft_jax.training.completion import (
     Completion,
+    columns,
     function_means,
     judge,
     read_responses,
@@ -23,6 +24,7 @@ from reft_jax.training.completion import (
     summarise,
 )
 from reft_jax.training.evaluation import Evaluation
+from reft_jax.training.reinforcement import reward_metrics
 
 
 def stripping_tokenizer() -> PreTrainedTokenizerFast:
@@ -271,3 +273,25 @@ def test_models_are_chosen_by_accuracy_reward_or_a_function_of_the_users():
     silent = Evaluation([make("wrong", 0.0, None)], total=1)
     with pytest.raises(ValueError, match="select_by is tone: it said None of every completion"):
         silent.figures("tone")
+
+
+def test_accuracy_is_of_the_problems_with_an_answer_and_is_left_out_where_none_has_one():
+    """One of two is right, a third was too long to be asked; those without an answer count for the reward alone."""
+    make = lambda kind, outcome, reward: Completion(
+        Problem("p", "q", "", kind), "x", Verdict(0.0, outcome, None), reward, 1, ended=True
+    )
+    free = [make("none", "no_gold", 2.0), make("none", "error", 4.0)]
+    mixed = Evaluation([make("number", "correct", 0.0), make("number", "wrong", 0.0), *free], total=3)
+    assert mixed.figures("reward") == {"reward": 1.5, "accuracy": pytest.approx(1 / 3)}
+    assert mixed.metrics("eval")["eval/accuracy"] == pytest.approx(1 / 3)
+    assert reward_metrics(mixed.completions)["reward/correct"] == 0.5
+    alone = Evaluation(free, total=0)
+    assert alone.figures("reward") == {"reward": 3.0}
+    assert alone.metrics("eval") == {
+        "eval/reward_mean": 3.0,
+        "eval/outcome_no_gold": 0.5,
+        "eval/outcome_error": 0.5,
+        "eval/truncated": 0.0,
+    }
+    assert "reward/correct" not in reward_metrics(free)
+    assert columns([completion.problem for completion in free])["gold"] == [None, None]
