@@ -25,6 +25,14 @@ class Range:
         return self.words
 
 
+def _is_weight(value: Any) -> bool:
+    """Whether `value` is a finite number, or has one as `weight`, and besides nothing but whether it is `contained`."""
+    if isinstance(value, dict):
+        known = set(value) <= {"weight", "contained"} and isinstance(value.get("contained", False), bool)
+        return known and _is_weight(value.get("weight"))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 PositiveInt = Annotated[int, Range("more than 0", lambda x: x > 0)]
 NonNegativeInt = Annotated[int, Range("0 or more", lambda x: x >= 0)]
 Seed = Annotated[int, Range("0 or more and less than 2147483648", lambda x: 0 <= x < 2**31)]
@@ -52,7 +60,10 @@ TemplateVariables = Annotated[
     dict[str, bool | int | float | str],
     Range("no infinite numbers", lambda x: not any(isinstance(v, float) and not math.isfinite(v) for v in x.values())),
 ]
-RewardWeights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(map(math.isfinite, x.values())))]
+RewardFunctions = Annotated[
+    dict[str, float | dict[str, bool | float]],
+    Range("finite, or {weight: 1, contained: true}", lambda x: all(map(_is_weight, x.values()))),
+]
 
 _HERE = Range("a path on this machine, no URL (mount what is elsewhere)", lambda x: "://" not in x)
 _ALL_HERE = Range("paths on this machine, no URLs", lambda x: not any("://" in path for path in x))

@@ -20,7 +20,7 @@ from reft_jax.config.ranges import (
     PositiveFloat,
     PositiveInt,
     Probability,
-    RewardWeights,
+    RewardFunctions,
     Seed,
     StopTexts,
     Temperature,
@@ -530,11 +530,14 @@ class RewardConfig:
     """Processes that run programs at the same time."""
     sandbox: Containment = "contained"
     """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
-    functions: RewardWeights = dataclasses.field(default_factory=dict)
-    """Your own reward functions: import path (`my_rewards.brevity`) to weight, added to the rewards above wherever
-    completions are judged. With `correct`, `wrong` and `no_answer` 0 they are the reward, and rows need no answer."""
+    functions: RewardFunctions = dataclasses.field(default_factory=dict)
+    """Your own reward functions: import path (`my_rewards.brevity`) to weight, or to `{weight: 1, contained: true}`,
+    which is called in a worker with the limits and the sandbox of programs, one completion a call. Added to the rewards
+    above wherever completions are judged; with `correct`, `wrong` and `no_answer` 0 they are the reward, and rows need
+    no answer."""
     function_timeout_s: PositiveFloat = 300.0
-    """Seconds by the clock for one call of such a function; the run ends with its name where it takes longer."""
+    """Seconds by the clock for one call of such a function; the run ends with its name where it takes longer. Contained
+    ones have `program_timeout_s`, `program_memory_mb` and `batch_deadline_s` instead, and say nothing beyond them."""
 
     @property
     def by_functions_alone(self) -> bool:

@@ -132,16 +132,18 @@ def open_sampler(
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     reward, data, runner = config.reward, config.data, None
-    functions = load_functions(reward.functions)
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         problems = read_problem_sets(config, display.message)
         kinds = {problem.answer_kind for split in splits for problem in problems[split]}
         judged = {"latex": "comparisons of expressions", "scored": "the scorers of tasks"}
         contained = ["programs"] * (data.cot == "program") + [text for kind, text in judged.items() if kind in kinds]
+        own = [given for given in reward.functions.values() if isinstance(given, dict) and given.get("contained")]
+        contained += ["reward functions"] * bool(own)
         if contained:
             runner = stack.enter_context(make_runner(reward))
             display.message(f"{', '.join(contained)}: contained by {', '.join(runner.start()) or 'nothing'}")
+        functions = load_functions(reward.functions, runner)
         prompts = {
             split: encode_for_sampling(problems[split], config, tokenizer, split, display.message, prefix)
             for split in splits

@@ -57,7 +57,8 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
 
 
 @pytest.mark.ci
-def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["0.5", "{weight: 0.5, contained: true}"])
+def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(how, finished, arguments, tmp_path, monkeypatch):
     """It is asked on dev too, gets the gold answer as a number, and the best of its means there is chosen."""
     (tmp_path / "only_mine.py").write_text(
         "def short(completion_ids, gold, **columns):\n"
@@ -66,10 +67,11 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, argu
     )
     monkeypatch.syspath_prepend(tmp_path)
     rewards = {f"reward__{name}": 0 for name in ("correct", "wrong", "no_answer")}
-    train(
+    said = train(
         arguments, tmp_path / "own", finished[0] / "checkpoints" / "warmup", "grpo",
-        rl__evaluate_every=1, reward__functions="{only_mine.short: 0.5}", **rewards,
+        rl__evaluate_every=1, reward__functions=f"{{only_mine.short: {how}}}", **rewards,
     )  # fmt: skip
+    assert ("reward functions: contained by limits" in said) == ("contained" in how)
     evaluations = [r for r in read(tmp_path / "own", "metrics") if "eval/accuracy" in r]
     assert len(evaluations) > 1
     for record in evaluations:
