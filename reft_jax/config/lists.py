@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from reft_jax.config.ranges import range_of
+from reft_jax.config.ranges import AUTO, range_of
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 
@@ -29,6 +29,8 @@ def as_list(field: "dataclasses.Field[Any]", value: Any) -> Any:
     kind = item_type(field)
     if isinstance(value, int) and not isinstance(value, bool) and kind is int:
         return [value]
+    if value == "auto" and kind is int:
+        return list(AUTO)
     if not isinstance(value, str) or not value or value.lstrip().startswith("["):
         return value
     if kind is int and _NUMBERS.fullmatch(value.strip()):

@@ -46,8 +46,11 @@ Probability = Annotated[float, Range("more than 0 and at most 1", lambda x: 0 < 
 Temperature = Annotated[float, Range("0.001 or more", lambda x: x >= 1e-3)]  # float32 logits stay finite
 GreedyOrTemperature = Annotated[float, Range("0, or 0.001 or more", lambda x: x == 0 or x >= 1e-3)]
 OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", lambda x: 0 < x < 1)]
+AUTO = (0,)
+"""Buckets that are made of the data's lengths; written `auto`."""
 Buckets = Annotated[
-    tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
+    tuple[int, ...],
+    Range("one or more lengths, each more than 0, or auto", lambda x: x == AUTO or (bool(x) and min(x) > 0)),
 ]
 StopTexts = Annotated[
     tuple[str, ...],

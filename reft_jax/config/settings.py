@@ -310,9 +310,10 @@ class SupervisedConfig:
     microbatch_size: NonNegativeInt = 48
     """Sequences per forward and backward pass; gradients are accumulated over the batch. 0 takes the whole batch."""
     prompt_buckets: Buckets = (1024,)
-    """Padded prompt lengths in tokens; a batch takes the smallest that fits."""
+    """Padded prompt lengths in tokens; a batch takes the smallest that fits. `auto`, here and in other buckets, makes
+    some of the data's lengths when a run begins, which hold 50, 90, 99 % and all of the rows that fit the model."""
     response_buckets: Buckets = (1024,)
-    """Padded target lengths in tokens, end token included; a batch takes the smallest that fits."""
+    """Padded target lengths in tokens, end token included; a batch takes the smallest that fits. Or `auto`."""
     loss_aggregation: Literal["token_mean", "microbatch_mean"] = "token_mean"
     """Loss: mean over the batch's target tokens, or (the reference) mean of the micro-batches' token means."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -467,7 +468,7 @@ class RewardModelConfig:
     """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch. 0 takes
     the whole batch."""
     row_buckets: Buckets = (700,)
-    """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits."""
+    """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits. Or `auto`."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
     """Optimizer of this stage."""
     evaluate_every: NonNegativeInt = 1000
@@ -484,7 +485,7 @@ class GenerationConfig:
     """Sampling, in PPO and evaluation."""
 
     prompt_buckets: Buckets = (300,)
-    """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
+    """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits. Or `auto`."""
     max_new_tokens: PositiveInt = 400
     """Longest response in tokens, end token included."""
     stop: StopTexts = ()

@@ -31,7 +31,7 @@ from reft_jax.models.params import Params
 from reft_jax.records.checkpoint import run_of
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.sampler import Sampler
-from reft_jax.training.startup import open_sampler
+from reft_jax.training.startup import open_sampler, with_made_buckets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +165,7 @@ def _open(source: ModelSource, command: Lifecycle, prefix: str) -> Iterator[Samp
     tokenizer = source.tokenizer()
     if not source.checkpoint:  # a run's config has the shape
         config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
+    config = with_made_buckets(config, tokenizer, prefix)
     check_lengths(config)
     with open_sampler(
         config, tokenizer, command.stop, source.files(), splits=(source.split,), prefix=prefix

@@ -15,10 +15,12 @@ from reft_jax.algorithms.train_state import abstract_stage
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
+from reft_jax.data.buckets import automatic, buckets_of, with_buckets
 from reft_jax.data.chat import bos_warning, with_templates
 from reft_jax.data.encoding import Example, Prompt
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.prompts import target_text
+from reft_jax.data.readers import read_sets
 from reft_jax.data.tokenizers import model_tokenizer, special_ids
 from reft_jax.models.hf.load import end_tokens, require_model, require_weights, resolve_model
 from reft_jax.models.policy import Policy
@@ -31,7 +33,7 @@ from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
 from reft_jax.training.completion import before
-from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary
+from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary, with_kept_buckets
 from reft_jax.training.lifecycle import Lifecycle
 from reft_jax.training.model import Model
 from reft_jax.training.sampler import Sampler
@@ -75,12 +77,29 @@ def prepare(config: Config) -> tuple[Config, Any]:
     require_model(config.model, adapter=not begun)
     tokenizer = model_tokenizer(config.model)
     config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
-    config = with_templates(config, tokenizer)
+    config = with_made_buckets(with_kept_buckets(with_templates(config, tokenizer)), tokenizer)
     check_lengths(config)
     if not begun:
         require_weights(config.model)
     on_process_zero(lambda: claim_directory(config, tokenizer))
     return config, tokenizer
+
+
+def with_made_buckets(config: Config, tokenizer: Any, prefix: str = "") -> Config:
+    """The config with lengths for buckets that are `auto`, which are printed; reads the problems that they are made of.
+
+    Raises:
+        FileNotFoundError, ValueError: bad problems, or samples.
+    """
+    keys = automatic(config)
+    if not keys:
+        return config
+    sets = read_sets(config, lambda dropped: None) if keys != [("reward_model", "row_buckets")] else {}
+    config = with_buckets(config, tokenizer, sets, prefix)
+    if jax.process_index() == 0:
+        for section, name in keys:
+            print(f"{section}.{name}: auto, made {list(buckets_of(config, (section, name)))}", flush=True)
+    return config
 
 
 def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str, Stage]:

@@ -111,7 +111,7 @@ def test_numbers_but_for_rewards_and_meshes_are_not_negative(valid, key):
         ("rl.kl_coef", [0.0, 7.0], [-0.1]),
         ("rl.gae_lambda", [0, 1], [1.1, -0.1]),
         ("data.dev_fraction", [0.01, 0.99], [0.0, 1.0]),
-        ("generation.prompt_buckets", [(1,), (8, 4)], [(), (0,), (4, -1)]),
+        ("generation.prompt_buckets", [(1,), (8, 4), (0,)], [(), (0, 8), (4, -1)]),
         ("reward.functions", [{}, {"a.b": -2.0}], [{"a.b": -math.inf}]),
     ],
 )

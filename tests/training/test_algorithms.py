@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from reft_jax.config import CollapseConfig
 from reft_jax.data.embedded.problems import generate_problems
@@ -80,6 +81,27 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(how, finished,
         assert record["eval/function/short"] == pytest.approx(2 * record["eval/reward_mean"])
     best = json.loads((tmp_path / "own/summary.json").read_text())["rl_best"]
     assert best["dev_reward"] == max(r["eval/reward_mean"] for r in evaluations)
+
+
+@pytest.mark.ci
+def test_a_run_goes_on_with_the_buckets_that_it_made(arguments, tmp_path):
+    """Those that stand in its config, and not those that would be made of its data today."""
+    auto = {f"{section}__prompt_buckets": "auto" for section in ("sft", "generation")}
+    sizes = {"data__train__limit": 40, "sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 2}
+    line = arguments(
+        tmp_path / "run", **auto, **sizes, data__test__kind="none", sft__response_buckets="auto", rl__epochs=0
+    )
+    said = complete(line)
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    made = config["sft"]["prompt_buckets"], config["sft"]["response_buckets"], config["generation"]["prompt_buckets"]
+    for key, lengths in zip(("sft.prompt_buckets", "sft.response_buckets", "generation.prompt_buckets"), made):
+        assert f"{key}: auto, made {lengths}\n" in said
+    assert "Accuracy on dev" in complete(line), "the same settings: it is finished"
+    config["generation"]["prompt_buckets"].append(100)
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(config))
+    again = complete([*line, "--rl.epochs=1", "--allow_changed", "rl.epochs"])
+    assert "auto, made" not in again
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["generation"] == config["generation"]
 
 
 @pytest.mark.ci
