@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 
-from reft_jax.config import Config, SourceConfig, Split, config_parser, to_dict
+from reft_jax.config import SourceConfig, Split, config_parser, to_dict
 from reft_jax.config.invocation import program, shell_line, short_path
 from reft_jax.config.ranges import GreedyOrTemperature, NonNegativeInt, PositiveInt, Probability
 from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
-from reft_jax.data.prompts import few_shot_prefix
+from reft_jax.data.chat import with_worked_examples
 from reft_jax.data.readers import read_problems
 from reft_jax.files import user_path
 from reft_jax.models.policy import Params
@@ -39,12 +39,10 @@ class Work:
     Attributes:
         source: the model, and the split of its problems.
         samples: of each problem.
-        prefix: what the prompts begin with.
     """
 
     source: ModelSource
     samples: int
-    prefix: str = ""
 
 
 def begin(file: SampleFile, sampler: Sampler, work: Work) -> int:
@@ -139,7 +137,6 @@ def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
         "lines": work.samples * len(prompts),
         "left_out": [problem.id for i, problem in enumerate(problems) if i not in asked],
         "problems": _digest(json.dumps(texts)),
-        "few_shot": _digest(work.prefix) if work.prefix else "",
         **kept,
     }
 
@@ -148,18 +145,29 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def worked_examples(path: str, config: Config, separator: str) -> str:
-    """What stands before every prompt: the worked examples of a file, `data.train.kind: jsonl` or, as .json,
+def shown_how(source: ModelSource, path: str, separator: str | None) -> ModelSource:
+    """The source with the worked examples of a file before each question: `data.train.kind: jsonl` or, as .json,
     `reft_json`.
 
+    Between strings stands the separator, by default a blank line, at which a response ends too; in a chat they are
+    turns, which end by themselves.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: naming the row, or the example, that cannot be one.
+        FileNotFoundError: there is no such file, or no tokenizer.
+        ValueError: naming the row, or the example, that cannot be one; or a chat is given a separator.
     """
+    config = source.config
     kind = "reft_json" if path.endswith(".json") else "jsonl"
-    source = SourceConfig(kind=kind, path=str(user_path(path)))  # type: ignore[arg-type]
-    examples = read_problems(source, answer=config.data.answer)
-    return few_shot_prefix(examples, config.data.templates, config.data.cot, separator)
+    rows = SourceConfig(kind=kind, path=str(user_path(path)))  # type: ignore[arg-type]
+    examples = read_problems(rows, answer=config.data.answer)
+    chat = config.data.templates.kind == "chat"
+    if chat and separator is not None:
+        raise ValueError("--separator is set and data.templates.kind is chat: examples are turns there, leave it out")
+    separator = "\n\n" if separator is None else separator
+    config = with_worked_examples(config, source.tokenizer(), examples, separator)
+    stop = config.generation.stop if chat else tuple(dict.fromkeys((*config.generation.stop, separator)))
+    config = dataclasses.replace(config, generation=dataclasses.replace(config.generation, stop=stop))
+    return dataclasses.replace(source, config=config)
 
 
 def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -> ModelSource:
@@ -172,13 +180,6 @@ def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -
     config = dataclasses.replace(source.config, evaluation=how)
     validate(config, training=False)
     return dataclasses.replace(source, config=config)
-
-
-def stopping(source: ModelSource, separator: str) -> ModelSource:
-    """The source with responses that end at a text too."""
-    generation = source.config.generation
-    how = dataclasses.replace(generation, stop=tuple(dict.fromkeys((*generation.stop, separator))))
-    return dataclasses.replace(source, config=dataclasses.replace(source.config, generation=how))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,7 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--top_p", type=Probability, default=1.0, help="draw only among the likeliest with this probability"
     )
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
-    parser.add_argument("--separator", default="\n\n", help="after a worked example, and one of generation.stop")
+    parser.add_argument(
+        "--separator",
+        type=str,
+        help="after a worked example, and a text of generation.stop; default: a blank line, and in a chat nothing",
+    )
     given = parser.parse_args(arguments)
     try:
         out = user_path(given.paths[-1])
@@ -203,14 +208,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
         source, _ = read_source(parser, arguments, given.paths[:-1], given.split)
         source = drawing(source, given.temperature, given.top_k, given.top_p)
-        prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
-        source = stopping(source, given.separator) if given.few_shot else source
+        source = shown_how(source, given.few_shot, given.separator) if given.few_shot else source
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)
-    work = Work(source, given.samples, prefix)
+    work = Work(source, given.samples)
     line = shell_line("sample", sys.argv[1:] if arguments is None else arguments)
     stopped = f"stopped as asked; the same command continues {out}:\n  {line}"
-    with open_model(source, prefix=prefix, stopped=stopped) as (sampler, params):
+    with open_model(source, stopped=stopped) as (sampler, params):
         lines = write(out, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")

@@ -230,7 +230,8 @@ class TemplateConfig:
     `{question}` is replaced."""
     kind: Literal["strings", "chat"] = "strings"
     """Prompts are made of the strings here, or by the tokenizer's chat template, of one user message, the question.
-    That gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`, which are left out then."""
+    `data.templates: chat` is short for that. It gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`,
+    which are left out then."""
     system: str = ""
     """System message of the chat template; empty sends none."""
     variables: TemplateVariables = dataclasses.field(default_factory=dict)

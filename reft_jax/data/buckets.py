@@ -70,16 +70,13 @@ def _rounded(length: int) -> int:
     return -(-length // step) * step
 
 
-def with_buckets(
-    config: Config, tokenizer: "PreTrainedTokenizerBase", sets: Mapping[str, Sequence[Problem]], prefix: str = ""
-) -> Config:
+def with_buckets(config: Config, tokenizer: "PreTrainedTokenizerBase", sets: Mapping[str, Sequence[Problem]]) -> Config:
     """The config with lengths for `auto`, a function of the data, the tokenizer and the model's positions.
 
     Args:
         config: with its templates filled in.
         tokenizer: the model's.
         sets: the problems by split, `file` being what is learned of a file that is looked at.
-        prefix: before every prompt that is sampled from.
 
     Raises:
         FileNotFoundError, ValueError: files of samples cannot be read, or a text has no tokens.
@@ -87,7 +84,7 @@ def with_buckets(
     wanted = automatic(config)
     for section in dict.fromkeys(section for section, _ in wanted):
         names = [name for other, name in wanted if other == section]
-        config = set_buckets(config, dict(_made(config, section, names, tokenizer, sets, prefix)))
+        config = set_buckets(config, dict(_made(config, section, names, tokenizer, sets)))
     return config
 
 
@@ -97,15 +94,12 @@ def _made(
     names: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
     sets: Mapping[str, Sequence[Problem]],
-    prefix: str,
 ) -> Iterator[tuple[Key, tuple[int, ...]]]:
     """Yields the buckets of a section's settings, in this order."""
     templates, cot, positions = config.data.templates, config.data.cot, config.model.decoder.max_positions
     if section == "generation":
         problems = [problem for split, rows in sets.items() if split != "pretrain" for problem in rows]
-        prompts, _ = encode_prompts(
-            problems, tokenizer, templates, cot, max_prompt=_UNLIMITED, overlong="error", prefix=prefix
-        )
+        prompts, _ = encode_prompts(problems, tokenizer, templates, cot, max_prompt=_UNLIMITED, overlong="error")
         limit = positions - config.generation.max_new_tokens
         yield (section, names[0]), bucket_sizes([len(prompt.tokens) for prompt in prompts], limit)
         return

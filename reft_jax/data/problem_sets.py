@@ -54,13 +54,11 @@ def gold_answers(sets: Mapping[str, list[Problem]], config: Config) -> Iterator[
             yield f"{split}: {len(sets[split]) - count:,} of {len(sets[split]):,} problems have no answer, {counted}"
 
 
-def encode_for_sampling(
-    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Log, prefix: str = ""
-) -> list[Prompt]:
-    """Prompts of a split, each behind `prefix`, forced header included."""
+def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Log) -> list[Prompt]:
+    """Prompts of a split, forced header included."""
     data, longest = config.data, max(config.generation.prompt_buckets)
     prompts, count = encode_prompts(
-        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
+        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong
     )
     _report(count, len(problems), f"{split} prompts", "generation.prompt_buckets", config, say)
     _refuse_none_left(len(problems), len(prompts), f"{split} prompts", "generation.prompt_buckets")

@@ -66,14 +66,8 @@ def few_shot_prefix(examples: Sequence[Problem], templates: TemplateConfig, cot:
     A model that was never fine-tuned continues them, and what it says after its own separator is not its answer.
 
     Raises:
-        ValueError: an example has no chain of thought, or one with the separator in it; the separator is empty; or the
-            prompts are of a chat template, which has one question.
+        ValueError: an example has no chain of thought, or one with the separator in it; or the separator is empty.
     """
-    if templates.kind == "chat":
-        raise ValueError(
-            "worked examples stand before prompts of strings, and data.templates.kind is chat: put them in "
-            "data.templates.system, or set data.templates.kind to strings"
-        )
     if not separator:
         raise ValueError("the separator of worked examples is empty: it is what a completion ends at")
     parts = []

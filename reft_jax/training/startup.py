@@ -85,7 +85,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
     return config, tokenizer
 
 
-def with_made_buckets(config: Config, tokenizer: Any, prefix: str = "") -> Config:
+def with_made_buckets(config: Config, tokenizer: Any) -> Config:
     """The config with lengths for buckets that are `auto`, which are printed; reads the problems that they are made of.
 
     Raises:
@@ -95,7 +95,7 @@ def with_made_buckets(config: Config, tokenizer: Any, prefix: str = "") -> Confi
     if not keys:
         return config
     sets = read_sets(config, lambda dropped: None) if keys != [("reward_model", "row_buckets")] else {}
-    config = with_buckets(config, tokenizer, sets, prefix)
+    config = with_buckets(config, tokenizer, sets)
     if jax.process_index() == 0:
         for section, name in keys:
             print(f"{section}.{name}: auto, made {list(buckets_of(config, (section, name)))}", flush=True)
@@ -133,7 +133,6 @@ def open_sampler(
     model_files: Path,
     *,
     splits: Sequence[str] = ("train", "dev", "test"),
-    prefix: str = "",
 ) -> Iterator[Sampler]:
     """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
 
@@ -143,7 +142,6 @@ def open_sampler(
         stop: asked between batches.
         model_files: folder that may have the model's own generation config, for the tokens that end a response.
         splits: of the problems, those that will be asked.
-        prefix: before every prompt, see `few_shot_prefix`.
 
     Raises:
         ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
@@ -164,8 +162,7 @@ def open_sampler(
             display.message(f"{', '.join(contained)}: contained by {', '.join(runner.start()) or 'nothing'}")
         functions = load_functions(reward.functions, runner)
         prompts = {
-            split: encode_for_sampling(problems[split], config, tokenizer, split, display.message, prefix)
-            for split in splits
+            split: encode_for_sampling(problems[split], config, tokenizer, split, display.message) for split in splits
         }
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}

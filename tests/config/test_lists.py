@@ -119,3 +119,23 @@ def test_what_a_file_says_of_other_settings_stays_as_it_is(value):
         "no": value,
     }
     assert yaml.safe_dump(in_settings(settings, FIELDS)) == yaml.safe_dump(settings)
+
+
+def test_templates_may_be_given_by_their_kind(tmp_path, capsys):
+    (tmp_path / "chat.yaml").write_text("data: {templates: chat}")
+    (tmp_path / "system.yaml").write_text("data: {templates: {system: Be brief.}}")
+    files = ["--config", str(tmp_path / "chat.yaml"), "--config", str(tmp_path / "system.yaml")]
+    for line in (
+        files,
+        ["--data.templates", "chat", *files[2:]],
+        ["--data.templates=chat", "--data.templates.system=Be brief."],
+    ):
+        templates = load_config([*VALID, *line]).data.templates
+        assert (templates.kind, templates.system) == ("chat", "Be brief.")
+    assert load_config([*VALID, *files[:2], "--data.templates", "strings"]).data.templates.kind == "strings"
+    assert load_config([*VALID, "--data.templates", "{kind: chat}"]).data.templates.kind == "chat"
+    (tmp_path / "cat.yaml").write_text("data: {templates: cat}")
+    for line in (["--data.templates", "cat"], ["--config", str(tmp_path / "cat.yaml")]):
+        with pytest.raises(SystemExit):
+            load_config([*VALID, *line])
+        assert "data.templates is 'cat': it must be one of strings, chat, a section" in capsys.readouterr().err
