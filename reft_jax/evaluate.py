@@ -96,7 +96,10 @@ def from_samples(path: Path, ks: Sequence[int]) -> dict[str, Any]:
 
 
 def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> dict[str, Any]:
-    """The report on a model that is asked now; on the first process only, elsewhere empty."""
+    """The report on a model that is asked now; on the first process only, elsewhere empty.
+
+    Problems without a gold answer do not count; where all are such, it has the mean reward.
+    """
     import jax
 
     from reft_jax.parallel.processes import REFUSED, exit_with
@@ -108,9 +111,15 @@ def from_model(arguments: Sequence[str] | None, parser: Any, options: Any) -> di
         exit_with(f"error: {error}", REFUSED)
     with open_model(source) as (sampler, params):
         evaluation = sampler.evaluate(params, source.split)
-        unasked = evaluation.total - len(evaluation.completions)
-        measures = {"accuracy": Measure(evaluation.accuracy, evaluation.interval)}
-        made = {"checkpoint": source.name, "split": source.split, **report(measures, evaluation.total, unasked)}
+        asked = [completion for completion in evaluation.completions if completion.problem.has_gold]
+        if evaluation.accuracy is None:
+            measures, questions = {}, len(sampler.problems[source.split])
+            unasked = questions - len(evaluation.completions)
+        else:
+            measures = {"accuracy": Measure(evaluation.accuracy, evaluation.interval)}
+            questions, unasked = evaluation.total, evaluation.total - len(asked)
+        made = {"checkpoint": source.name, "split": source.split, **report(measures, questions, unasked)}
+        made |= {"reward": evaluation.reward} if evaluation.accuracy is None else {}
         return made if jax.process_index() == 0 else {}
 
 
@@ -129,6 +138,9 @@ def show(made: dict[str, Any]) -> None:
     about = f"{made['questions']:,} questions" + (f", {made['left_out']:,} left out" if made["left_out"] else "")
     terminal = rich.console.Console(highlight=False)
     terminal.print(f"{where}: {about}", markup=False, soft_wrap=True)
+    if "reward" in made:
+        terminal.print(f"mean reward {made['reward']:.3f}; the problems have no answers, so that there is no accuracy")
+        return
     table = rich.table.Table()
     for heading in ("", "accuracy %", "95 % interval"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-AnswerKind = Literal["number", "choice", "latex", "text", "scored"]
+AnswerKind = Literal["number", "choice", "latex", "text", "scored", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Problem:
         question: the text as published, options included where it is multiple choice.
         answer: the gold answer as published, such as `"18"`, `"b"` or `"\\frac{1}{2}"`.
         answer_kind: how `answer` is compared: as a number, as a letter of a choice, as mathematics or as text; `scored`
-            is one that a task scores itself, to which there may be many right answers or none that is known.
+            is one that a task scores itself, to which there may be many right answers or none that is known; to
+            one of kind `none` there is no gold answer, and nothing is right or wrong.
         cot: the annotated chain of thought, prose or a Python program, where there is one.
         columns: the row as published, for reward functions of the user's own.
         item: what scores an answer of kind `scored`.
@@ -49,6 +50,11 @@ class Problem:
     cot: str | None = None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     item: TaskItem | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether an answer can be right or wrong."""
+        return self.answer_kind != "none"
 
 
 def annotated(problems: Sequence[Problem]) -> list[Problem]:

@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 
-from reft_jax.config import Config, SourceConfig, Split, config_parser, to_dict
+from reft_jax.config import SourceConfig, Split, config_parser, to_dict
 from reft_jax.config.invocation import program, shell_line, short_path
 from reft_jax.config.ranges import GreedyOrTemperature, NonNegativeInt, PositiveInt, Probability
 from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
-from reft_jax.data.prompts import few_shot_prefix
+from reft_jax.data.chat import with_worked_examples
 from reft_jax.data.readers import read_problems
 from reft_jax.files import user_path
 from reft_jax.models.policy import Params
@@ -39,12 +39,10 @@ class Work:
     Attributes:
         source: the model, and the split of its problems.
         samples: of each problem.
-        prefix: what the prompts begin with.
     """
 
     source: ModelSource
     samples: int
-    prefix: str = ""
 
 
 def begin(file: SampleFile, sampler: Sampler, work: Work) -> int:
@@ -93,14 +91,15 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
     )
     answers = sampler.sample(params, split, batches, SAMPLE)
     sampler.display.stage("sample", -(-lines // size), done // size)
-    right, tokens, count, started = 0, 0, 0, time.monotonic()
+    judged: list[bool] = []
+    tokens, started = 0, time.monotonic()
     for number, (batch, completions) in enumerate(answers, start=done // size + 1):
         file.append(records(batch, completions))
-        count += len(completions)
-        right += sum(completion.verdict.outcome == "correct" for completion in completions)
+        judged += [completion.verdict.outcome == "correct" for completion in completions if completion.problem.has_gold]
         tokens += sum(completion.tokens for completion in completions)
         pace = tokens / (time.monotonic() - started)
-        sampler.display.advance(number, {"reward/correct": right / count, "throughput/rollout_tokens_per_s": pace})
+        right = {"reward/correct": sum(judged) / len(judged)} if judged else {}
+        sampler.display.advance(number, {**right, "throughput/rollout_tokens_per_s": pace})
     return lines
 
 
@@ -138,8 +137,6 @@ def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
         "lines": work.samples * len(prompts),
         "left_out": [problem.id for i, problem in enumerate(problems) if i not in asked],
         "problems": _digest(json.dumps(texts)),
-        "few_shot": _digest(work.prefix) if work.prefix else "",
-        "end_before": sampler.end_before,
         **kept,
     }
 
@@ -148,18 +145,29 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def worked_examples(path: str, config: Config, separator: str) -> str:
-    """What stands before every prompt: the worked examples of a file, `data.train.kind: jsonl` or, as .json,
+def shown_how(source: ModelSource, path: str, separator: str | None) -> ModelSource:
+    """The source with the worked examples of a file before each question: `data.train.kind: jsonl` or, as .json,
     `reft_json`.
 
+    Between strings stands the separator, by default a blank line, at which a response ends too; in a chat they are
+    turns, which end by themselves.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: naming the row, or the example, that cannot be one.
+        FileNotFoundError: there is no such file, or no tokenizer.
+        ValueError: naming the row, or the example, that cannot be one; or a chat is given a separator.
     """
+    config = source.config
     kind = "reft_json" if path.endswith(".json") else "jsonl"
-    source = SourceConfig(kind=kind, path=str(user_path(path)))  # type: ignore[arg-type]
-    examples = read_problems(source, answer=config.data.answer)
-    return few_shot_prefix(examples, config.data.templates, config.data.cot, separator)
+    rows = SourceConfig(kind=kind, path=str(user_path(path)))  # type: ignore[arg-type]
+    examples = read_problems(rows, answer=config.data.answer)
+    chat = config.data.templates.kind == "chat"
+    if chat and separator is not None:
+        raise ValueError("--separator is set and data.templates.kind is chat: examples are turns there, leave it out")
+    separator = "\n\n" if separator is None else separator
+    config = with_worked_examples(config, source.tokenizer(), examples, separator)
+    stop = config.generation.stop if chat else tuple(dict.fromkeys((*config.generation.stop, separator)))
+    config = dataclasses.replace(config, generation=dataclasses.replace(config.generation, stop=stop))
+    return dataclasses.replace(source, config=config)
 
 
 def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -> ModelSource:
@@ -188,7 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--top_p", type=Probability, default=1.0, help="draw only among the likeliest with this probability"
     )
     parser.add_argument("--few_shot", default="", help="file of worked examples that stand before each prompt")
-    parser.add_argument("--separator", default="\n\n", help="after a worked example; a completion ends before it")
+    parser.add_argument(
+        "--separator",
+        type=str,
+        help="after a worked example, and a text of generation.stop; default: a blank line, and in a chat nothing",
+    )
     given = parser.parse_args(arguments)
     try:
         out = user_path(given.paths[-1])
@@ -196,13 +208,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
         source, _ = read_source(parser, arguments, given.paths[:-1], given.split)
         source = drawing(source, given.temperature, given.top_k, given.top_p)
-        prefix = worked_examples(given.few_shot, source.config, given.separator) if given.few_shot else ""
+        source = shown_how(source, given.few_shot, given.separator) if given.few_shot else source
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)
-    work, end_before = Work(source, given.samples, prefix), given.separator if prefix else ""
+    work = Work(source, given.samples)
     line = shell_line("sample", sys.argv[1:] if arguments is None else arguments)
     stopped = f"stopped as asked; the same command continues {out}:\n  {line}"
-    with open_model(source, prefix=prefix, end_before=end_before, stopped=stopped) as (sampler, params):
+    with open_model(source, stopped=stopped) as (sampler, params):
         lines = write(out, sampler, params, work)
         if jax.process_index() == 0:
             print(f"{out}: {lines:,} completions")

@@ -55,8 +55,9 @@ def train(run: Run) -> dict[str, Any]:
 def evaluate_test(run: Run) -> dict[str, Any]:
     """Evaluates on test, once, the models that the run has made and those that it chose on dev.
 
-    Without a test set the summary has what the models cost, and of those that were chosen their accuracy on dev.
-    Where dev is part of test, what was chosen is `test_best`: the highest of many evaluations on test, and no estimate.
+    Without a test set the summary has what the models cost, and of those that were chosen their accuracy on dev; of
+    problems without gold answers it has the mean reward. Where dev is part of test, what was chosen is `test_best`: the
+    highest of many evaluations on test, and no estimate.
     """
     records, sampler, stages = run.records, run.sampler, run.stages
     sft, progress = sampler.config.sft, records.progress
@@ -81,8 +82,11 @@ def evaluate_test(run: Run) -> dict[str, Any]:
         evaluation = sampler.evaluate(params, "test")
         records.writer.append("evaluations", evaluation.records(step, split="test", model=name))
         records.writer.write(step, name, evaluation.metrics("test"))
-        counts = {"correct": evaluation.correct, "total": evaluation.total}
-        summary[name] = {"accuracy": evaluation.accuracy, "interval": list(evaluation.interval), **counts, **facts}
+        measured: dict[str, Any] = {"reward": evaluation.reward}
+        if evaluation.accuracy is not None:
+            counts = {"correct": evaluation.correct, "total": evaluation.total}
+            measured = {"accuracy": evaluation.accuracy, "interval": list(evaluation.interval), **counts}
+        summary[name] = {**measured, **facts}
     return summary | ({"collapse": progress.collapse} if progress.collapse else {})
 
 

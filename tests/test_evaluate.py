@@ -35,6 +35,21 @@ def shown(capsys):
     return [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
 
 
+def test_questions_without_an_answer_do_not_vote(tmp_path, capsys):
+    """They are left out of a file that has others, and a file that has no others is refused."""
+    file = write(tmp_path / "f.jsonl", [("7", [7, 3]), ("", [None, None])])
+    rows = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
+    rows = [{**row, "answer_kind": "none" if row["gold"] == "" else "number"} for row in rows]
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["--samples", file, "--k", "1"]) == 0
+    lines = shown(capsys)
+    assert lines[0].endswith("f.jsonl: 1 questions")
+    assert any(line.startswith("pass@1 50.0") for line in lines)
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if row["gold"] == ""))
+    assert main(["--samples", file]) == 2
+    assert "none of its questions has a gold answer, so that no sample is right or wrong" in capsys.readouterr().err
+
+
 def test_voting_and_passing_from_a_file(tmp_path, capsys):
     out = tmp_path / "out.json"
     main(["--samples", write(tmp_path / "f.jsonl", QUESTIONS), "--k", "1", "2", "4", "--json", str(out)])

@@ -10,6 +10,7 @@ import difflib
 import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -17,7 +18,7 @@ import jsonargparse
 import yaml
 
 from reft_jax.config.files import find, not_found, parts
-from reft_jax.config.lists import as_list
+from reft_jax.config.lists import BY_KIND, as_list, is_kind
 from reft_jax.config.ranges import Range
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import range_errors
@@ -68,6 +69,10 @@ def misshapen(key: str, value: Any, fields: Mapping[str, Any], sections: Collect
     """What is to be said of a setting without a value, or of a value where keys are wanted; mostly nothing."""
     if key in fields and value is None:
         return f"{key} is null: it must be {words_of(fields[key])}; leave the key out for its default"
+    if key in BY_KIND and isinstance(value, str) and not is_kind(key, value, fields) and not Path(value).is_file():
+        return (
+            f"{key} is {value!r}: it must be {words_of(fields[f'{key}.kind'])}, a section of keys, or a file with them"
+        )
     if key in sections and not isinstance(value, str | Mapping):  # text names a file
         inner = next(name for name in fields if name.startswith(key + "."))
         return f"{key} is {'null' if value is None else repr(value)}: it must be a section of keys, such as {inner}"

@@ -1,4 +1,4 @@
-"""Settings that are lists, as people write them: `48`, `36 48`, `36,48` and `[36, 48]`.
+"""Settings as people write them: lists as `48`, `36 48`, `36,48` and `[36, 48]`, and a section as its kind (`chat`).
 
 A value that is no list is taken as one where that is certain: numbers where numbers are wanted, a text where texts
 are. Everything else stays as it is, and the reader says what is wrong with it.
@@ -10,12 +10,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from reft_jax.config.ranges import is_path, range_of
+from reft_jax.config.ranges import AUTO, range_of
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.,eE_+-]*")
 _NUMBERS = re.compile(r"[-+]?\d+([\s,]+[-+]?\d+)*")
+
+
+BY_KIND = ("data.templates",)
+"""Sections that may be given as their `kind` alone."""
+
+
+def is_kind(key: str, value: Any, fields: Fields) -> bool:
+    """Whether a value is a section's kind, which stands for the section."""
+    return key in BY_KIND and value in get_args(fields[f"{key}.kind"].type)
 
 
 def item_type(field: "dataclasses.Field[Any]") -> type | None:
@@ -29,19 +38,25 @@ def as_list(field: "dataclasses.Field[Any]", value: Any) -> Any:
     kind = item_type(field)
     if isinstance(value, int) and not isinstance(value, bool) and kind is int:
         return [value]
+    if value == "auto" and kind is int:
+        return list(AUTO)
     if not isinstance(value, str) or not value or value.lstrip().startswith("["):
         return value
     if kind is int and _NUMBERS.fullmatch(value.strip()):
         return [int(number) for number in re.split(r"[\s,]+", value.strip())]
     if kind is str:
-        return [value] if is_path(field) else re.split(r"\s*,\s*", value)
+        return [value] if range_of(field) else re.split(r"\s*,\s*", value)
     return value
 
 
 def in_settings(settings: Any, fields: Fields, prefix: str = "") -> Any:
     """Nested settings of a file, with lists where lists are wanted."""
     if prefix in fields:
-        return as_list(fields[prefix], settings)
+        field = fields[prefix]
+        whole = isinstance(settings, str) and settings and item_type(field) is str and range_of(field)
+        return [settings] if whole else as_list(field, settings)  # a text of a file may begin with a bracket
+    if isinstance(settings, str) and is_kind(prefix, settings, fields):
+        return {"kind": settings}
     if not isinstance(settings, dict):
         return settings
     return {key: in_settings(value, fields, f"{prefix}.{key}".lstrip(".")) for key, value in settings.items()}
@@ -60,6 +75,9 @@ def on_command_line(arguments: Sequence[str], fields: Fields, *, positionals: bo
     while given:
         word = given.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and is_kind(key, value if equals else next(iter(given), ""), fields):
+            found.append(f"--{key}.kind={value if equals else given.pop(0)}")
+            continue
         kind = item_type(fields[key]) if word.startswith("--") and key in fields else None
         if not kind:
             found.append(word)

@@ -34,6 +34,7 @@ from reft_jax.config.files import find, not_found, parts
 from reft_jax.config.invocation import named, program
 from reft_jax.config.lists import in_settings, on_command_line
 from reft_jax.config.paths import with_absolute_paths
+from reft_jax.config.ranges import AUTO
 from reft_jax.config.renamed import old_names, old_names_in_file
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import validate
@@ -96,12 +97,14 @@ def parse_config(parser: Any, args: Sequence[str] | None = None) -> tuple[Config
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dictionaries and lists, as they go to YAML."""
+    """Nested plain dictionaries and lists, as they go to YAML, and as a config file has them."""
     return {key: _plain(value) for key, value in _items(config)}
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return "auto" if value == AUTO else [_plain(part) for part in value]
+    return value
 
 
 def _items(config: Any) -> Iterator[tuple[str, Any]]:

@@ -25,6 +25,14 @@ class Range:
         return self.words
 
 
+def _is_weight(value: Any) -> bool:
+    """Whether `value` is a finite number, or has one as `weight`, and besides nothing but whether it is `contained`."""
+    if isinstance(value, dict):
+        known = set(value) <= {"weight", "contained"} and isinstance(value.get("contained", False), bool)
+        return known and _is_weight(value.get("weight"))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 PositiveInt = Annotated[int, Range("more than 0", lambda x: x > 0)]
 NonNegativeInt = Annotated[int, Range("0 or more", lambda x: x >= 0)]
 Seed = Annotated[int, Range("0 or more and less than 2147483648", lambda x: 0 <= x < 2**31)]
@@ -38,8 +46,15 @@ Probability = Annotated[float, Range("more than 0 and at most 1", lambda x: 0 < 
 Temperature = Annotated[float, Range("0.001 or more", lambda x: x >= 1e-3)]  # float32 logits stay finite
 GreedyOrTemperature = Annotated[float, Range("0, or 0.001 or more", lambda x: x == 0 or x >= 1e-3)]
 OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", lambda x: 0 < x < 1)]
+AUTO = (0,)
+"""Buckets that are made of the data's lengths; written `auto`."""
 Buckets = Annotated[
-    tuple[int, ...], Range("one or more lengths, each more than 0", lambda x: bool(x) and all(n > 0 for n in x))
+    tuple[int, ...],
+    Range("one or more lengths, each more than 0, or auto", lambda x: x == AUTO or (bool(x) and min(x) > 0)),
+]
+StopTexts = Annotated[
+    tuple[str, ...],
+    Range("no empty texts, and none with U+FFFD", lambda x: all(text and "\ufffd" not in text for text in x)),
 ]
 IdRanges = Annotated[
     tuple[tuple[int, int], ...], Range("pairs, each 0 or more and ascending", lambda x: all(0 <= a < b for a, b in x))
@@ -48,7 +63,10 @@ TemplateVariables = Annotated[
     dict[str, bool | int | float | str],
     Range("no infinite numbers", lambda x: not any(isinstance(v, float) and not math.isfinite(v) for v in x.values())),
 ]
-RewardWeights = Annotated[dict[str, float], Range("finite numbers", lambda x: all(map(math.isfinite, x.values())))]
+RewardFunctions = Annotated[
+    dict[str, float | dict[str, bool | float]],
+    Range("finite, or {weight: 1, contained: true}", lambda x: all(map(_is_weight, x.values()))),
+]
 
 _HERE = Range("a path on this machine, no URL (mount what is elsewhere)", lambda x: "://" not in x)
 _ALL_HERE = Range("paths on this machine, no URLs", lambda x: not any("://" in path for path in x))

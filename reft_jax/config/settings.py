@@ -20,8 +20,9 @@ from reft_jax.config.ranges import (
     PositiveFloat,
     PositiveInt,
     Probability,
-    RewardWeights,
+    RewardFunctions,
     Seed,
+    StopTexts,
     Temperature,
     TemplateVariables,
 )
@@ -191,7 +192,8 @@ class SourceConfig:
     question_field: str = "question"
     """Field with the question (`jsonl`, `hub`), or several: `Body,Question`."""
     answer_field: str = "answer"
-    """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's."""
+    """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's. Rows may
+    lack it where `reward.functions` alone are the reward."""
     answer_pattern: str = ""
     """Regular expression for an answer's whole field (`jsonl`, `hub`), with a group `(?P<answer>...)` and, where it has
     reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
@@ -228,7 +230,8 @@ class TemplateConfig:
     `{question}` is replaced."""
     kind: Literal["strings", "chat"] = "strings"
     """Prompts are made of the strings here, or by the tokenizer's chat template, of one user message, the question.
-    That gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`, which are left out then."""
+    `data.templates: chat` is short for that. It gives `instruction`, `cot_trigger`, `target_prefix` and `target_end`,
+    which are left out then."""
     system: str = ""
     """System message of the chat template; empty sends none."""
     variables: TemplateVariables = dataclasses.field(default_factory=dict)
@@ -308,9 +311,10 @@ class SupervisedConfig:
     microbatch_size: NonNegativeInt = 48
     """Sequences per forward and backward pass; gradients are accumulated over the batch. 0 takes the whole batch."""
     prompt_buckets: Buckets = (1024,)
-    """Padded prompt lengths in tokens; a batch takes the smallest that fits."""
+    """Padded prompt lengths in tokens; a batch takes the smallest that fits. `auto`, here and in other buckets, makes
+    some of the data's lengths when a run begins, which hold 50, 90, 99 % and all of the rows that fit the model."""
     response_buckets: Buckets = (1024,)
-    """Padded target lengths in tokens, end token included; a batch takes the smallest that fits."""
+    """Padded target lengths in tokens, end token included; a batch takes the smallest that fits. Or `auto`."""
     loss_aggregation: Literal["token_mean", "microbatch_mean"] = "token_mean"
     """Loss: mean over the batch's target tokens, or (the reference) mean of the micro-batches' token means."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -465,7 +469,7 @@ class RewardModelConfig:
     """Completions per forward and backward pass, and scored at once; gradients are accumulated over the batch. 0 takes
     the whole batch."""
     row_buckets: Buckets = (700,)
-    """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits."""
+    """Padded lengths of prompt and completion together, in tokens; a batch takes the smallest that fits. Or `auto`."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6)
     """Optimizer of this stage."""
     evaluate_every: NonNegativeInt = 1000
@@ -482,9 +486,13 @@ class GenerationConfig:
     """Sampling, in PPO and evaluation."""
 
     prompt_buckets: Buckets = (300,)
-    """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits."""
+    """Padded prompt lengths in tokens, forced header included; a batch takes the smallest that fits. Or `auto`."""
     max_new_tokens: PositiveInt = 400
     """Longest response in tokens, end token included."""
+    stop: StopTexts = ()
+    """Texts that end a response, such as `["\\nQuestion:"]`, in training, evaluation and `sample`. Its tokens are kept
+    up to the one that completes the first such text; what stands before the text is judged and recorded. Sampling
+    itself goes on to the end token."""
     temperature: Temperature = 1.0
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     scan_layers: bool = False
@@ -524,11 +532,19 @@ class RewardConfig:
     """Processes that run programs at the same time."""
     sandbox: Containment = "contained"
     """Programs have all containment that the kernel grants, and at least limits; or limits alone, or not even those."""
-    functions: RewardWeights = dataclasses.field(default_factory=dict)
-    """Your own reward functions: import path (`my_rewards.brevity`) to weight, added to the rewards above wherever
-    completions are judged. With `correct`, `wrong` and `no_answer` 0 they are the reward."""
+    functions: RewardFunctions = dataclasses.field(default_factory=dict)
+    """Your own reward functions: import path (`my_rewards.brevity`) to weight, or to `{weight: 1, contained: true}`,
+    which is called in a worker with the limits and the sandbox of programs, one completion a call. Added to the rewards
+    above wherever completions are judged; with `correct`, `wrong` and `no_answer` 0 they are the reward, and rows need
+    no answer."""
     function_timeout_s: PositiveFloat = 300.0
-    """Seconds by the clock for one call of such a function; the run ends with its name where it takes longer."""
+    """Seconds by the clock for one call of such a function; the run ends with its name where it takes longer. Contained
+    ones have `program_timeout_s`, `program_memory_mb` and `batch_deadline_s` instead, and say nothing beyond them."""
+
+    @property
+    def by_functions_alone(self) -> bool:
+        """Whether it makes no difference what is right, so that problems need no gold answer."""
+        return bool(self.functions) and self.correct == self.wrong == self.no_answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -646,10 +662,8 @@ class Config:
     @property
     def select_by(self) -> str:
         """`evaluation.select_by`, decided."""
-        reward = self.reward
-        alike = reward.functions and reward.correct == reward.wrong == reward.no_answer
         chosen = self.evaluation.select_by
-        return ("reward" if alike else "accuracy") if chosen == "auto" else chosen
+        return ("reward" if self.reward.by_functions_alone else "accuracy") if chosen == "auto" else chosen
 
     @property
     def only_reward_model(self) -> bool:

@@ -11,6 +11,7 @@ encoding      text to token ids
 problem_sets  the problems of a run by split, and their token ids
 samples       files of samples as rows for a classifier
 batches       token ids to padded rows
+buckets       padded lengths made of the data's own
 embedded/     the problems that need no download
 audit/        what a set of problems holds, and what is wrong with it
 

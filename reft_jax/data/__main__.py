@@ -30,6 +30,7 @@ from reft_jax.config.invocation import program
 from reft_jax.data.audit.report import show
 from reft_jax.data.audit.texts import Finding, contents, look_at_texts
 from reft_jax.data.audit.tokens import look_at_tokens, token_counts, tokenise
+from reft_jax.data.buckets import automatic, buckets_of, with_buckets
 from reft_jax.data.chat import with_templates
 from reft_jax.data.readers import CheckedRows, check_rows, require_problems, sources, split_sets
 from reft_jax.data.tokenizers import model_tokenizer
@@ -95,8 +96,15 @@ def audit(
     data, reward = config.data, config.reward
     name = (config.model.tokenizer or config.model.path) if with_tokens else None
     tokenizer = model_tokenizer(config.model) if name else None
+    made: dict[str, list[int]] = {}
     if tokenizer is not None:
         config = with_templates(config, tokenizer)
+        auto = automatic(config)
+        if auto and config.model.path:  # the model is not read: it is taken to have room for all rows
+            roomy = dataclasses.replace(config.model.decoder, max_positions=2**31 - 1)
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, decoder=roomy))
+        config = with_buckets(config, tokenizer, sets)
+        made = {".".join(key): list(buckets_of(config, key)) for key in auto}
         data = config.data
     elif data.templates.kind == "chat":
         raise ValueError("data.templates.kind is chat: name the tokenizer that has the template by --tokenizer")
@@ -122,6 +130,7 @@ def audit(
         "tokenizer": name,
         "stated_after": list(stated_after),
         "sets": held,
+        "buckets": made,
         "findings": [finding.record() for finding in found],
     }
 
@@ -141,7 +150,8 @@ def read_sources(config: Config, *, as_file: bool) -> dict[str, CheckedRows]:
     named = sources(config)
     if as_file:
         named = {"file": named["train"]} | {name: named[name] for name in ("test",) if name in named}
-    checked = {name: check_rows(source, config.data.answer) for name, source in named.items()}
+    optional = config.reward.by_functions_alone
+    checked = {name: check_rows(source, config.data.answer, gold_optional=optional) for name, source in named.items()}
     for name, source in named.items():
         require_problems(source, checked[name])
     return checked

@@ -9,12 +9,15 @@ name.
 import dataclasses
 import datetime
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from reft_jax.config import Config, CotKind, TemplateConfig
+from reft_jax.data.prompts import few_shot_prefix, target_text
 from reft_jax.data.tokenizers import special_texts
+from reft_jax.problem import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,8 +56,37 @@ def with_templates(config: Config, tokenizer: "PreTrainedTokenizerBase") -> Conf
     return dataclasses.replace(config, data=dataclasses.replace(config.data, templates=templates))
 
 
-def filled(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", cot: CotKind) -> TemplateConfig:
-    """The templates with their strings as they are used.
+def with_worked_examples(
+    config: Config, tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Problem], separator: str
+) -> Config:
+    """The config with worked examples before each question: as earlier turns of a chat, or as strings.
+
+    Args:
+        config: its templates filled in.
+        tokenizer: has the chat template.
+        examples: with chains of thought.
+        separator: behind each, where templates are strings, see `few_shot_prefix`; no turn has one.
+
+    Raises:
+        ValueError: an example has no chain of thought, see also `few_shot_prefix` and `chat_strings`.
+    """
+    templates, cot = config.data.templates, config.data.cot
+    if templates.kind == "chat":
+        turns = [(problem.question.strip(), target_text(problem, templates, cot)) for problem in examples]
+        unfilled = {name: getattr(TemplateConfig(), name) for name in FILLED}
+        shown = filled(dataclasses.replace(templates, **unfilled), tokenizer, cot, turns)
+    else:
+        text = few_shot_prefix(examples, templates, cot, separator) + templates.instruction
+        if templates.bos is True:  # each of the prompts begins with it
+            text = str(tokenizer.bos_token) + text.replace(str(tokenizer.bos_token), "")
+        shown = dataclasses.replace(templates, instruction=text)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, templates=shown))
+
+
+def filled(
+    templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", cot: CotKind, turns: Sequence[tuple[str, str]] = ()
+) -> TemplateConfig:
+    """The templates with their strings as they are used; `turns`, see `chat_strings`.
 
     Raises:
         ValueError: naming the key or the template: the tokenizer has no chat template, or none that suits, see
@@ -62,7 +94,7 @@ def filled(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", cot:
     """
     found = templates
     if templates.kind == "chat":
-        found = chat_strings(templates, tokenizer)
+        found = chat_strings(templates, tokenizer, turns)
         if cot == "program" and found.target_prefix:
             raise ValueError(
                 f"{_name(tokenizer)} begins an answer with {found.target_prefix!r}, and with data.cot: program an "
@@ -88,8 +120,15 @@ def filled(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", cot:
     return found
 
 
-def chat_strings(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -> TemplateConfig:
+def chat_strings(
+    templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", turns: Sequence[tuple[str, str]] = ()
+) -> TemplateConfig:
     """The templates with the strings that the tokenizer's chat template gives.
+
+    Args:
+        templates: with a system message and variables.
+        tokenizer: has the chat template.
+        turns: questions with their answers, which stand before the question.
 
     Raises:
         ValueError: there is none; it takes no such variables or system message; it changes a question or an answer, or
@@ -111,6 +150,8 @@ def chat_strings(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase"
 
     def render(question: str, answer: str | None = None) -> str:
         messages = [{"role": "system", "content": templates.system}] if templates.system else []
+        for asked, answered in turns:
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         messages.append({"role": "user", "content": question})
         messages += [{"role": "assistant", "content": answer}] if answer is not None else []
         options: dict[str, Any] = dict(templates.variables)
@@ -129,6 +170,14 @@ def chat_strings(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase"
         raise ValueError(f"{name} does not render a question as it is, once: write the prompt as strings")
     if templates.system and templates.system.strip() not in before:
         raise ValueError(f"{name} leaves data.templates.system out: leave it empty")
+    place = 0
+    for number, turn in enumerate(turns, start=1):
+        for text in turn:
+            place = before.find(text, place) + len(text)
+            if place < len(text):
+                raise ValueError(
+                    f"{name} does not keep worked example {number} as it is: {text!r} is changed or left out"
+                )
     prompt, whole = before + _QUESTION + after, render(_QUESTION, _ANSWER)
     if not whole.startswith(prompt):
         place = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(whole))

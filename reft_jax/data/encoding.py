@@ -96,9 +96,8 @@ def encode_prompts(
     max_prompt: int,
     overlong: Overlong,
     stage: str = "generation",
-    prefix: str = "",
 ) -> tuple[list[Prompt], OverlongCount]:
-    """Prompts for sampling: `prefix` and the whole `generation_prompt`, forced header included, as one string's tokens.
+    """Prompts for sampling: the whole `generation_prompt`, forced header included, as one string's tokens.
 
     `truncate` cuts at the beginning, which keeps the header that the program continues. A dropped problem is not
     answered: whoever measures accuracy counts it as wrong.
@@ -106,10 +105,7 @@ def encode_prompts(
     Raises:
         ValueError: text that the tokenizer cannot represent; a prompt longer than allowed under `error`.
     """
-    texts = [prefix + generation_prompt(problem, templates, cot) for problem in problems]
-    if prefix and templates.bos is True:  # the prompts of worked examples begin with it too
-        bos = str(tokenizer.bos_token)
-        texts = [bos + text.replace(bos, "") for text in texts]
+    texts = [generation_prompt(problem, templates, cot) for problem in problems]
     rows = _tokenize(problems, texts, tokenizer)
     long = _overlong(problems, rows, max_prompt, overlong, f"{stage}.prompt_buckets")
     dropped = long if overlong == "drop" else set()

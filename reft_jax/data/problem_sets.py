@@ -1,7 +1,7 @@
 """The problems of a run by split, and their token ids; what was too long or stands in two splits is reported."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from reft_jax.config import Config, SupervisedConfig
@@ -22,6 +22,8 @@ def read_problem_sets(config: Config, say: Log) -> dict[str, list[Problem]]:
             f"data.dev_fraction ({config.data.dev_fraction}) or data.dev"
         )
     say(f"problems: {len(train)} train, {len(dev)} dev, {len(test)} test, {len(pretrain)} pretrain")
+    for line in gold_answers(sets, config):
+        say(line)
     for one, other in (("train", "test"), ("train", "dev"), ("dev", "test")):
         shared = shared_questions(sets[one], sets[other])
         if (one, other) == ("dev", "test") and is_within(dev, test):
@@ -31,13 +33,32 @@ def read_problem_sets(config: Config, say: Log) -> dict[str, list[Problem]]:
     return sets
 
 
-def encode_for_sampling(
-    problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Log, prefix: str = ""
-) -> list[Prompt]:
-    """Prompts of a split, each behind `prefix`, forced header included."""
+def gold_answers(sets: Mapping[str, list[Problem]], config: Config) -> Iterator[str]:
+    """Yields what is said of each split in which some problems, or all, have no gold answer.
+
+    Raises:
+        ValueError: what the config asks for needs some, and there is none; names the key.
+    """
+    counts = {split: sum(problem.has_gold for problem in problems) for split, problems in sets.items()}
+    none = "none of the {:,} problems of {} has an answer ({}.answer_field), so that nothing is right: ".format
+    if sets["dev"] and not counts["dev"] and config.select_by == "accuracy":
+        source = "data.train" if config.data.dev.kind == "none" else "data.dev"
+        cure = "evaluation.select_by cannot be accuracy; take `reward`, or one of reward.functions"
+        raise ValueError(none(len(sets["dev"]), "dev", source) + cure)
+    if sets["train"] and not counts["train"] and config.rl.epochs and config.rl.algorithm == "self_training":
+        cure = "rl.algorithm self_training has nothing to learn from; take `ppo`, `grpo` or `rloo`"
+        raise ValueError(none(len(sets["train"]), "train", "data.train") + cure)
+    for split, count in counts.items():
+        if count < len(sets[split]) and split != "pretrain":
+            counted = f"and accuracy is of those {count:,} alone" if count else "and no accuracy is reported"
+            yield f"{split}: {len(sets[split]) - count:,} of {len(sets[split]):,} problems have no answer, {counted}"
+
+
+def encode_for_sampling(problems: list[Problem], config: Config, tokenizer: Any, split: str, say: Log) -> list[Prompt]:
+    """Prompts of a split, forced header included."""
     data, longest = config.data, max(config.generation.prompt_buckets)
     prompts, count = encode_prompts(
-        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong, prefix=prefix
+        problems, tokenizer, data.templates, data.cot, max_prompt=longest, overlong=data.overlong
     )
     _report(count, len(problems), f"{split} prompts", "generation.prompt_buckets", config, say)
     _refuse_none_left(len(problems), len(prompts), f"{split} prompts", "generation.prompt_buckets")

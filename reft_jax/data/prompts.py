@@ -32,7 +32,7 @@ def generation_prompt(problem: Problem, templates: TemplateConfig, cot: CotKind)
 
 def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> str:
     """What supervised training teaches, as it is judged: the program, or prose, answer_trigger, the gold answer as
-    published, and answer_suffix.
+    published, and answer_suffix. Without a gold answer it is the chain of thought alone.
 
     Raises:
         ValueError: the problem has no chain of thought.
@@ -42,7 +42,7 @@ def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> st
             f"problem `{problem.id}` has no chain of thought to train on; give a source that has one for every row, "
             "or name the field that holds it (`cot_field`)"
         )
-    if cot == "program":
+    if cot == "program" or not problem.has_gold:
         return problem.cot.strip()
     return problem.cot.strip() + templates.answer_trigger + problem.answer.strip() + templates.answer_suffix
 
@@ -66,14 +66,8 @@ def few_shot_prefix(examples: Sequence[Problem], templates: TemplateConfig, cot:
     A model that was never fine-tuned continues them, and what it says after its own separator is not its answer.
 
     Raises:
-        ValueError: an example has no chain of thought, or one with the separator in it; the separator is empty; or the
-            prompts are of a chat template, which has one question.
+        ValueError: an example has no chain of thought, or one with the separator in it; or the separator is empty.
     """
-    if templates.kind == "chat":
-        raise ValueError(
-            "worked examples stand before prompts of strings, and data.templates.kind is chat: put them in "
-            "data.templates.system, or set data.templates.kind to strings"
-        )
     if not separator:
         raise ValueError("the separator of worked examples is empty: it is what a completion ends at")
     parts = []

@@ -61,7 +61,12 @@ class CheckedRows(NamedTuple):
 
 
 def read_problems(
-    source: SourceConfig, bad_rows: BadRows = "error", say: Say = print, answer: Answer = "auto"
+    source: SourceConfig,
+    bad_rows: BadRows = "error",
+    say: Say = print,
+    answer: Answer = "auto",
+    *,
+    gold_optional: bool = False,
 ) -> list[Problem]:
     """The problems of a source, in their published order; see `check_rows`, which says how they are read.
 
@@ -70,13 +75,14 @@ def read_problems(
         bad_rows: what is done about rows that cannot be used: `error`, or `drop`.
         say: told what is dropped.
         answer: how answers are compared.
+        gold_optional: whether rows may lack an answer.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read, or has no rows; or names the rows that cannot be used, `SHOWN` of them,
             under `drop` where there are no others.
     """
-    checked = check_rows(source, answer)
+    checked = check_rows(source, answer, gold_optional=gold_optional)
     require_problems(source, checked)
     if checked.bad:
         told, listed = (
@@ -105,7 +111,7 @@ def _listed(bad: Sequence[BadRow], limit: int = SHOWN) -> str:
     return "\n".join(lines + ([f"  and {len(bad) - limit:,} more"] if len(bad) > limit else []))
 
 
-def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
+def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: bool = False) -> CheckedRows:
     """Reads and checks all rows of a source.
 
     - `reft_json`: the reference's JSON list of `item_id, question, answer_value[, answer_cot]`. The data set is the
@@ -125,6 +131,8 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
 
     Gold answers keep their published text, since it stands in N-CoT targets; they are compared in a normal form that
     `parse_gold` makes. Numbers in a file are accepted as answers and keep all their digits.
+
+    Where `gold_optional`, a row whose answer is missing or null is a problem of kind `none`.
 
     A row cannot be used where something is missing, null, of a wrong type, empty, the id of an earlier row, no Unicode
     text or cannot be parsed; rows are counted from 1, and by line in JSONL.
@@ -151,7 +159,7 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
     bad = []
     for row in rows:
         try:
-            problem = _problem(source, row, answer_kind)
+            problem = _problem(source, row, answer_kind, gold_optional)
             if problem.id in problems:
                 raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
         except ValueError as error:
@@ -190,7 +198,8 @@ def read_sets(config: Config, say: Say = print) -> dict[str, list[Problem]]:
         FileNotFoundError, ValueError: as `read_problems`.
     """
     data = config.data
-    read = lambda source: read_problems(source, data.bad_rows, say, data.answer)
+    optional = config.reward.by_functions_alone
+    read = lambda source: read_problems(source, data.bad_rows, say, data.answer, gold_optional=optional)
     return split_sets(config, {name: read(source) for name, source in sources(config).items()})
 
 
@@ -280,7 +289,7 @@ def _readable(read: Callable[[Row], str], rows: Sequence[Row]) -> Iterator[str]:
             yield read(row)
 
 
-def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem:
+def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind, gold_optional: bool) -> Problem:
     """The problem that a row holds.
 
     Raises:
@@ -296,7 +305,10 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem
     cot = _text(row, source.cot_field) if _has(row, source.cot_field) else ""
     if source.kind == "mathqa" and (quoted := _QUOTED.fullmatch(cot)):
         cot = quoted[1]
-    reasoning, answer = _take_apart(source, row)
+    if gold_optional and not _has(row, source.answer_field):
+        reasoning, answer, answer_kind = "", "", "none"
+    else:
+        reasoning, answer = _take_apart(source, row)
     cot = cot or reasoning
     try:
         parse_gold(answer, answer_kind)

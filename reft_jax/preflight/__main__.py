@@ -26,6 +26,7 @@ from rich.console import Console
 from reft_jax.config import CommandParser, Config, load_config
 from reft_jax.config.files import SHIPPED
 from reft_jax.config.invocation import program
+from reft_jax.data.buckets import automatic
 from reft_jax.files import user_path
 from reft_jax.preflight.devices import FORMS, Target, missing_wheels, parse_target
 from reft_jax.preflight.report import assess, show
@@ -54,6 +55,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if own.json and not user_path(own.json).absolute().parent.is_dir():
             raise ValueError(f"--json {own.json}: there is no such folder to write to")
         target = parse_target(own.target, own.memory_gb)
+        if auto := [".".join(key) for key in automatic(config)]:
+            raise ValueError(
+                f"{', '.join(auto)}: auto is made of the data's lengths, and no data is read here; give lengths, such "
+                "as those that a run, and `python -m reft_jax.data --config FILE`, print"
+            )
         shaped = with_model_directory(config, own.model_config)
         if command := missing_wheels(target):
             raise CannotTellError(f"compiling for {own.target} needs wheels that are not installed here: {command}")

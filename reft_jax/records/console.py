@@ -126,37 +126,44 @@ def _time_left(total: int, first: tuple[int, float], latest: tuple[int, float]) 
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
-    """The accuracies of a finished run, one row for each model that it made.
+    """The accuracies of a finished run, one row for each model that it made; where there are none, the mean rewards.
 
     Args:
         summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `rl_best`, those present, `accuracy` (share
             of test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; under
             `rl_best` its `algorithm`; and `test_best` where the model was chosen on test. Of a run without a test set
-            `dev_accuracy` of those that were chosen takes the place of the first two. Other keys are left out.
+            `dev_accuracy` of those that were chosen takes the place of the first two. Without gold answers there is
+            `reward`, or `dev_reward`, instead. Other keys are left out.
 
     Raises:
         KeyError: a model lacks one of these.
     """
-    tested = any("accuracy" in summary.get(key, {}) for key in _MODELS)
+    figures = {figure for key in _MODELS for figure in summary.get(key, {})}
+    tested = bool({"accuracy", "reward"} & figures)
+    by_reward = "accuracy" not in figures if tested else "dev_reward" in figures and "dev_accuracy" not in figures
+    title, heading, measure = (
+        ("Mean reward", "reward", "reward") if by_reward else ("Accuracy", "accuracy %", "accuracy")
+    )
     chosen = [key for key in _MODELS if summary.get(key, {}).get("test_best")]
     warning = (
         "test-best: chosen on the test set itself, so that the accuracy is too high" if tested and chosen else None
     )
-    table = Table(title="Accuracy on test" if tested else "Accuracy on dev (there is no test set)", caption=warning)
+    table = Table(title=f"{title} on test" if tested else f"{title} on dev (there is no test set)", caption=warning)
     table.add_column("model", no_wrap=True)
-    for heading in ("accuracy %", *(["95 % interval"] if tested else []), "trained on", "seconds"):
-        table.add_column(heading, justify="right")
+    has_interval = tested and not by_reward
+    for column in (heading, *(["95 % interval"] if has_interval else []), "trained on", "seconds"):
+        table.add_column(column, justify="right")
     for key, name in _MODELS.items():
         if key in summary:
             model = summary[key]
             label = ALGORITHMS[model["algorithm"]] if key == "rl_best" else name
             if key.endswith("_best"):
                 label += " test-best" if key in chosen else " best on dev"
-            if tested:
+            figure = model[measure] if tested else model.get(f"dev_{measure}")
+            shown = ["" if figure is None else f"{figure:.3f}" if by_reward else f"{100 * figure:.1f}"]
+            if has_interval:
                 low, high = model["interval"]
-                shown = [f"{100 * model['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
-            else:
-                shown = [f"{100 * model['dev_accuracy']:.1f}" if "dev_accuracy" in model else ""]
+                shown.append(f"{100 * low:.1f} to {100 * high:.1f}")
             table.add_row(label, *shown, f"{model['examples']:,}", f"{model['seconds']:,.0f}")
     return table
 

@@ -15,6 +15,7 @@ _OUTCOMES = {
     "correct": "whose answer is right",
     "wrong": "with an answer that is not right",
     "no_answer": "in which no answer can be read",
+    "no_gold": "to questions without a gold answer",
     "error": "whose program does not parse or raises an exception",
     "timeout": "whose program ran out of time",
     "memory": "whose program ran out of memory",
@@ -27,7 +28,9 @@ _SUSPECT = "with a sign of reward hacking: right in spite of a wrong equation, o
 def _reading(split: str, name: str) -> dict[str, Metric]:
     """The metrics of one greedy evaluation; `split` prefixes their names."""
     return {
-        f"{split}/accuracy": Metric("share", f"{name} problems whose greedy answer is right"),
+        f"{split}/accuracy": Metric(
+            "share", f"{name} problems whose greedy answer is right, of those with a gold answer"
+        ),
         f"{split}/interval_low": Metric("share", f"Low end of the 95 % Wilson interval of `{split}/accuracy`"),
         f"{split}/interval_high": Metric("share", f"High end of the 95 % Wilson interval of `{split}/accuracy`"),
         f"{split}/reward_mean": Metric("reward", f"Mean reward of {name.lower()} completions"),
@@ -80,7 +83,9 @@ METRICS: Mapping[str, Metric] = {
     "optimizer/gradient_norm": Metric("1", "Global L2 norm of the gradient before clipping"),
     "optimizer/learning_rate": Metric("1", "Learning rate of the step"),
     "reward/mean": Metric("reward", "Mean reward of the sampled completions, without the KL penalty"),
-    "reward/correct": Metric("share", "Sampled completions whose answer is right"),
+    "reward/correct": Metric(
+        "share", "Sampled completions whose answer is right, of those to questions with a gold answer"
+    ),
     **{
         f"reward/outcome_{key}": Metric("share", f"Sampled completions {value}")
         for key, value in _OUTCOMES.items()

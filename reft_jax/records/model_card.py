@@ -225,6 +225,8 @@ def _code(config: Config, kind: Kind) -> str:
         )
     library, loader, settings = _LOAD[kind]
     imports = "AutoTokenizer, GenerationConfig" if settings else f"{loader}, AutoTokenizer"
+    texts = list(config.generation.stop)
+    stop = f", stop_strings={texts!r}, tokenizer=tokenizer" if texts else ""
     peft = f"from {library} import {loader}\n" if settings else ""
     return (
         f'{peft}from transformers import {imports}\n\nhere = "."  # this folder, or its id on the Hub\n'
@@ -233,7 +235,8 @@ def _code(config: Config, kind: Kind) -> str:
         f"{_prompt_code(config, kind)}"
         'row = tokenizer([prompt], add_special_tokens=False, return_tensors="pt")\n'
         'tokens, mask = row["input_ids"], row["attention_mask"]\n'
-        f"output = model.generate(tokens, attention_mask=mask, max_new_tokens={config.generation.max_new_tokens})\n"
+        f"output = model.generate(tokens, attention_mask=mask, max_new_tokens={config.generation.max_new_tokens}"
+        f"{stop})\n"
         "print(tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))"
     )
 

@@ -191,7 +191,7 @@ def _record(line: bytes, where: str) -> dict[str, Any] | None:
 
 def _of_evaluation(record: Mapping[str, Any]) -> bool:
     """Whether a record was made by the evaluation after its step."""
-    return "split" in record or "eval/accuracy" in record or "rerank/accuracy" in record
+    return not {"split", "eval/accuracy", "eval/reward_mean", "rerank/accuracy"}.isdisjoint(record)
 
 
 def json_value(value: object) -> object:

@@ -54,7 +54,7 @@ def read_rows(path: Path, completion_field: str, gold_field: str, answer: Answer
     for number, place, fields in json_lines(path):
         completion, gold = _field(fields, completion_field, place), str(_field(fields, gold_field, place, number=True))
         own = next((kind for kind in get_args(AnswerKind) if kind == fields.get("answer_kind")), None)
-        kind: AnswerKind = answer if answer != "auto" else own or likely_answer_kind(gold)
+        kind: AnswerKind = own if own == "none" else answer if answer != "auto" else own or likely_answer_kind(gold)
         problem = Problem(str(fields.get("id", number)), "", gold, kind)
         rows.append(Row(number, problem, str(completion)))
     if not rows:
@@ -107,7 +107,8 @@ def show(result: Audit, limit: int) -> None:
             table.add_row(outcome, *(f"{count[outcome]:,}" for count in counts))
     both, n = (result.lenient, result.reference), len(result.rows)
     table.add_section()
-    table.add_row("share right", *(f"{count['correct'] / n:.2%}" for count in counts))
+    if with_gold := sum(row.problem.has_gold for row in result.rows):
+        table.add_row("share right", *(f"{count['correct'] / with_gold:.2%}" for count in counts))
     table.add_row("mean reward", *(f"{sum(verdict.reward for verdict in judged) / n:.4f}" for judged in both))
     if any(verdict.suspicious is not None for verdict in result.lenient):
         table.add_row("suspicious", *(f"{sum(verdict.suspicious is True for verdict in judged):,}" for judged in both))

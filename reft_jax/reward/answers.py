@@ -34,6 +34,7 @@ _EXPECTED: dict[AnswerKind, str] = {
     "latex": "an expression on one line with balanced braces",
     "text": "a text on one line",
     "scored": "a text",
+    "none": "left out",
 }
 
 
@@ -42,13 +43,13 @@ def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
 
     Args:
         answer: as published, on one line or in displayed mathematics.
-        kind: `number`, `choice` (a letter from a to e), `latex`, `text`, or `scored`, of which it is any text.
+        kind: `number`, `choice` (a letter from a to e), `latex` or `text`; of `scored` and `none` it is any text.
 
     Raises:
         ValueError: `answer` cannot be read as that kind; the message holds it and what was expected.
     """
     text = answer.strip()
-    if kind == "scored":
+    if kind in ("scored", "none"):
         return text
     several = "\n" in text and not _DISPLAYED.match(text)
     value = None if several or (kind == "number" and _HEDGED.match(text)) else _read(text, kind)
@@ -146,6 +147,8 @@ def _read(text: str, kind: AnswerKind) -> str | int | float | None:
             return _read_expression(line)
         case "text":
             return plain(line).casefold().strip(_ASIDE) or None
+        case "none":
+            return None
 
 
 def _delimited(text: str) -> str:

@@ -8,8 +8,14 @@ one entry per completion. It returns as many numbers, with None where it does no
 
 Besides the columns there is `gold`, the answer as it is compared. The weighted values are added to the rewards of
 `verdicts` wherever completions are judged: in reinforcement, evaluation and `sample`.
+
+A function is called in this process, and ends the run where it raises or hangs. A contained one is called in a child of
+a worker, as programs are run, with one completion a call. What a completion can bring about there that the function
+cannot catch (the limits of time and memory, what the sandbox refuses, a sudden end) makes its value None; an exception
+ends the run as ever. Not contained: an answer's code that a function runs in its own process can return for it.
 """
 
+import base64
 import collections
 import contextlib
 import ctypes
@@ -19,13 +25,17 @@ import inspect
 import math
 import numbers
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+from reft_jax.reward.programs import ProgramResult
 
 _PATIENCE = 10.0  # seconds for a function that is told to end
 _ARGUMENTS = ("prompts", "completions", "completion_ids")
+_NONE, _RAISED = "None", "raised "  # what a worker sends in place of a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +47,34 @@ class RewardFunction:
         path: where it was imported from.
         weight: what its values are multiplied by; 0 only logs them.
         call: the function.
+        contained: whether it is called in workers, which have limits of their own.
     """
 
     name: str
     path: str
     weight: float
     call: Callable[..., Any]
+    contained: bool = False
 
 
-def load_functions(functions: Mapping[str, float]) -> tuple[RewardFunction, ...]:
-    """Imports functions, given as import path (`my_rewards.brevity`) to weight.
+class Workers(Protocol):
+    """What calls contained functions: `pool.ProgramRunner`, which workers, that import this module, need not know."""
+
+    def start_function(self, path: str) -> None:
+        """Has a worker import a function."""
+
+    def call_function(self, path: str, arguments: Sequence[str]) -> list[ProgramResult]:
+        """What a function says to each of some pickled arguments."""
+
+
+def load_functions(
+    functions: Mapping[str, float | Mapping[str, bool | float]], runner: Workers | None = None
+) -> tuple[RewardFunction, ...]:
+    """Imports functions, given as import path (`my_rewards.brevity`) to weight, or to `weight` and `contained`.
+
+    Args:
+        functions: of `reward.functions`.
+        runner: its workers import contained ones, which are not imported here.
 
     Raises:
         ValueError: naming the path: there is no such module or function in it, its module fails to import (the
@@ -54,12 +82,65 @@ def load_functions(functions: Mapping[str, float]) -> tuple[RewardFunction, ...]
     """
     names = collections.Counter(path.rpartition(".")[2] for path in functions)
     loaded = []
-    for path, weight in functions.items():
+    for path, given in functions.items():
+        settings = given if isinstance(given, Mapping) else {"weight": given}
+        weight, contained = settings.get("weight"), bool(settings.get("contained"))
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise ValueError(f"reward function {path!r}: the weight {weight!r} is not a finite number")
         name = path.rpartition(".")[2]
-        loaded.append(RewardFunction(name if names[name] == 1 else path, path, float(weight), _import(path)))
+        call = _contained(path, runner) if contained else _import(path)
+        loaded.append(RewardFunction(name if names[name] == 1 else path, path, float(weight), call, contained))
     return tuple(loaded)
+
+
+def _contained(path: str, runner: Workers | None) -> Callable[..., list[float | None]]:
+    """A function as the workers of a pool call it, one completion a call."""
+    if runner is None:
+        raise ValueError(f"reward function {path!r}: contained ones need a ProgramRunner")
+    try:
+        runner.start_function(path)
+    except RuntimeError as error:
+        raise ValueError(f"reward function {path!r} cannot be imported in a worker: {error}") from error
+    worked = False
+
+    def call(**columns: Sequence[Any]) -> list[float | None]:
+        nonlocal worked
+        rows = [dict(zip(columns, ([entry] for entry in row))) for row in zip(*columns.values())]
+        results = runner.call_function(path, [base64.b64encode(pickle.dumps(row)).decode("ascii") for row in rows])
+        for result in results:
+            if isinstance(result.value, str) and result.value.startswith(_RAISED):
+                raise _RaisedError(result.value)
+        worked = worked or any(result.outcome == "ok" for result in results)
+        if results and not worked:  # as one that opens a file of its own, or imports a module late
+            raise _RaisedError(
+                f"returned for none of {len(results)} completions in a worker ({results[0].outcome}: "
+                f"{results[0].detail}): it may have no file, network or process, its modules are imported before, and "
+                "reward.program_timeout_s and program_memory_mb are its limits"
+            )
+        return [r.value if r.outcome == "ok" and isinstance(r.value, int | float) else None for r in results]
+
+    return call
+
+
+class _RaisedError(Exception):
+    """What a contained function did that ends a run."""
+
+
+def worker_call(path: str) -> Callable[[str], float | str]:
+    """The function of a worker that calls another for one completion: pickled arguments in, a number or a text out."""
+    function = _import(path)
+
+    def call(entry: str) -> float | str:
+        arguments = pickle.loads(base64.b64decode(entry))
+        try:
+            (value,) = _checked(function(**arguments), path, 1)
+        except (MemoryError, PermissionError):  # the worker tells what these are
+            raise
+        except Exception as error:
+            return f"{_RAISED}{type(error).__name__}: {error}"[:200]
+        return _NONE if value is None else value
+
+    return call
 
 
 def call_functions(
@@ -92,12 +173,14 @@ def call_functions(
         own = {name: list(column) for name, column in {**columns, **arguments}.items()}
         own["completion_ids"] = [list(ids) for ids in completion_ids]
         try:
-            with _limit(timeout, function.path):
+            with _limit(math.inf if function.contained else timeout, function.path):
                 result = function.call(**own)
         except TimeoutError as error:
             if str(error):
                 raise RuntimeError(f"reward function {function.path!r} raised TimeoutError: {error}") from error
             raise TimeoutError(_too_slow(function.path, timeout)) from None
+        except _RaisedError as error:
+            raise RuntimeError(f"reward function {function.path!r} {error}") from error
         except Exception as error:
             message = f"reward function {function.path!r} raised {type(error).__name__}: {error}"
             raise RuntimeError(message) from error

@@ -5,7 +5,9 @@ A run takes some 5 ms, so programs that are only arithmetic are computed by `ari
 
 import itertools
 import json
+import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -147,6 +149,28 @@ class ProgramRunner:
         results = dict(zip(todo, self._call(libraries, programs)))
         return [results[one] for one in answers]
 
+    def start_function(self, path: str) -> None:
+        """Has a worker import a reward function of the user's own.
+
+        Raises:
+            RuntimeError: the worker did not start, its message being on stderr.
+        """
+        (result,) = self._call(_function(path), ["def solution(): return 5"])
+        if result != ProgramResult("ok", 5, ""):
+            raise RuntimeError(f"{result.outcome}, {result.detail}")
+
+    def call_function(self, path: str, arguments: Sequence[str]) -> list[ProgramResult]:
+        """What a reward function of the user's own says, see `functions.worker_call`, in workers that have it alone.
+
+        Args:
+            path: of the function.
+            arguments: of each call, pickled, in base64.
+
+        Raises:
+            RuntimeError: a worker did not start.
+        """
+        return self._call(_function(path), [f"def solution(): return call({entry!r})" for entry in arguments])
+
     def _call(self, libraries: str, programs: list[str]) -> list[ProgramResult]:
         """Runs programs of ours, on texts that are not."""
         with self._lock:
@@ -207,6 +231,11 @@ class ProgramRunner:
             pool.remove(worker)
         late = ProgramResult("deadline", None, f"not done in the {self._deadline:g} s of its batch")
         return [results.get(index, late) for index in range(len(programs))]
+
+
+def _function(path: str) -> str:
+    """What a worker is told to have: a reward function, and where this process would look for its module."""
+    return json.dumps({"function": path, "path": [os.path.abspath(folder) for folder in sys.path]})
 
 
 def _wait(pool: Sequence[Worker], until: float) -> None:

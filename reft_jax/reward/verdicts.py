@@ -17,7 +17,7 @@ from reft_jax.reward.parse import program_of
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
 
-Outcome = Literal["correct", "wrong", "no_answer", "error", "timeout", "memory", "forbidden", "deadline"]
+Outcome = Literal["correct", "wrong", "no_answer", "no_gold", "error", "timeout", "memory", "forbidden", "deadline"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Verdict:
 
     Attributes:
         reward: what it earns, before any KL penalty.
-        outcome: why; a program that fails keeps its cause, `error`, `timeout`, `memory`, `forbidden` (the sandbox
-            stopped it) or `deadline` (its batch took too long).
+        outcome: why; `no_gold` where there is no gold answer; a program that fails keeps its cause, `error`, `timeout`,
+            `memory`, `forbidden` (the sandbox stopped it) or `deadline` (its batch took too long).
         value: the answer that was read, None where there was none.
         suspicious: whether there is a sign of reward hacking: an answer in prose that is right although an equation
             before it is wrong, or a letter that a program returns without computing anything for it. None where these
@@ -82,6 +82,9 @@ def verdicts_of(
         pairs = zip(problems, completions)
         values = [extract_answer(text, p.answer_kind, answer_trigger, config.rules) for p, text in pairs]
         failures = ["no_answer"] * len(values)
+    for i, problem in enumerate(problems):
+        if not problem.has_gold:
+            values[i], failures[i] = None, "no_gold" if failures[i] == "no_answer" else failures[i]
     right = [
         is_correct(value, gold, config.tolerance, config.relative_tolerance, config.exact_integers)
         for value, gold in zip(values, golds)
@@ -110,6 +113,8 @@ def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 def _suspicious(problem: Problem, completion: str, verdict: Verdict, cot: CotKind) -> bool | None:
     """See `Verdict.suspicious`; `equations` and `letters` have the tests."""
+    if not problem.has_gold:
+        return None
     if cot == "text":
         holds = arithmetic_holds(completion)
         return None if holds is None else verdict.outcome == "correct" and not holds

@@ -1,13 +1,14 @@
 """The command behind `pool.ProgramRunner`: reads programs, runs each in a child of its own, writes what came out.
 
-    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy|math_verify|TASKS contained|unsafe
+    python -m reft_jax.reward.worker CPU_SECONDS MEGABYTES plain|sympy|math_verify|TASKS|FUNCTION contained|unsafe
 
 A request on stdin is `[program, rules]` as JSON behind its length in 8 digits; a reply on stdout is a line of JSON,
 `[outcome, value, detail]`, in the same order. The first line tells the layers of containment: `["ready", ["limits",
 "landlock", "seccomp"]]`. It ends when stdin ends. Nothing of the package is imported but `sandbox`, because a fork
 costs by the memory there is and touches: 50 MB of sympy make it four times as dear. Hence workers with and without it;
 those with math-verify compare expressions. TASKS is a JSON list of `[name, parameters]` of reasoning-gym's tasks,
-whose scorers the worker then has (`scorers`).
+whose scorers the worker then has (`scorers`). FUNCTION is a JSON object: a reward function's import path as `function`,
+and as `path` the folders that its module may be in.
 
 A child has a session of its own, no descriptors but /dev/null and its result pipe, nothing of the user's environment,
 and limits on CPU time, address space, written files, core dumps and (except for root, whom the kernel exempts) new
@@ -69,6 +70,12 @@ def main(arguments: list[str]) -> None:
         from reft_jax.reward import scorers
 
         names["score"] = scorers.scores(json.loads(libraries))
+    elif libraries.startswith("{"):
+        from reft_jax.reward import functions
+
+        wanted = json.loads(libraries)
+        sys.path += [folder for folder in wanted["path"] if folder not in sys.path]
+        names["call"] = functions.worker_call(wanted["function"])
     requests, replies = os.dup(0), os.dup(1)
     layers, seccomp = _confine_all(megabytes, contained=containment == "contained")
     os.write(replies, json.dumps(["ready", layers]).encode() + b"\n")

@@ -87,13 +87,15 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
         ValueError: bad samples or problems, rows that are too long, a mesh that does not fit the devices.
         OSError: no room for the checkpoints.
     """
-    settings, data = config.reward_model, config.data
+    settings, data, optional = config.reward_model, config.data, config.reward.by_functions_alone
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         given, test = (
-            read_problems(source, data.bad_rows, display.message, data.answer) if source.kind != "none" else []
+            read_problems(source, data.bad_rows, display.message, data.answer, gold_optional=optional)
+            if source.kind != "none"
+            else []
             for source in (data.dev, data.test)
         )
         drawn = split_samples(read_files(settings.samples), data.dev_fraction, given)

@@ -146,22 +146,31 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
-    """Yields the samples of a file that is whole.
+    """Yields the samples of a file that is whole, but for those of questions without a gold answer.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: naming the line and the field of what is missing or of a wrong type; or the file is empty, or has
-            fewer lines than its settings promise: it was interrupted, and what it lacks is no random part.
+            fewer lines than its settings promise: it was interrupted, and what it lacks is no random part; or no
+        question has a gold answer, so that no sample is right or wrong.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}: give one that the command `sample` wrote")
     seen: set[tuple[str, int]] = set()
+    answered = False
     for _, place, record in json_lines(path):
         sample = _sample(record, place)
         if (sample.id, sample.sample) in seen:
             raise ValueError(f"{place}: sample {sample.sample} of `{sample.id}` stands twice")
         seen.add((sample.id, sample.sample))
-        yield sample
+        if sample.answer_kind != "none":
+            answered = True
+            yield sample
+    if seen and not answered:
+        raise ValueError(
+            f"{path}: none of its questions has a gold answer, so that no sample is right or wrong: there is "
+            "nothing to vote for, to choose or to learn by"
+        )
     if not seen:
         raise ValueError(f"{path}: holds no samples")
     settings = read_settings(path)

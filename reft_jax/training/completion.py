@@ -1,6 +1,8 @@
 """From a rollout's tokens back to text, and from text to verdicts: the host's half of sampling."""
 
+import bisect
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ from reft_jax.reward.verdicts import Verdict
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+UNREADABLE = "\ufffd"
+"""What a tokenizer makes of bytes that are no text."""
+
 VerdictFunction = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 """Problems and their completions to verdicts: `reward.verdicts` with its settings."""
 
@@ -32,8 +37,8 @@ class Completion:
         text: the chain of thought; of a program all of it, forced header included.
         verdict: its reward, outcome and answer.
         reward: the verdict's, and the weighted values of the user's own reward functions.
-        tokens: length of the response, end token included.
-        ended: whether it has an end token, or was cut at the longest length.
+        tokens: length of the response, end token included, or the token that completes a text of `generation.stop`.
+        ended: whether it has one of these, or was cut at the longest length.
         log_prob: of all its tokens together, under the distribution that they were drawn from, nats.
         functions: what each reward function of the user's own said.
     """
@@ -83,6 +88,67 @@ def response_texts(
     return prompts, [text[len(prompt) :] for text, prompt in zip(both, prompts)]
 
 
+def read_responses(
+    tokenizer: "PreTrainedTokenizerBase", rollout: Rollout, stop: Sequence[str] = ()
+) -> tuple[Rollout, list[str], list[str]]:
+    """A rollout as it is judged, and the texts of its prompts and responses, see `response_texts`.
+
+    A response is kept to the token that completes a text of `stop`, if one does, see `first_stop`, and has ended there:
+    the beginning of a sample is a sample too, so that the log-probs of what is kept are the sampler's.
+
+    Args:
+        tokenizer: turns ids into text.
+        rollout: host arrays, [B, ...].
+        stop: texts that end a response.
+    """
+    sequences = rollout.sequences
+    prompts, texts = response_texts(tokenizer, sequences, rollout.ended)
+    lengths, ended = sequences.response_lengths.copy(), rollout.ended.copy()
+    for row, text in enumerate(texts):
+        if lengths[row] and (any(part in text for part in stop) or (stop and UNREADABLE in text)):
+            beginning = functools.partial(_beginning, tokenizer, sequences, row, len(prompts[row]))
+            if found := first_stop(beginning, int(lengths[row] - ended[row]), stop):
+                lengths[row], texts[row], ended[row] = *found, True
+    kept = np.arange(rollout.log_probs.shape[1]) < lengths[:, None]
+    cut = Rollout(
+        sequences=dataclasses.replace(sequences, response_lengths=lengths),
+        log_probs=np.where(kept, rollout.log_probs, 0),
+        ended=ended,
+    )
+    return cut, prompts, texts
+
+
+def _beginning(tokenizer: "PreTrainedTokenizerBase", sequences: Sequences, row: int, prompt: int, length: int) -> str:
+    """The text of a response's first tokens, behind `prompt` characters."""
+    response = sequences.responses[row, :length]
+    content = response[response != tokenizer.pad_token_id]
+    tokens = np.concatenate([sequences.tokens[row, : sequences.prompt_lengths[row]], content])
+    return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))[prompt:]
+
+
+def first_stop(beginning: Callable[[int], str], length: int, stop: Sequence[str]) -> tuple[int, str] | None:
+    """How many tokens it takes until their text holds a text of `stop`, and what stands before that; None: all do not.
+
+    Args:
+        beginning: the text of the first tokens, by their number.
+        length: of all tokens.
+        stop: texts, none empty.
+    """
+    stops = lambda count: any(part in beginning(count) for part in stop)
+    if UNREADABLE in beginning(length):  # of bytes that are no text, which some decoders let spoil what is before them
+        count = next(filter(stops, range(1, length + 1)), length + 1)
+    else:
+        count = bisect.bisect_left(range(length + 1), True, key=stops)
+    if count > length:
+        return None
+    return count, before(beginning(count), stop)
+
+
+def before(text: str, stop: Sequence[str]) -> str:
+    """What of a text stands before the first text of `stop`: all, where it holds none."""
+    return text[: min((text.index(part) for part in stop if part in text), default=len(text))]
+
+
 def judge(
     rollout: Rollout,
     problems: Sequence[Problem],
@@ -93,7 +159,7 @@ def judge(
     verdicts: VerdictFunction,
     functions: Sequence[RewardFunction] = (),
     function_timeout: float = math.inf,
-    end_before: str = "",
+    stop: Sequence[str] = (),
 ) -> list[Completion]:
     """Reads and judges the responses of a rollout.
 
@@ -106,15 +172,11 @@ def judge(
         verdicts: problems and their completions to verdicts.
         functions: of the user's own; asked too.
         function_timeout: seconds by the clock that one call of them may take.
-        end_before: a text that ends a response as an end token does, and is cut off with all that follows; of such a
-            response, `tokens` and `log_prob` are those of all that was sampled.
+        stop: texts that end a response, see `read_responses`.
     """
     asked = [problems[i] for i in rows if i >= 0]
-    prompts, texts = (part[: len(asked)] for part in response_texts(tokenizer, rollout.sequences, rollout.ended))
-    ended = rollout.ended[: len(asked)].tolist()
-    if end_before:
-        parts = [text.partition(end_before) for text in texts]
-        texts, ended = [part[0] for part in parts], [end or part[1] != "" for end, part in zip(ended, parts)]
+    rollout, prompts, texts = read_responses(tokenizer, rollout, stop)
+    prompts, texts = prompts[: len(asked)], texts[: len(asked)]
     values: dict[str, list[float | None]] = {}
     extra = [0.0] * len(asked)
     if functions:
@@ -137,7 +199,7 @@ def judge(
             verdict=verdict,
             reward=verdict.reward + extra[row],
             tokens=int(rollout.sequences.response_lengths[row]),
-            ended=ended[row],
+            ended=bool(rollout.ended[row]),
             log_prob=float(rollout.log_probs[row].sum(dtype=np.float64)),
             functions={name: column[row] for name, column in values.items()},
         )
@@ -153,12 +215,18 @@ def response_ids(sequences: Sequences) -> list[list[int]]:
 
 def columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
     """The data's columns as published, None where a row lacks one, and where none has: id, question, answer, cot, and
-    gold, the answer as the number or text that completions are compared with."""
+    gold, the answer as the number or text that completions are compared with, None where there is none."""
     names = dict.fromkeys(name for problem in problems for name in problem.columns)
     found = {name: [problem.columns.get(name) for problem in problems] for name in names}
     own = ("id", "question", "answer", "cot")
-    gold = [parse_gold(problem.answer, problem.answer_kind) for problem in problems]
+    gold = [parse_gold(p.answer, p.answer_kind) if p.has_gold else None for p in problems]
     return {name: [getattr(problem, name) for problem in problems] for name in own} | {"gold": gold} | found
+
+
+def share_correct(completions: Sequence[Completion]) -> float | None:
+    """The share that is right of those to questions with a gold answer; None where there are none."""
+    right = [c.verdict.outcome == "correct" for c in completions if c.problem.has_gold]
+    return sum(right) / len(right) if right else None
 
 
 def function_means(completions: Sequence[Completion], prefix: str = "reward") -> dict[str, float]:

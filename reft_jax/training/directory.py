@@ -15,6 +15,7 @@ import yaml
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
 from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, matters, refusals
+from reft_jax.data.buckets import automatic, set_buckets
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
@@ -66,7 +67,7 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     checkpoints = directory / "checkpoints"
     if checkpoints.exists() and (renamed := old_names_in_file(directory / "config.yaml")):
         raise ValueError(renamed)
-    if has_models(checkpoints) or has_resume_points(checkpoints):
+    if has_begun(directory):
         return
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "run.json").write_text(json.dumps(run_info(), indent=2) + "\n", encoding="utf-8")
@@ -74,6 +75,21 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     if config.model.path:  # an export needs them again
         hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
     write_settings(config)
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether a run's folder holds anything that it has trained."""
+    return has_models(directory / "checkpoints") or has_resume_points(directory / "checkpoints")
+
+
+def with_kept_buckets(config: Config) -> Config:
+    """The config with the buckets that a run began with in the place of `auto`."""
+    directory = Path(config.run_dir)
+    if not has_begun(directory):
+        return config
+    written = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    kept = {key: written.get(key[0], {}).get(key[1], "auto") for key in automatic(config)}
+    return set_buckets(config, {key: tuple(sizes) for key, sizes in kept.items() if sizes != "auto"})
 
 
 def write_settings(config: Config) -> None:

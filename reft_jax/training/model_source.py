@@ -31,7 +31,7 @@ from reft_jax.models.params import Params
 from reft_jax.records.checkpoint import run_of
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.sampler import Sampler
-from reft_jax.training.startup import open_sampler
+from reft_jax.training.startup import open_sampler, with_made_buckets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,36 +140,31 @@ def without_training(config: Config, split: Split) -> Config:
 
 
 @contextlib.contextmanager
-def open_model(
-    source: ModelSource, *, prefix: str = "", end_before: str = "", stopped: str = "stopped as asked"
-) -> Iterator[tuple[Sampler, Params]]:
+def open_model(source: ModelSource, *, stopped: str = "stopped as asked") -> Iterator[tuple[Sampler, Params]]:
     """The model at work, with its parameters {"decoder"}; begins and ends the process, see `lifecycle`.
 
     Args:
         source: the model and its problems.
-        prefix: before every prompt.
-        end_before: see `Sampler`.
         stopped: what is said where the process was asked to stop.
     """
     with lifecycle(source.config, stopped) as command:
-        sampler = command.open(_open(source, command, prefix, end_before))
+        sampler = command.open(_open(source, command))
         params = source.params(sampler)
         command.begin(sampler.model.mesh)
         yield sampler, params
 
 
 @contextlib.contextmanager
-def _open(source: ModelSource, command: Lifecycle, prefix: str, end_before: str) -> Iterator[Sampler]:
+def _open(source: ModelSource, command: Lifecycle) -> Iterator[Sampler]:
     config = source.config
     if not source.checkpoint:
         require_model(config.model)
     tokenizer = source.tokenizer()
     if not source.checkpoint:  # a run's config has the shape
         config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
+    config = with_made_buckets(config, tokenizer)
     check_lengths(config)
-    with open_sampler(
-        config, tokenizer, command.stop, source.files(), splits=(source.split,), prefix=prefix, end_before=end_before
-    ) as sampler:
+    with open_sampler(config, tokenizer, command.stop, source.files(), splits=(source.split,)) as sampler:
         if not sampler.problems[source.split]:
             raise ValueError(f"no problems in {source.split}: data.dev_fraction is {config.data.dev_fraction}")
         yield sampler

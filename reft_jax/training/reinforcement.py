@@ -13,7 +13,7 @@ from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
-from reft_jax.training.completion import Completion, function_means, summarise
+from reft_jax.training.completion import Completion, function_means, share_correct, summarise
 from reft_jax.training.learners import Iteration, make_learner
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage, order_seed
@@ -65,6 +65,7 @@ def reinforce(
             jax.block_until_ready(rollout)
             clock.lap("rollout")
             completions = sampler.judge(rollout, "train", prompts.problem)
+            rollout = sampler.as_judged(rollout, completions)
             clock.lap("reward")
             if number == 0 and (warning := unread(completions)):
                 records.display.message(warning)
@@ -96,7 +97,7 @@ def draw(sampler: Sampler, stage: Stage, number: int) -> PromptBatch:
 
 def unread(completions: Sequence[Completion]) -> str:
     """A warning where hardly any completion has an answer, right or wrong, with an example; else nothing."""
-    without = [c for c in completions if c.verdict.outcome not in ("correct", "wrong")]
+    without = [c for c in completions if c.verdict.outcome not in ("correct", "wrong", "no_gold")]
     if len(without) < UNREAD_SHARE * len(completions):
         return ""
     outcomes = collections.Counter(completion.verdict.outcome for completion in without)
@@ -140,13 +141,13 @@ def detect_collapse(
 
 def reward_metrics(completions: Sequence[Completion]) -> dict[str, float]:
     """Mean reward, shares of outcomes, and lengths of the responses."""
-    shares = summarise(completions)
-    correct = shares.pop("outcome_correct", 0.0)
+    shares, correct = summarise(completions), share_correct(completions)
+    shares.pop("outcome_correct", None)
     return {
         **{f"reward/{name}": share for name, share in shares.items() if name.startswith(("outcome_", "suspicious"))},
         **function_means(completions),
         "reward/mean": float(np.mean([completion.reward for completion in completions])),
-        "reward/correct": correct,
+        **({} if correct is None else {"reward/correct": correct}),
         "response/length_mean": shares["length_mean"],
         "response/truncated": shares["truncated"],
     }

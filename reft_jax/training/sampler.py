@@ -46,8 +46,6 @@ class Sampler:
     display: ProgressDisplay
     functions: Sequence[RewardFunction] = ()
     """The user's own reward functions."""
-    end_before: str = ""
-    """A response is read up to this text, where it is set."""
 
     @property
     def config(self) -> Config:
@@ -89,10 +87,28 @@ class Sampler:
             verdicts=self.verdicts,
             functions=self.functions,
             function_timeout=self.config.reward.function_timeout_s,
-            end_before=self.end_before,
+            stop=self.config.generation.stop,
         )
         shared = gather(list(zip(own.tolist(), completions)))
         return [completion for _, completion in sorted(itertools.chain(*shared), key=lambda pair: pair[0])]
+
+    def as_judged(self, rollout: Rollout, completions: Sequence[Completion]) -> Rollout:
+        """A rollout on the devices with its responses as long as they were judged, which `generation.stop` decides.
+
+        Their further tokens are padding then, which no number depends on.
+
+        Args:
+            rollout: [B, ...].
+            completions: of `judge`, from all processes.
+        """
+        if not self.config.generation.stop:
+            return rollout
+        lengths, ended = np.zeros(rollout.ended.shape, np.int32), np.ones(rollout.ended.shape, bool)
+        lengths[: len(completions)] = [completion.tokens for completion in completions]
+        ended[: len(completions)] = [completion.ended for completion in completions]
+        lengths, ended = to_global((lengths, ended), batch_shardings((lengths, ended), self.model.mesh))
+        sequences = dataclasses.replace(rollout.sequences, response_lengths=lengths)
+        return dataclasses.replace(rollout, sequences=sequences, ended=ended)
 
     def sampling_params(self, params: Params) -> Params:
         """What sampling takes: decoder and adapters, these 0 for a model into which they were merged."""
@@ -119,7 +135,7 @@ class Sampler:
             yield batch, self.judge(rollout, split, batch.problem)
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
-        """Accuracy of `params` ({"decoder"}; a value head is ignored) on a split: every prompt once, longest first."""
+        """What `params` ({"decoder"}; a value head is ignored) answer on a split: every prompt once, longest first."""
         batches = evaluation_batches(
             self.prompts[split],
             batch_size=self.config.evaluation.batch_size,
@@ -128,4 +144,4 @@ class Sampler:
         )
         answers = self.sample(params, split, batches, EVALUATION)
         completions = [completion for _, judged in answers for completion in judged]
-        return Evaluation(completions=completions, total=len(self.problems[split]))
+        return Evaluation(completions=completions, total=sum(problem.has_gold for problem in self.problems[split]))

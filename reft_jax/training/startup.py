@@ -15,10 +15,12 @@ from reft_jax.algorithms.train_state import abstract_stage
 from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
+from reft_jax.data.buckets import automatic, buckets_of, with_buckets
 from reft_jax.data.chat import bos_warning, with_templates
 from reft_jax.data.encoding import Example, Prompt
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.prompts import target_text
+from reft_jax.data.readers import read_sets
 from reft_jax.data.tokenizers import model_tokenizer, special_ids
 from reft_jax.models.hf.load import end_tokens, require_model, require_weights, resolve_model
 from reft_jax.models.policy import Policy
@@ -30,7 +32,8 @@ from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
-from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary
+from reft_jax.training.completion import before
+from reft_jax.training.directory import claim_directory, lock_run_dir, open_records, read_summary, with_kept_buckets
 from reft_jax.training.lifecycle import Lifecycle
 from reft_jax.training.model import Model
 from reft_jax.training.sampler import Sampler
@@ -74,12 +77,29 @@ def prepare(config: Config) -> tuple[Config, Any]:
     require_model(config.model, adapter=not begun)
     tokenizer = model_tokenizer(config.model)
     config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
-    config = with_templates(config, tokenizer)
+    config = with_made_buckets(with_kept_buckets(with_templates(config, tokenizer)), tokenizer)
     check_lengths(config)
     if not begun:
         require_weights(config.model)
     on_process_zero(lambda: claim_directory(config, tokenizer))
     return config, tokenizer
+
+
+def with_made_buckets(config: Config, tokenizer: Any) -> Config:
+    """The config with lengths for buckets that are `auto`, which are printed; reads the problems that they are made of.
+
+    Raises:
+        FileNotFoundError, ValueError: bad problems, or samples.
+    """
+    keys = automatic(config)
+    if not keys:
+        return config
+    sets = read_sets(config, lambda dropped: None) if keys != [("reward_model", "row_buckets")] else {}
+    config = with_buckets(config, tokenizer, sets)
+    if jax.process_index() == 0:
+        for section, name in keys:
+            print(f"{section}.{name}: auto, made {list(buckets_of(config, (section, name)))}", flush=True)
+    return config
 
 
 def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str, Stage]:
@@ -113,8 +133,6 @@ def open_sampler(
     model_files: Path,
     *,
     splits: Sequence[str] = ("train", "dev", "test"),
-    prefix: str = "",
-    end_before: str = "",
 ) -> Iterator[Sampler]:
     """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
 
@@ -124,8 +142,6 @@ def open_sampler(
         stop: asked between batches.
         model_files: folder that may have the model's own generation config, for the tokens that end a response.
         splits: of the problems, those that will be asked.
-        prefix: before every prompt, see `few_shot_prefix`.
-        end_before: see `Sampler`.
 
     Raises:
         ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
@@ -133,19 +149,20 @@ def open_sampler(
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     reward, data, runner = config.reward, config.data, None
-    functions = load_functions(reward.functions)
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
         problems = read_problem_sets(config, display.message)
         kinds = {problem.answer_kind for split in splits for problem in problems[split]}
         judged = {"latex": "comparisons of expressions", "scored": "the scorers of tasks"}
         contained = ["programs"] * (data.cot == "program") + [text for kind, text in judged.items() if kind in kinds]
+        own = [given for given in reward.functions.values() if isinstance(given, dict) and given.get("contained")]
+        contained += ["reward functions"] * bool(own)
         if contained:
             runner = stack.enter_context(make_runner(reward))
             display.message(f"{', '.join(contained)}: contained by {', '.join(runner.start()) or 'nothing'}")
+        functions = load_functions(reward.functions, runner)
         prompts = {
-            split: encode_for_sampling(problems[split], config, tokenizer, split, display.message, prefix)
-            for split in splits
+            split: encode_for_sampling(problems[split], config, tokenizer, split, display.message) for split in splits
         }
         everywhere = dataclasses.replace(config, distributed=DistributedConfig())
         tokens = {split: [prompt.tokens.tobytes() for prompt in rows] for split, rows in prompts.items()}
@@ -165,7 +182,6 @@ def open_sampler(
             runner=runner,
             display=display,
             functions=functions,
-            end_before=end_before,
         )
 
 
@@ -249,12 +265,14 @@ def check_annotations(sampler: Sampler, examples: Sequence[Example], split: str,
         ValueError: none of them gives the answer of its problem; with an example.
     """
     config = sampler.config.data
-    rows = examples[:: max(1, len(examples) // count)][:count]
+    judged_by_answer = [row for row in examples if sampler.problems[split][row.problem].has_gold]
+    rows = judged_by_answer[:: max(1, len(judged_by_answer) // count)][:count]
     problems = [sampler.problems[split][row.problem] for row in rows]
-    texts = [target_text(problem, config.templates, config.cot) for problem in problems]
+    targets = [target_text(problem, config.templates, config.cot) for problem in problems]
+    texts = [before(target, sampler.config.generation.stop) for target in targets]
     judged = on_process_zero(lambda: sampler.verdicts(problems, texts))
     wrong = [i for i, verdict in enumerate(judged) if verdict.outcome != "correct"]
-    if len(wrong) < len(rows) / 2:
+    if not rows or len(wrong) < len(rows) / 2:
         return
     problem, text, verdict = problems[wrong[0]], texts[wrong[0]], judged[wrong[0]]
     said = (

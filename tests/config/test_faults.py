@@ -28,7 +28,7 @@ def test_all_faults_are_told_at_once_with_their_files(tmp_path, capsys):
     base.write_text(yaml.safe_dump({"rl": {"kl_coeff": 1, "critic": "x", "epochs": 2.5, "vf_coef": -1}, "foo": 1}))
     over.write_text(yaml.safe_dump({"config": ["base.yaml"], "sft": {"prompt_buckets": "long"}}))
     told = refusal(capsys, "--config", str(over), "--rl.epochs=many", "--model.scan_layers", "maybe", "--sed", "3")
-    lengths = "a list of whole numbers, one or more lengths, each more than 0"
+    lengths = "a list of whole numbers, one or more lengths, each more than 0, or auto"
     assert sorted(told) == sorted(
         [
             f"rl.kl_coeff is no setting: did you mean rl.kl_coef? ({base})",

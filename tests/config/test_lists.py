@@ -1,5 +1,6 @@
 """Lists as people write them, on the command line and in files, are those of the long form; the rest is refused."""
 
+import json
 import os
 
 import pytest
@@ -24,6 +25,7 @@ def test_these_settings_are_lists():
     }
     assert {key for key, kind in kinds.items() if kind is str} == {
         "allow_changed",
+        "generation.stop",
         "model.lora.targets",
         "reward_model.samples",
     }
@@ -57,6 +59,22 @@ def test_texts_may_be_written_without_brackets(tmp_path):
     assert load_config([*VALID, "--reward_model.samples", "a.jsonl"]).reward_model.samples == (
         os.path.abspath("a.jsonl"),
     )
+
+
+@pytest.mark.parametrize("text", ["\n\n", ", and", "[END]", "null"])
+def test_a_stop_text_is_one_text(text, tmp_path):
+    """None is taken apart or read as something else; a bracket on the command line begins a list."""
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"generation": {"stop": text}}))
+    lines = [["--config", str(tmp_path / "one.yaml")], [f"--generation.stop={json.dumps([text])}"]]
+    lines += [["--generation.stop", text]] if text != "[END]" else []
+    assert [load_config([*VALID, *line]).generation.stop for line in lines] == [(text,)] * len(lines)
+
+
+@pytest.mark.parametrize("value", ["", '["a", ""]', '["a\ufffd"]'])
+def test_a_stop_text_that_every_response_has_is_refused(value, capsys):
+    with pytest.raises(SystemExit):
+        load_config([*VALID, f"--generation.stop={value}"])
+    assert "generation.stop is" in capsys.readouterr().err
 
 
 def test_a_list_does_not_take_what_belongs_to_no_option():
@@ -101,3 +119,23 @@ def test_what_a_file_says_of_other_settings_stays_as_it_is(value):
         "no": value,
     }
     assert yaml.safe_dump(in_settings(settings, FIELDS)) == yaml.safe_dump(settings)
+
+
+def test_templates_may_be_given_by_their_kind(tmp_path, capsys):
+    (tmp_path / "chat.yaml").write_text("data: {templates: chat}")
+    (tmp_path / "system.yaml").write_text("data: {templates: {system: Be brief.}}")
+    files = ["--config", str(tmp_path / "chat.yaml"), "--config", str(tmp_path / "system.yaml")]
+    for line in (
+        files,
+        ["--data.templates", "chat", *files[2:]],
+        ["--data.templates=chat", "--data.templates.system=Be brief."],
+    ):
+        templates = load_config([*VALID, *line]).data.templates
+        assert (templates.kind, templates.system) == ("chat", "Be brief.")
+    assert load_config([*VALID, *files[:2], "--data.templates", "strings"]).data.templates.kind == "strings"
+    assert load_config([*VALID, "--data.templates", "{kind: chat}"]).data.templates.kind == "chat"
+    (tmp_path / "cat.yaml").write_text("data: {templates: cat}")
+    for line in (["--data.templates", "cat"], ["--config", str(tmp_path / "cat.yaml")]):
+        with pytest.raises(SystemExit):
+            load_config([*VALID, *line])
+        assert "data.templates is 'cat': it must be one of strings, chat, a section" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from reft_jax.config.validation import require_files, validate
 
 VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
 NUMBERS = (
-    *(int, float, tuple[int, ...], dict[str, float]),
+    *(int, float, tuple[int, ...], dict[str, float | dict[str, bool | float]]),
     *(tuple[tuple[int, int], ...], dict[str, bool | int | float | str]),
 )
 
@@ -79,7 +79,10 @@ def test_a_number_out_of_its_range_is_refused_in_a_config_made_in_python(valid, 
         int: [-2],
         float: [math.nan, math.inf, -math.inf],
         tuple[int, ...]: [(), (8, 0)],
-        dict[str, float]: [{"a.b": math.nan}, {"a.b": 1.0, "a.c": math.inf}],
+        dict[str, float | dict[str, bool | float]]: [
+            *({"a.b": math.nan}, {"a.b": 1.0, "a.c": math.inf}, {"a.b": {"weight": math.nan}}, {"a.b": {}}),
+            *({"a.b": {"weight": True}}, {"a.b": {"weight": 1, "contained": 1}}, {"a.b": {"weight": 1, "other": 1}}),
+        ],
         tuple[tuple[int, int], ...]: [((2, 2),), ((0, 1), (-2, 3))],
         dict[str, bool | int | float | str]: [{"a": math.nan}, {"a": True, "b": math.inf}],
     }
@@ -108,7 +111,7 @@ def test_numbers_but_for_rewards_and_meshes_are_not_negative(valid, key):
         ("rl.kl_coef", [0.0, 7.0], [-0.1]),
         ("rl.gae_lambda", [0, 1], [1.1, -0.1]),
         ("data.dev_fraction", [0.01, 0.99], [0.0, 1.0]),
-        ("generation.prompt_buckets", [(1,), (8, 4)], [(), (0,), (4, -1)]),
+        ("generation.prompt_buckets", [(1,), (8, 4), (0,)], [(), (0, 8), (4, -1)]),
         ("reward.functions", [{}, {"a.b": -2.0}], [{"a.b": -math.inf}]),
     ],
 )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import Config, DataConfig, SourceConfig, TemplateConfig
 from reft_jax.data.audit.tokens import tokenise
-from reft_jax.data.chat import bos_warning, filled, with_templates
+from reft_jax.data.chat import bos_warning, filled, with_templates, with_worked_examples
 from reft_jax.data.encoding import encode_completions, encode_examples, encode_prompts
 from reft_jax.data.prompts import few_shot_prefix, generation_prompt, program_header, prompt_text, target_text
 from reft_jax.data.readers import read_problems
@@ -262,10 +262,33 @@ def test_a_program_does_not_begin_with_thoughts():
         filled(TemplateConfig(kind="chat"), build_tokenizer(QWEN3), "program")
 
 
-def test_worked_examples_are_for_strings():
-    used = filled(TemplateConfig(kind="chat"), build_tokenizer(QWEN25), "text")
-    with pytest.raises(ValueError, match=r"data.templates.kind is chat: put them in data.templates.system"):
-        few_shot_prefix([Problem("p", "1 + 1", "2", cot="two")], used, "text", "\n\n")
+@pytest.mark.parametrize("form", FORMS)
+def test_worked_examples_are_turns_of_the_chat(form):
+    """The prompt is the conversation with them, to the token; an answer is taught and ends as without."""
+    template, settings, _ = FORMS[form]
+    tokenizer = build_tokenizer(template)
+    asked, *shown = [Problem(f"p{i}", f" What is {i} + {i} ?\n", str(2 * i), cot=f"{i} twice.") for i in range(3)]
+    plain = Config(data=DataConfig(cot="text", templates=TemplateConfig(kind="chat", **settings, **TRIGGERED)))
+    used = with_templates(plain, tokenizer)
+    config = with_worked_examples(used, tokenizer, shown, "unused")
+    without = dataclasses.replace(plain.data.templates, system="")
+    said = [f"{problem.cot}\nSo it is \\boxed{{{problem.answer}}}." for problem in shown]
+    conversation = [message for pair in zip(shown, said) for message in messages(pair[0], without, pair[1])]
+    whole = messages(asked, plain.data.templates)
+    expected = ids(tokenizer, [*whole[:-1], *conversation, whole[-1]], plain.data.templates, ask=True)
+    (row,), _ = encode_prompts([asked], tokenizer, config.data.templates, "text", **LONG)
+    assert row.tokens.tolist() == expected
+    same = dataclasses.replace(config.data.templates, instruction=used.data.templates.instruction)
+    assert same == used.data.templates
+    assert with_worked_examples(config, tokenizer, shown, "unused") == config, "once, however often"
+
+
+def test_a_worked_example_that_the_template_changes_is_refused():
+    templates = TemplateConfig(kind="chat", variables={"enable_thinking": False})
+    used = with_templates(Config(data=DataConfig(cot="text", templates=templates)), build_tokenizer(QWEN3))
+    thinking = Problem("p", "1 + 1", "2", cot="<think>\nhm\n</think>\n\ntwo")
+    with pytest.raises(ValueError, match=r"does not keep worked example 1 as it is: '<think>.*left out"):
+        with_worked_examples(used, build_tokenizer(QWEN3), [thinking], "")
 
 
 def test_bos_begins_prompts_once_where_it_is_wanted():
@@ -286,8 +309,12 @@ def test_bos_begins_prompts_once_where_it_is_wanted():
     )
     assert rows[True] == tokenizer(prompt_text(problem, TemplateConfig()))["input_ids"] == [bos, *rows[False]]
     used = filled(TemplateConfig(bos=True), tokenizer, "text")
-    prefix = few_shot_prefix([problem], used, "text", "\n\n")
-    (row,), _ = encode_prompts([problem], tokenizer, used, "text", **LONG, prefix=prefix)
+    shown = with_worked_examples(Config(data=DataConfig(cot="text", templates=used)), tokenizer, [problem], "\n\n")
+    assert (
+        shown.data.templates.instruction
+        == "<bos>" + few_shot_prefix([problem], TemplateConfig(), "text", "\n\n") + TemplateConfig().instruction
+    )
+    (row,), _ = encode_prompts([problem], tokenizer, shown.data.templates, "text", **LONG)
     assert row.tokens.tolist().count(bos) == 1 == row.tokens.tolist().index(bos) + 1
     tokenizer.bos_token = None
     with pytest.raises(ValueError, match=r"data.templates.bos is yes, and tokenizer .* names no BOS token"):

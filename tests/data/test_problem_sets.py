@@ -4,13 +4,26 @@ The tokenizer has one token a character, so that lengths can be counted by hand.
 """
 
 import dataclasses
+import json
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.config import Config, DataConfig, GenerationConfig, PretrainConfig, RlConfig, SftConfig, TemplateConfig
-from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training
+from reft_jax.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    GenerationConfig,
+    PretrainConfig,
+    RewardConfig,
+    RlConfig,
+    SftConfig,
+    SourceConfig,
+    TemplateConfig,
+)
+from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
+from reft_jax.data.prompts import target_text
 from reft_jax.problem import Problem
 
 ALPHABET = "0123456789+ abcdefghijklmnopqrstuvwxyzQ:="
@@ -114,3 +127,47 @@ def test_a_stage_whose_rows_are_all_dropped_is_refused(tokenizer):
         encode_for_training(PROBLEMS, made, tokenizer, "sft", made.sft, lambda _: None)
     with pytest.raises(ValueError, match=r"all 5 dev prompts are longer than generation\.prompt_buckets allow"):
         encode_for_sampling(PROBLEMS, made, tokenizer, "dev", lambda _: None)
+
+
+def without_answers(tmp_path, *, answers=0, algorithm="grpo", select_by="auto") -> Config:
+    """Rewards that are functions' alone, and a file of ten questions of which some have an answer."""
+    rows = [{"question": f"What is {i} and {i}?", "answer": None, "cot": "So."} for i in range(10)]
+    for i in range(answers):
+        rows[i]["answer"] = 2 * i
+    del rows[9]["answer"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceConfig(kind="jsonl", path=str(tmp_path / "train.jsonl"))
+    return Config(
+        data=DataConfig(train=source, dev=source, cot="text"),
+        rl=RlConfig(algorithm=algorithm),
+        reward=RewardConfig(correct=0, wrong=0, functions={"my.own": 1.0}),
+        evaluation=EvaluationConfig(select_by=select_by),
+    )
+
+
+def test_rows_need_no_answer_where_functions_alone_are_the_reward(tmp_path):
+    said = []
+    sets = read_problem_sets(without_answers(tmp_path), said.append)
+    assert [problem.has_gold for problem in sets["train"]] == [False] * 10
+    assert target_text(sets["train"][0], TemplateConfig(), "text") == "So.", "there is nothing to put behind it"
+    assert "dev: 10 of 10 problems have no answer, and no accuracy is reported" in said
+    sets = read_problem_sets(without_answers(tmp_path, answers=3), said.append)
+    assert [(problem.answer, problem.answer_kind) for problem in sets["train"][2:4]] == [("4", "number"), ("", "none")]
+    assert "dev: 7 of 10 problems have no answer, and accuracy is of those 3 alone" in said
+    paid = dataclasses.replace(without_answers(tmp_path), reward=RewardConfig(functions={"my.own": 1.0}))
+    with pytest.raises(ValueError, match="field `answer` is null"):
+        read_problem_sets(paid, said.append)
+
+
+def test_what_needs_right_answers_is_refused_where_there_are_none(tmp_path):
+    asked = without_answers(tmp_path, select_by="accuracy")
+    with pytest.raises(
+        ValueError, match=r"none of the 10 problems of dev has .*evaluation.select_by cannot be accuracy"
+    ):
+        read_problem_sets(asked, print)
+    with pytest.raises(
+        ValueError, match=r"of train has an answer \(data.train.answer_field\).*self_training has nothing"
+    ):
+        read_problem_sets(without_answers(tmp_path, algorithm="self_training"), print)
+    some = without_answers(tmp_path, answers=1, select_by="accuracy", algorithm="self_training")
+    assert len(read_problem_sets(some, print)["dev"]) == 10

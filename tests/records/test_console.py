@@ -195,6 +195,25 @@ def test_the_table_says_what_was_chosen_on_test() -> None:
     assert "test-best: chosen on the test set itself, so that the accuracy is too high" in printed
 
 
+def test_the_table_has_rewards_where_there_is_no_accuracy() -> None:
+    facts = {"examples": 1, "seconds": 1.0}
+    chosen = {**facts, "dev_reward": 1.25, "algorithm": "grpo"}
+    for own, title, warmup in (
+        ({}, "Mean reward on dev (there is no test set)", ""),
+        ({"reward": -0.5}, "test", "-0.500"),
+    ):
+        file = io.StringIO()
+        summary = {"warmup": {**facts, **own}, "rl_best": {**chosen, **own}}
+        print_closing_table(summary, Console(file=file, width=80, force_terminal=False))
+        printed = " ".join(file.getvalue().split())
+        assert title in printed
+        assert re.findall(r"│ ([\w -]+?) │ ([-\d.]*) ?│ 1", printed) == [
+            ("warm-up", warmup),
+            ("GRPO best on dev", warmup or "1.250"),
+        ]
+        assert "accuracy" not in printed.lower()
+
+
 def test_a_model_without_its_accuracy_is_an_error() -> None:
     with pytest.raises(KeyError, match="interval"):
         closing_table({"warmup": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})

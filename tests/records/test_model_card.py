@@ -87,6 +87,10 @@ def test_the_code_of_a_card_runs(finished, tmp_path):
     assert tokenizer.unk_token_id not in tokenizer(EXAMPLE)["input_ids"]
     with torch.no_grad():
         assert run_code(tmp_path / "out").strip()
+    config = load_config(["--config", str(finished[0] / "config.yaml")])
+    stopping = dataclasses.replace(config, generation=dataclasses.replace(config.generation, stop=("\n\n",)))
+    (code,) = (text for kind, text in blocks(write(stopping, finished[0], "warmup")) if kind == "python")
+    assert "max_new_tokens=20, stop_strings=['\\n\\n'], tokenizer=tokenizer)" in code  # as transformers wants it
 
 
 @pytest.mark.parametrize(("name", "epoch"), [("warmup", 9), ("sft", 11)])

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from reft_jax.reward import pool
 from reft_jax.reward.functions import RewardFunction, call_functions, load_functions, weighted_sum
 
 SOURCES = {
@@ -18,6 +19,11 @@ SOURCES = {
     "async def later(**columns):\n    return [0]\n"
     "class Later:\n    async def __call__(self, **columns):\n        return [0]\n"
     "waiting = Later()\nlimit = 3\n",
+    "daring": "import os, signal, socket, sys\n"
+    "def run(completions, gold, level, **columns):\n"
+    "    names = {'os': os, 'signal': signal, 'socket': socket, 'gold': gold[0], 'level': level[0]}\n"
+    "    return [eval(text, names) for text in completions]\n"
+    "def reads(**columns):\n    return [float(open('/etc/hostname').read() != '')]\n",
     "other": "def tone(**columns):\n    return [1]\n",
     "needy": "import no_such_library_at_all\n",
     "raising": "raise ImportError('their own words')\n",
@@ -207,3 +213,71 @@ functions.call_functions([own], prompts=[], completions=[], completion_ids=[], c
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr.count("error: reward function 'mine.f' did not return in 0.2 s")) == (1, 1)
+
+
+@pytest.fixture
+def runner(package):
+    with pool.ProgramRunner(workers=2, timeout=0.5, memory=256) as runner:
+        yield runner
+
+
+def contained(path, runner, weight=1.0):
+    return load_functions({path: {"weight": weight, "contained": True}}, runner)
+
+
+def dare(functions, *completions):
+    return call_functions(
+        functions,
+        prompts=["p"] * len(completions),
+        completions=completions,
+        completion_ids=[[i] for i in range(len(completions))],
+        columns={"gold": [3] * len(completions), "level": [{"of": [1.5]}] * len(completions)},
+        timeout=30,
+    )
+
+
+def test_a_contained_function_says_what_it_says_here(package, runner):
+    texts = ["gold + 1", "level['of'][0]", "None", "True", "-1e300", "10**300", "gold + 1"]
+    functions = contained(f"{package}.daring.run", runner, 0.5)
+    assert [(f.name, f.weight) for f in functions] == [("run", 0.5)]
+    assert "users_rewards.daring" not in sys.modules, "nothing of it is run here"
+    assert dare(functions, *texts) == dare(load_functions({f"{package}.daring.run": 0.5}), *texts)
+    assert dare(functions) == {"run": []}
+
+
+def test_what_a_completion_brings_about_in_a_worker_is_its_own_loss(package, runner, tmp_path):
+    """The function would have hung, crashed or been misused in the process that trains."""
+    written = tmp_path / "written"
+    hostile = [
+        "[0 for _ in iter(int, 1)]",
+        "len('x' * 2**40)",
+        "os._exit(0)",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        f"open({str(written)!r}, 'w').write('x')",
+        "socket.socket()",
+        "os.fork()",
+    ]
+    functions = contained(f"{package}.daring.run", runner)
+    assert dare(functions, "1", *hostile, "2") == {"run": [1.0, *[None] * len(hostile), 2.0]}
+    assert not written.exists()
+    assert dare(functions, *hostile[2:4]) == {"run": [None] * 2}, "it has worked before: these are the completions'"
+
+
+def test_a_contained_function_that_is_broken_ends_the_run_by_its_name(package, runner):
+    functions = contained(f"{package}.daring.run", runner)
+    for text, says in [
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("'a'", "for row 0 a str: neither a finite number nor None"),
+        ("float('nan')", "for row 0 nan: neither"),
+    ]:
+        with pytest.raises(RuntimeError, match=rf"reward function '{package}.daring.run' .*{re.escape(says)}"):
+            dare(functions, "1", text)
+    with pytest.raises(RuntimeError, match=r"daring.reads' returned for none of 2 completions in a worker \(forbidden"):
+        dare(contained(f"{package}.daring.reads", runner), "1", "2")
+
+
+@pytest.mark.parametrize("path", ["absent.f", "style.nothing", "dividing.f", "style.waiting"])
+def test_a_contained_function_that_cannot_be_imported_is_refused_at_the_start(package, runner, path, capfd):
+    with pytest.raises(ValueError, match=rf"reward function '{package}.{path}' cannot be imported in a worker"):
+        contained(f"{package}.{path}", runner)
+    assert f"reward function '{package}.{path}'" in capfd.readouterr().err

@@ -67,9 +67,19 @@ def test_programs_numbers(runner):
         Verdict(0.0, "forbidden", None),
     ]
     counts = {"correct": 2, "wrong": 1, "no_answer": 1, "error": 1, "timeout": 1, "memory": 1, "forbidden": 1}
-    counts["deadline"] = 0
+    counts |= {"deadline": 0, "no_gold": 0}
     assert outcome_counts(found) == counts
     assert outcome_counts([]) == dict.fromkeys(counts, 0)
+
+
+def test_without_a_gold_answer_nothing_is_right_and_programs_still_fail(runner):
+    free, pays = Problem("f_0", "How many?", "", "none"), {"correct": 0.5, "wrong": 0.5, "no_answer": 0.5}
+    bodies = ["return 5", "return ''", "1 / 0"]
+    found = judge(free, [program(body) for body in bodies], "program", runner, **pays)
+    assert found == [Verdict(0.5, outcome, None) for outcome in ("no_gold", "no_gold", "error")]
+    texts = [f"1 + 1 = 3{TRIGGER}5", f"so{TRIGGER}", "5"]
+    for rules in ("lenient", "reference"):
+        assert judge(free, texts, "text", rules=rules, **pays) == [Verdict(0.5, "no_gold", None)] * 3
 
 
 def test_reference_pays_a_crashed_multiple_choice_program(runner):

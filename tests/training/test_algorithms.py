@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from reft_jax.config import CollapseConfig
+from reft_jax.data.embedded.problems import generate_problems
+from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.problem import Problem
 from reft_jax.reward.verdicts import Verdict
+from reft_jax.training import learners
 from reft_jax.training.completion import Completion
 from reft_jax.training.reinforcement import detect_collapse
 from reft_jax.training.state import RunProgress
@@ -54,7 +58,8 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
 
 
 @pytest.mark.ci
-def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["0.5", "{weight: 0.5, contained: true}"])
+def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(how, finished, arguments, tmp_path, monkeypatch):
     """It is asked on dev too, gets the gold answer as a number, and the best of its means there is chosen."""
     (tmp_path / "only_mine.py").write_text(
         "def short(completion_ids, gold, **columns):\n"
@@ -63,10 +68,11 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, argu
     )
     monkeypatch.syspath_prepend(tmp_path)
     rewards = {f"reward__{name}": 0 for name in ("correct", "wrong", "no_answer")}
-    train(
+    said = train(
         arguments, tmp_path / "own", finished[0] / "checkpoints" / "warmup", "grpo",
-        rl__evaluate_every=1, reward__functions="{only_mine.short: 0.5}", **rewards,
+        rl__evaluate_every=1, reward__functions=f"{{only_mine.short: {how}}}", **rewards,
     )  # fmt: skip
+    assert ("reward functions: contained by limits" in said) == ("contained" in how)
     evaluations = [r for r in read(tmp_path / "own", "metrics") if "eval/accuracy" in r]
     assert len(evaluations) > 1
     for record in evaluations:
@@ -75,6 +81,95 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(finished, argu
         assert record["eval/function/short"] == pytest.approx(2 * record["eval/reward_mean"])
     best = json.loads((tmp_path / "own/summary.json").read_text())["rl_best"]
     assert best["dev_reward"] == max(r["eval/reward_mean"] for r in evaluations)
+
+
+@pytest.mark.ci
+def test_a_run_goes_on_with_the_buckets_that_it_made(arguments, tmp_path):
+    """Those that stand in its config, and not those that would be made of its data today."""
+    auto = {f"{section}__prompt_buckets": "auto" for section in ("sft", "generation")}
+    sizes = {"data__train__limit": 40, "sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 2}
+    line = arguments(
+        tmp_path / "run", **auto, **sizes, data__test__kind="none", sft__response_buckets="auto", rl__epochs=0
+    )
+    said = complete(line)
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    made = config["sft"]["prompt_buckets"], config["sft"]["response_buckets"], config["generation"]["prompt_buckets"]
+    for key, lengths in zip(("sft.prompt_buckets", "sft.response_buckets", "generation.prompt_buckets"), made):
+        assert f"{key}: auto, made {lengths}\n" in said
+    assert "Accuracy on dev" in complete(line), "the same settings: it is finished"
+    config["generation"]["prompt_buckets"].append(100)
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(config))
+    again = complete([*line, "--rl.epochs=1", "--allow_changed", "rl.epochs"])
+    assert "auto, made" not in again
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["generation"] == config["generation"]
+
+
+@pytest.mark.ci
+def test_questions_without_an_answer_are_learned_and_no_accuracy_is_told(finished, arguments, tmp_path, monkeypatch):
+    (tmp_path / "free_rewards.py").write_text(
+        "def short(completion_ids, gold, **columns):\n"
+        "    assert gold == [None] * len(gold)\n"
+        "    return [-len(ids) for ids in completion_ids]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for split in ("train", "test"):
+        rows = [{"question": problem.question} for problem in generate_problems(split)[:40]]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {
+        f"data__{s}__{k}": v
+        for s in ("train", "test")
+        for k, v in (("kind", "jsonl"), ("path", tmp_path / f"{s}.jsonl"))
+    }
+    rewards = {f"reward__{name}": 0 for name in ("correct", "wrong", "no_answer")}
+    start = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
+    line = arguments(
+        tmp_path / "run", **files, **rewards, **start, reward__functions="{free_rewards.short: 0.5}", rl__epochs=1,
+        generation__prompt_buckets="[72]", data__train__limit=0, data__test__limit=0,
+    )  # fmt: skip
+    said = complete(line)
+    assert "test: 40 of 40 problems have no answer, and no accuracy is reported" in said
+    assert "Mean reward on test" in said
+    assert "no answer that can be read" not in said, "none is asked for"
+    metrics = read(tmp_path / "run", "metrics")
+    assert not [
+        key for record in metrics for key in record if "accuracy" in key or "interval" in key or "correct" in key
+    ]
+    best = json.loads((tmp_path / "run/summary.json").read_text())["rl_best"]
+    rows = [r for r in read(tmp_path / "run", "evaluations") if r["split"] == "test"]
+    assert best["reward"] == pytest.approx(np.mean([0.5 * row["functions"]["short"] for row in rows]))
+    assert best["dev_reward"] == max(r["eval/reward_mean"] for r in metrics if "eval/reward_mean" in r)
+    checkpoint = str(tmp_path / "run/checkpoints/rl_best")
+    assert f"mean reward {best['reward']:.3f}; the problems have no answers" in complete(
+        [checkpoint], command="evaluate"
+    )
+
+
+@pytest.mark.ci
+def test_what_is_learned_of_a_response_ends_with_its_stop_text(arguments, tmp_path, monkeypatch):
+    """Decoded here, token by token: no mask, length or log-prob reaches beyond, whatever was sampled behind it."""
+    learned, update_all = [], learners.update_all
+    monkeypatch.setattr(learners, "update_all", lambda *given: learned.append(given[3]) or update_all(*given))
+    cold = {"sft__schedule_epochs": 0, "rl__epochs": 1, "data__train__limit": 30, "data__test__kind": "none"}
+    cold |= {"reward__no_answer": 0.1, "generation__stop": "=", "generation__prompt_buckets": "[72]"}
+    complete(arguments(tmp_path / "run", **cold), devices=2)
+    tokenizer, (experience,) = load_tokenizer("embedded", "main"), learned
+    rows, lengths = experience.sequences.responses, np.asarray(experience.sequences.response_lengths)
+    eos, expected, stopped = tokenizer.eos_token_id, [], 0
+    for row in np.asarray(rows)[: np.sum(lengths > 0)]:
+        ends = [i + 1 for i, token in enumerate(row) if token == eos or "=" in tokenizer.decode([token])]
+        expected.append(min(ends, default=len(row)))
+        stopped += expected[-1] < len(row) and row[expected[-1] - 1] != eos
+    assert lengths.tolist() == expected + [0] * (len(lengths) - len(expected))
+    assert stopped >= 5
+    beyond = np.arange(rows.shape[1]) >= lengths[:, None]
+    assert not np.any(np.asarray(experience.advantages)[beyond])
+    assert np.all(np.asarray(experience.advantages)[~beyond])
+    written = read(tmp_path / "run", "rollouts")
+    assert [row["tokens"] for row in written] == expected
+    assert not any("=" in row["completion"].partition('"""\n')[2] for row in written)
+    record = steps(tmp_path / "run", "rl")[0]
+    assert record["response/length_mean"] == pytest.approx(np.mean(expected))
+    assert record["response/truncated"] == sum(not row["ended"] for row in written) / len(written)
 
 
 @pytest.mark.long

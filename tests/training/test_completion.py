@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -12,8 +14,17 @@ from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.verdicts import Verdict
-from reft_jax.training.completion import Completion, function_means, judge, response_texts, summarise
+from reft_jax.training.completion import (
+    Completion,
+    columns,
+    function_means,
+    judge,
+    read_responses,
+    response_texts,
+    summarise,
+)
 from reft_jax.training.evaluation import Evaluation
+from reft_jax.training.reinforcement import reward_metrics
 
 
 def stripping_tokenizer() -> PreTrainedTokenizerFast:
@@ -95,26 +106,89 @@ def test_judge_pairs_rows_with_their_problems_and_leaves_filler_out(cot):
     assert [c.ended for c in completions] == [True, False, True]
 
 
-def test_a_response_is_read_up_to_the_text_that_ends_it():
-    """It has ended then; its tokens and its log-prob are still those of all that was sampled."""
-    tokenizer = stripping_tokenizer()
+def test_a_response_ends_at_a_stop_text():
+    """What stands before it is judged; tokens and log-prob are those up to the one that completes it, ids too."""
+    tokenizer, given = stripping_tokenizer(), {}
     ids = lambda text: [tokenizer.convert_tokens_to_ids(token) for token in text.split()]
-    responses = [ids("▁two ▁and ▁three ▁and"), [*ids("▁two ▁and"), 0], ids("▁two ▁three"), []]
-    rollout = make_rollout([ids("▁what ▁is")] * 3 + [[0]], responses, eos=0, pad=0)
-    rollout.log_probs[0, :4] = [-1, -2, -3, -4]
+    responses = [ids("▁two ▁and ▁three ▁and"), [*ids("▁two ▁and"), 0], ids("▁two ▁three"), ids("▁two ▁and"), []]
+    rollout = make_rollout([ids("▁what ▁is")] * 4 + [[0]], responses, eos=0, pad=0)
+    rollout.log_probs[0, :4] = [-1, -2, -4, -8]
+
+    def own(**arguments):
+        given.update(arguments)
+        return [0.0] * 4
+
     completions = judge(
         rollout,
         PROBLEMS,
-        np.array([0, 1, 2, -1]),
+        np.array([0, 1, 2, 0, -1]),
         tokenizer=tokenizer,
         data=DataConfig(cot="text"),
-        verdicts=lambda problems, texts: [Verdict(0.0, "no_answer", None)] * 3,
-        end_before=" and",
+        verdicts=lambda problems, texts: [Verdict(0.0, "no_answer", None)] * 4,
+        functions=[RewardFunction("own", "x.own", 1.0, own)],
+        stop=["three and", " an"],
     )
-    assert [c.text for c in completions] == [" two", " two", " two three"]
-    assert [c.ended for c in completions] == [True, True, False]
-    assert [c.tokens for c in completions] == [4, 3, 2]
-    assert [c.log_prob for c in completions] == [-10, 0, 0]
+    assert [c.text for c in completions] == given["completions"] == [" two", " two", " two three", " two"]
+    assert [c.ended for c in completions] == [True, True, False, True]
+    assert [c.tokens for c in completions] == [2, 2, 2, 2]
+    assert given["completion_ids"] == [ids("▁two ▁and")] * 2 + [ids("▁two ▁three"), ids("▁two ▁and")]
+    assert [c.log_prob for c in completions] == [-3, 0, 0, 0]
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes that are characters together, and a token with the end of a text and the beginning of the next."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<eos>", *letters, "aĊ", "ĊĊ", "Ċb", "Ãĥ"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def falling_back_tokenizer() -> PreTrainedTokenizerFast:
+    """Like Llama 2's: characters that have no token are bytes, of which a broken one spoils its neighbours."""
+    tokens = ["<eos>", "▁a", "a", "b", "▁", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(parts)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+TOKENIZERS = {"bytes": byte_tokenizer(), "falling back": falling_back_tokenizer()}
+LIKELY = ["a", "b", "aĊ", "ĊĊ", "Ċb", "Ċ", "Ãĥ", "Ã", "¤", "▁a", "▁", "<0x0A>", "<0xC3>", "<0xA4>", "<0x61>", "<eos>"]
+
+
+def read_slowly(tokenizer, prompt, response, stop):
+    """(tokens kept, text, whether it was cut): beginnings are decoded one by one, until one holds a stop text."""
+    seam, text = len(tokenizer.decode(prompt)), ""
+    for length in range(1, len(response) + 1):
+        content = [token for token in response[:length] if token != tokenizer.pad_token_id]
+        text = tokenizer.decode([*prompt, *content])[seam:]
+        starts = [i for i in range(len(text)) if text[i:].startswith(tuple(stop))]
+        if starts:
+            return length, text[: starts[0]], True
+    return len(response), text, False
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+def test_responses_are_read_as_by_decoding_every_beginning(name, data):
+    """A stop text over several tokens, in the middle of one, at the very end, in bytes, or beside broken ones."""
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.convert_tokens_to_ids([token for token in LIKELY if token in tokenizer.get_vocab()])
+    rows = st.lists(st.sampled_from(ids), min_size=1, max_size=9)
+    prompt = [token for token in data.draw(rows) if token] or [tokenizer.convert_tokens_to_ids("a")]
+    responses = data.draw(st.lists(rows, min_size=1, max_size=3))
+    text = st.sampled_from(["\n", "a\n", "ä"]) | st.text("ab\näà ", min_size=1, max_size=3)
+    stop = data.draw(st.lists(text, min_size=1, max_size=2))
+    rollout = make_rollout([prompt] * len(responses), responses, eos=0, pad=0)
+    rollout.log_probs[:] = -1
+    cut, _, texts = read_responses(tokenizer, rollout, stop)
+    for row, response in enumerate(responses):
+        length, text, was_cut = read_slowly(tokenizer, prompt, response[: len(response) - rollout.ended[row]], stop)
+        length += 0 if was_cut else int(rollout.ended[row])
+        assert (cut.sequences.response_lengths[row], texts[row]) == (length, text)
+        assert cut.ended[row] == (was_cut or rollout.ended[row])
+        assert cut.log_probs[row].tolist() == [-1] * length + [0] * (cut.log_probs.shape[1] - length)
 
 
 def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
@@ -199,3 +273,25 @@ def test_models_are_chosen_by_accuracy_reward_or_a_function_of_the_users():
     silent = Evaluation([make("wrong", 0.0, None)], total=1)
     with pytest.raises(ValueError, match="select_by is tone: it said None of every completion"):
         silent.figures("tone")
+
+
+def test_accuracy_is_of_the_problems_with_an_answer_and_is_left_out_where_none_has_one():
+    """One of two is right, a third was too long to be asked; those without an answer count for the reward alone."""
+    make = lambda kind, outcome, reward: Completion(
+        Problem("p", "q", "", kind), "x", Verdict(0.0, outcome, None), reward, 1, ended=True
+    )
+    free = [make("none", "no_gold", 2.0), make("none", "error", 4.0)]
+    mixed = Evaluation([make("number", "correct", 0.0), make("number", "wrong", 0.0), *free], total=3)
+    assert mixed.figures("reward") == {"reward": 1.5, "accuracy": pytest.approx(1 / 3)}
+    assert mixed.metrics("eval")["eval/accuracy"] == pytest.approx(1 / 3)
+    assert reward_metrics(mixed.completions)["reward/correct"] == 0.5
+    alone = Evaluation(free, total=0)
+    assert alone.figures("reward") == {"reward": 3.0}
+    assert alone.metrics("eval") == {
+        "eval/reward_mean": 3.0,
+        "eval/outcome_no_gold": 0.5,
+        "eval/outcome_error": 0.5,
+        "eval/truncated": 0.0,
+    }
+    assert "reward/correct" not in reward_metrics(free)
+    assert columns([completion.problem for completion in free])["gold"] == [None, None]

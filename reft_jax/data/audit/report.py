@@ -17,6 +17,8 @@ def show(report: Mapping[str, Any], console: Console, limit: int) -> None:
     if report["tokenizer"] is None:
         note = "No tokenizer, so no lengths in tokens and nothing on buckets: name one with --tokenizer."
         console.print(note, soft_wrap=True)
+    for key, sizes in report["buckets"].items():
+        console.print(f"{key}: auto, made {sizes}", soft_wrap=True)
     findings = report["findings"]
     if not findings:
         console.print("Nothing to report.")

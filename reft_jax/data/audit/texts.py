@@ -107,7 +107,7 @@ def wrong_chains(
     Raises:
         RuntimeError: programs cannot be run here.
     """
-    chains = [problem for problem in problems if problem.cot is not None]
+    chains = [problem for problem in problems if problem.cot is not None and problem.has_gold]
     targets = [target_text(problem, templates, cot) for problem in chains]
     trigger = templates.answer_trigger
     judged = verdicts_of(chains, targets, cot=cot, answer_trigger=trigger, config=reward, runner=runner)
@@ -132,7 +132,8 @@ def other_statements(
     return [
         (problem.id, f"gold {problem.answer}, states {value!r}")
         for problem in problems
-        if (value := _stated(problem, stated_after)) is not None
+        if problem.has_gold
+        and (value := _stated(problem, stated_after)) is not None
         and not is_correct(value, parse_gold(problem.answer, problem.answer_kind), *limits)
     ]
 
