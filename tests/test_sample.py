@@ -127,6 +127,7 @@ def generated(split: str) -> list[str]:
     return [*line, *(f"--data.{split}.{key}={value}" for key, value in TINY["data"][split].items())]
 
 
+@pytest.mark.ci
 def test_train_is_what_the_run_trained_on_and_dev_what_it_kept(take, tmp_path):
     train, dev = split_dev(read_problems(load_config(generated("train")).data.train), TINY["data"]["dev_fraction"])
     for split, problems in (("train", train), ("dev", dev)):
@@ -187,6 +188,7 @@ def test_a_killed_file_ends_like_an_uninterrupted_one(run_dir, whole, take, tmp_
     assert out.stat().st_mtime_ns == before, "a file that is whole is left alone"
 
 
+@pytest.mark.ci
 def test_a_file_that_is_asked_to_stop_goes_on(take, whole, tmp_path, monkeypatch):
     out, judge, seen = tmp_path / "stopped.jsonl", sampler_module.judge, []
 
@@ -205,6 +207,7 @@ def test_a_file_that_is_asked_to_stop_goes_on(take, whole, tmp_path, monkeypatch
     assert take(out) == whole.read_bytes()
 
 
+@pytest.mark.ci
 def test_sample_refuses_other_settings_and_other_files(take, whole, tmp_path):
     out = tmp_path / "taken.jsonl"
     out.write_bytes(whole.read_bytes())
@@ -350,6 +353,7 @@ def test_tokens_are_drawn_from_the_models_distribution(run_dir, take, tmp_path):
         np.testing.assert_allclose(*zip(*told), rtol=0, atol=1e-8)
 
 
+@pytest.mark.ci
 def test_a_model_without_a_run_is_shown_how(run_dir, take, tmp_path):
     """A Hugging Face directory and a config; completions end before the separator."""
     export(run_dir / "checkpoints/warmup", tmp_path / "base", dtype="float32")

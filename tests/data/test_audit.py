@@ -549,6 +549,7 @@ def test_audit_names_files_that_it_cannot_read(tmp_path, monkeypatch, capsys, ar
 # The real files
 
 
+@pytest.mark.ci
 def test_what_is_published_of_the_real_files_is_found(real_data) -> None:
     """The counts of svamp_python_sdp and svamp_nl that were taken by other programs."""
     from reft_jax.config import SourceConfig

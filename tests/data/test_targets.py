@@ -77,6 +77,7 @@ def runner():
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.ci
 def test_gold_targets_are_read_back(real_data, name: str, runner) -> None:
     cot, rows, read = SETS[name]
     problems = read(real_data, name)

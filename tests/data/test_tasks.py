@@ -8,6 +8,7 @@ from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
 
 
+@pytest.mark.ci
 def test_items_are_functions_of_their_number(monkeypatch):
     """Of a task whose questions go by the order of a set."""
     pytest.importorskip("reasoning_gym")

@@ -266,6 +266,7 @@ def test_numbers_that_are_no_floats_are_named(tmp_path):
         load_adapters(tmp_path, config, "llama")
 
 
+@pytest.mark.ci
 def test_training_moves_the_adapters_alone_and_the_optimizer_holds_nothing_else():
     from reft_jax.algorithms.sft import build_step
     from reft_jax.algorithms.train_state import init_params, init_state, make_optimizer

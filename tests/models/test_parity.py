@@ -17,11 +17,16 @@ from safetensors.numpy import save_file
 from reft_jax.config import ModelConfig
 from reft_jax.models.decoder import Decoder, empty_cache, rope_frequencies
 from reft_jax.models.hf.load import decoder_config, load_decoder_params
+from tests.tiers import few
 
 pytestmark = pytest.mark.compiles
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
+FAMILIES = ("llama", "gpt2")
+"""Those that `make test` tries."""
+NEXT = ("codegen", "olmo2", "opt", "qwen3")
+"""Those that CI tries besides where the tensors of a family are all that is its own."""
 LENGTHS = np.array([12, 7, 3])
 SEEN = np.arange(12) < LENGTHS[:, None]  # [B, T] which tokens are not padding
 TOKENS = np.random.default_rng(0).integers(0, 61, (3, 12))  # padding too is random: nothing may depend on it
@@ -87,14 +92,14 @@ def torch_model(torch, directory: Path, dtype: str = "float32"):
     return model
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES))
 def test_logits_equal_those_that_torch_gave(case):
     expected = np.load(GOLDEN / case / "expected.npz")
     config, params = load(GOLDEN / case)
     assert_close(forward(config, params, expected["tokens"]), expected["logits"], 1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES))
 def test_cached_decoding_gives_the_logits_that_torch_gave(case):
     """Prompts of 5 and 2 tokens in one padded prefill, then 7 tokens one at a time, each row at its own place."""
     expected = np.load(GOLDEN / case / "expected.npz")
@@ -120,7 +125,7 @@ def test_cached_decoding_gives_the_logits_that_torch_gave(case):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES))
 def test_logits_and_gradients_equal_torch(case, dtype, tolerance, torch, tmp_path):
     """Unpadded, right-padded and left-padded rows of torch's against our contiguous ones; gradients of the summed
     log-prob with respect to every weight. Torch's gradients are written to a file and read as if they were weights.
@@ -158,7 +163,7 @@ def test_logits_and_gradients_equal_torch(case, dtype, tolerance, torch, tmp_pat
         assert_close(gradient, flat[name], tolerance, scale=float(scale), name=name)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES))
 def test_bfloat16_is_as_close_to_float32_as_torchs_is(case, torch):
     """Logits of bf16 compute with float32 weights: within 4 % of the largest, and no worse than torch by half."""
     with torch.no_grad():
@@ -207,6 +212,7 @@ def greedy(config: ModelConfig, params: dict, prompts: list[list[int]]) -> np.nd
     return np.asarray(run(params))
 
 
+@pytest.mark.ci
 def test_real_weights_give_torchs_logits(real, torch):
     from transformers import AutoTokenizer
 

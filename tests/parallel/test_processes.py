@@ -133,6 +133,7 @@ def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
 
 
 @pytest.mark.compiles
+@pytest.mark.ci
 def test_two_processes_refuse_bad_settings_before_anything_is_computed(arguments, tmp_path):
     output = end(launch(arguments(tmp_path / "bad", evaluation__batch_size=3)), 2)
     assert "error: evaluation.batch_size (3) must be a multiple of mesh.data * mesh.fsdp (2)" in output

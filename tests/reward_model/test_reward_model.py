@@ -149,6 +149,7 @@ def test_its_run_has_the_files_of_a_run(finished, arguments, capfd):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.ci
 def test_it_starts_from_a_checkpoint(arguments, tmp_path):
     """At a learning rate of 0 it ends with the decoder that it began with, but for the output projection."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -195,6 +196,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, 
         assert_same_bits(*(restore(folder / "checkpoints" / name) for folder in (run_dir, finished)))
 
 
+@pytest.mark.ci
 def test_dev_of_its_own_source_chooses_the_model(arguments, tmp_path, capfd):
     """On questions of test, the summary and what is printed say so; nothing is read between epochs."""
     files = [str(write_samples(tmp_path / f"{split}.jsonl", split, 12)) for split in ("train", "test")]

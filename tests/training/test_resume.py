@@ -173,6 +173,7 @@ def unfinished(copied):
     return copied
 
 
+@pytest.mark.ci
 def test_a_checkpoint_that_was_cut_short_is_left_out(finished, unfinished, arguments, here):
     before, last = resume_points(unfinished)
     files = (unfinished / f"checkpoints/resume/{last}/state").rglob("*")
@@ -283,6 +284,7 @@ def test_a_folder_that_cannot_be_made_is_named(arguments, here, tmp_path):
         here(arguments(tmp_path / "file" / "run"))
 
 
+@pytest.mark.ci
 def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, here, tmp_path, monkeypatch):
     decoder, head = (restore(finished[0] / "checkpoints" / name) for name in ("rl_best", "rl_best_value_head"))
     weights = 4 * sum(x.size for x in jax.tree.leaves((decoder, head)))
@@ -351,6 +353,7 @@ def half_annotated(arguments, run_dir: Path, limit: int = 60) -> list[str]:
     return arguments(run_dir, data__train__cot_limit=limit, rl__epochs=1, **short, **kept)
 
 
+@pytest.mark.ci
 def test_questions_without_a_chain_of_thought_are_for_reinforcement_alone(arguments, here, tmp_path):
     """SFT has the steps of the rows that have one, and PPO asks all."""
     train, _ = split_dev(generate_problems("train")[:120], 0.2)

@@ -30,11 +30,12 @@ from reft_jax.records.model_card import EXAMPLE
 from reft_jax.training.startup import prepare
 from tests.data.test_chat import QWEN3
 from tests.data.test_chat import build_tokenizer as build_chat_tokenizer
+from tests.models.test_parity import CASES, FAMILIES, NEXT
+from tests.tiers import few
 
 pytestmark = pytest.mark.compiles
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 
 def tensors(directory: Path) -> dict[str, np.ndarray]:
@@ -55,7 +56,7 @@ def load(directory: Path, **settings) -> tuple[ModelConfig, dict]:
     return config, load_decoder_params(directory, config)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_an_export_has_the_tensors_that_were_read(case, tmp_path):
     """Also with a padded vocabulary, whose padding is cut off, and over several files with an index."""
     config, params = load(GOLDEN / case, vocab_multiple=16)
@@ -85,7 +86,7 @@ def test_weights_are_rounded_to_the_type_asked_for(dtype, tmp_path):
         )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_transformers_loads_an_export_without_a_word(case, tmp_path, caplog):
     torch = pytest.importorskip("torch", reason="needs torch")
     from transformers import AutoModelForCausalLM
@@ -102,7 +103,7 @@ def test_transformers_loads_an_export_without_a_word(case, tmp_path, caplog):
     assert np.abs(logits - expected["logits"]).max() <= 1e-5 * np.abs(expected["logits"]).max()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_transformers_loads_a_classifier_of_every_family_that_has_one(case, tmp_path, caplog):
     """Its classes are the head's on the final state of the last token that is no padding."""
     torch = pytest.importorskip("torch", reason="needs torch")
@@ -156,6 +157,7 @@ def make_run(tmp_path):
     return make
 
 
+@pytest.mark.ci
 def test_a_model_made_from_scratch_becomes_a_llama(make_run, tmp_path, capsys):
     run, model, params = make_run("--model.tokenizer", "embedded", *LLAMA)
     main([str(run / "checkpoints" / "rl_best"), str(tmp_path / "out")])
@@ -228,6 +230,7 @@ def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
 OTHERS = {"repetition_penalty": 1.1, "temperature": 0.6, "top_k": 20, "task_specific_params": {"text-generation": {}}}
 
 
+@pytest.mark.ci
 def test_a_model_that_was_loaded_keeps_its_shape_and_not_how_it_generated(make_run, tmp_path):
     """The folder it was loaded from is not needed any more."""
     base = tmp_path / "base"

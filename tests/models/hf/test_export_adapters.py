@@ -89,11 +89,11 @@ def make_run(tmp_path):
 
 BEFORE = LoraConfig(rank=2, alpha=5.0, targets=("o", "up"))  # as model.lora.path: another scale, fewer targets
 SUMS = [
-    ("llama", "warmup", None, 3),
-    ("llama", "rl_best", None, 6),
+    pytest.param("llama", "warmup", None, 3, marks=pytest.mark.ci),
+    pytest.param("llama", "rl_best", None, 6, marks=pytest.mark.long),
     ("llama", "rl_best", BEFORE, 8),
-    ("gpt2", "warmup", BEFORE, 5),
-    ("gpt2", "rl_best", None, 6),
+    pytest.param("gpt2", "warmup", BEFORE, 5, marks=pytest.mark.ci),
+    pytest.param("gpt2", "rl_best", None, 6, marks=pytest.mark.long),
 ]
 
 

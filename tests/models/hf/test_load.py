@@ -27,11 +27,12 @@ from reft_jax.models.hf.load import (
     resolve_model,
 )
 from reft_jax.parallel.sharding import make_mesh, param_shardings
+from tests.models.test_parity import CASES, FAMILIES, NEXT
+from tests.tiers import few
 
 pytestmark = pytest.mark.compiles
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = sorted(path.name for path in GOLDEN.iterdir())
 LLAMA_31 = {  # meta-llama/Llama-3.1-8B, as it stands on the hub
     "model_type": "llama",
     "vocab_size": 128256,
@@ -172,7 +173,7 @@ def test_kernels_have_the_inputs_first():
         np.testing.assert_allclose(actual, expected.reshape(4, 6), atol=1e-12)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_loaded_trees_are_those_of_init(case):
     expected = abstract_params(decoder_config(GOLDEN / case))
     unboxed = jax.tree.map(lambda b: b.value, expected, is_leaf=lambda x: hasattr(x, "names"))
@@ -180,7 +181,7 @@ def test_loaded_trees_are_those_of_init(case):
     assert describe(load(GOLDEN / case)) == describe(unboxed)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_a_mesh_gets_the_same_values_in_the_shardings_asked_for(case):
     whole = load(GOLDEN / case, multiple=8)
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
@@ -223,7 +224,7 @@ def test_a_device_reads_only_its_part(monkeypatch):
     assert sum(read) == sum(x.size for x in matrices) - padding + sum(x.size for x in norms)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_weights_are_held_against_their_config_without_reading_them(case, monkeypatch):
     """A config of a layer more or less, or of another width, is told by a tensor; numbers are left in the file."""
     read = []
@@ -250,7 +251,7 @@ def test_padding_rows_of_the_vocabulary_are_zero():
         assert not np.any(padded[61:])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, FAMILIES, ci=NEXT))
 def test_files_of_every_type_are_cast_to_the_parameters_type(case):
     """The files are float32, bfloat16 or float16; each is read exactly, then rounded once."""
     wide, narrow = load(GOLDEN / case), load(GOLDEN / case, param_dtype="bfloat16")
