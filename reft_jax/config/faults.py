@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import jsonargparse
 import yaml
 
-from reft_jax.config.files import find, not_found, parts
+from reft_jax.config.files import check_section, find, not_found, parse_yaml, parts
 from reft_jax.config.lists import as_list
 from reft_jax.config.ranges import Range
 from reft_jax.config.settings import Config
@@ -95,13 +95,27 @@ def unreadable_files(args: Sequence[str]) -> Iterator[str]:
         text = text if equals else next(iter(args[place + 1 :]), "")
         try:
             if file := find(text):
-                list(parts(file))
-            elif not isinstance(yaml.safe_load(text), dict):
+                for path, settings in parts(file):
+                    for name, given in flat(settings, sections_of(Config), str(path)):
+                        if name in sections_of(Config):
+                            check_section(given.value, path.parent)
+            elif not isinstance(parse_yaml(text), dict):
                 yield f"--config: {not_found(text)}" if text else "--config is empty: name a YAML file"
         except TypeError as error:
             yield str(error)
         except yaml.YAMLError as error:
             yield f"--config {text!r} is neither a file nor YAML: {getattr(error, 'problem', error)}"
+
+
+def unreadable_sections(args: Sequence[str], sections: Collection[str]) -> Iterator[str]:
+    """Yields a line for each file that a command line names in place of a section and that cannot be read."""
+    for place, arg in enumerate(args):
+        key, equals, text = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and key in sections:
+            try:
+                check_section(text if equals else next(iter(args[place + 1 :]), ""))
+            except TypeError as error:
+                yield str(error)
 
 
 def range_fault(name: str, kind: Any, value: Any) -> str:
@@ -132,7 +146,7 @@ def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[t
                     yield from flat(settings, sections, str(path))
         elif key == "config" or key in sections:
             with contextlib.suppress(yaml.YAMLError):
-                settings = yaml.safe_load(text)
+                settings = parse_yaml(text)
                 yield from flat(settings if key == "config" else {key: settings}, sections, "")
         else:
             yield key, Given(text, "")

@@ -28,9 +28,10 @@ from reft_jax.config.faults import (
     sections_of,
     suggestion,
     unreadable_files,
+    unreadable_sections,
     words_of_type,
 )
-from reft_jax.config.files import find, not_found, parts
+from reft_jax.config.files import check_section, find, not_found, parse_yaml, parts
 from reft_jax.config.invocation import named, program
 from reft_jax.config.lists import in_settings, on_command_line
 from reft_jax.config.paths import with_absolute_paths
@@ -149,6 +150,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         if self._has_settings:
             bare = any(not action.option_strings for action in self._actions)
             self.given = on_command_line(self.given, _fields(), positionals=bare)
+            if unreadable := list(unreadable_sections(self.given, _sections())):
+                self.refuse("\n".join(unreadable))
         parsed = super().parse_args(self.given, *others, **named)
         told = [range_fault(action.dest, action._typehint, parsed[action.dest]) for action in self._own_typed()]
         if any(told):
@@ -280,7 +283,7 @@ def _old_names_given(args: Sequence[str]) -> Iterator[str]:
                 yield from filter(None, (old_names_in_file(path) for path, _ in parts(file)))
         else:
             with contextlib.suppress(yaml.YAMLError):
-                yield from old_names(yaml.safe_load(value), Path())
+                yield from old_names(parse_yaml(value), Path())
 
 
 _SETTINGS = {field.name for field in dataclasses.fields(Config)}
@@ -335,13 +338,15 @@ def _checked(settings: dict[str, Any]) -> Any:
     for key, given in flat(settings, _sections(), ""):
         if told := misshapen(key, given.value, _fields(), _sections()):
             raise TypeError(told)
+        if key in _sections():
+            check_section(given.value)
     return in_settings(settings, _fields())
 
 
 def _inline(value: str) -> dict[str, Any] | None:
     """The settings that are given in place of a file's name, if they are."""
     with contextlib.suppress(yaml.YAMLError):
-        settings = yaml.safe_load(value)
+        settings = parse_yaml(value)
         return settings if isinstance(settings, dict) else None
     return None
 

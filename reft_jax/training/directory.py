@@ -15,6 +15,7 @@ import yaml
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
 from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, matters, refusals
+from reft_jax.config.files import read_yaml
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
@@ -85,8 +86,14 @@ def changed_settings(config: Config) -> dict[str, tuple[Any, Any]]:
     """Old and new value of the settings that are not those of the run's folder, by key.
 
     What an earlier version wrote has not all keys: it had what is the default now.
+
+    Raises:
+        ValueError: what was written cannot be read.
     """
-    written = yaml.safe_load((Path(config.run_dir) / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        written = read_yaml(Path(config.run_dir) / "config.yaml")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     return differences(_filled(to_dict(Config()), written), to_dict(config))
 
 

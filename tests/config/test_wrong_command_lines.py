@@ -33,6 +33,12 @@ FILES = {
     "choice.yaml": "model: {dtype: float8}\n",
     "data.yaml": "data: {train: {kind: csv}}\n",
     "url.yaml": "run_dir: gs://bucket/run\n",
+    "twice.yaml": "rl:\n  epochs: 3\nseed: 1\nrl:\n  kl_coef: 0.1\n",
+    "twice_inside.yaml": "rl:\n  epochs: 3\n  epochs: 4\n",
+    "base_twice.yaml": "config: twice.yaml\n",
+    "rl_twice.yaml": "epochs: 3\nepochs: 4\n",
+    "section_twice.yaml": "rl: rl_twice.yaml\n",
+    "deep.yaml": "rl: " + "[" * 9999,
     "data.jsonl": "",
 }
 WRONG = [  # command, arguments, and what must be among what is said
@@ -107,6 +113,14 @@ WRONG = [  # command, arguments, and what must be among what is said
     ("train", "--config good.yaml --config choice.yaml", "choice.yaml", "one of float32, bfloat16, float64"),
     ("train", "--config good.yaml --config data.yaml", "data.yaml", "one of none, reft_json, gsm8k"),
     ("train", "--config good.yaml --config url.yaml", "url.yaml", "no URL"),
+    ("train", "--config twice.yaml", "twice.yaml, line 4", "key 'rl' is in line 1 already"),
+    ("train", "--config twice_inside.yaml", "twice_inside.yaml, line 3", "key 'epochs' is in line 2 already"),
+    ("train", "--config base_twice.yaml", "twice.yaml, line 4", "key 'rl' is in line 1 already"),
+    ("train", "--config section_twice.yaml", "rl_twice.yaml, line 2", "key 'epochs' is in line 1 already"),
+    ("train", f"{VALID} --rl rl_twice.yaml", "rl_twice.yaml, line 2", "key 'epochs' is in line 1 already"),
+    ("train", f'{VALID} --rl {{"epochs":3,"epochs":4}}', '\'{"epochs":3,', "key 'epochs' is in line 1 already"),
+    ("train", '--config {"seed":1,"seed":2}', "--config", "key 'seed' is in line 1 already"),
+    ("train", "--config deep.yaml", "deep.yaml", "nested too deeply"),
     # Other commands
     ("sample", "out.jsonl --split test", "samples", "required"),
     ("sample", "out.jsonl --split tests --samples 3", "--split", "one of train, dev, test"),
