@@ -45,6 +45,8 @@ def test_lines_have_their_numbers_with_blank_ones_left_out(tmp_path):
         (b'{"a": 1', "here: not JSON in UTF-8: .*column"),
         (b'{"a": "\xe9"}', "here: not JSON in UTF-8: .*0xe9"),
         (b"[1]", "here: should be a JSON object, is a list"),
+        (b"[" * 200_000, "here: nested too deeply to be read"),
+        (b'{"a":' * 200_000, "here: nested too deeply to be read"),
     ],
 )
 def test_errors_name_the_place(text, message):

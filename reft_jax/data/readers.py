@@ -127,7 +127,7 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
     `parse_gold` makes. Numbers in a file are accepted as answers and keep all their digits.
 
     A row cannot be used where something is missing, null, of a wrong type, empty, the id of an earlier row, no Unicode
-    text or cannot be parsed; rows are counted from 1, and by line in JSONL.
+    text, nested too deeply or cannot be parsed; rows are counted from 1, and by line in JSONL.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -156,6 +156,8 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
                 raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
         except ValueError as error:
             bad.append(BadRow(row.place, str(error)))
+        except RecursionError:
+            bad.append(BadRow(row.place, "nested too deeply to be read"))
         else:
             problems[problem.id] = problem
     return CheckedRows(_with_some_chains(list(problems.values()), source.cot_limit), bad)
@@ -276,7 +278,7 @@ def _answer_kind(source: SourceConfig, rows: Sequence[Row]) -> AnswerKind:
 def _readable(read: Callable[[Row], str], rows: Sequence[Row]) -> Iterator[str]:
     """What is read of the rows of which it can be."""
     for row in rows:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             yield read(row)
 
 
@@ -341,7 +343,9 @@ def _end(text: str) -> str:
 def _id(source: SourceConfig, row: Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
     if source.kind == "reft_json" or _has(row, source.id_field):
-        return _text(row, source.id_field, numbers=True)
+        if not (identity := _text(row, source.id_field, numbers=True)).strip():
+            raise ValueError(f"field `{source.id_field}`: the id is empty: give one, or leave the field out")
+        return identity
     return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 
 

@@ -252,6 +252,8 @@ BROKEN_ROWS = {
     "gold empty": ({"answer_value": " "}, "field `answer_value`: "),
     "gold not finite": ({"answer_value": "nan"}, "field `answer_value`: .*nan"),
     "a letter among numbers": ({"answer_value": "b"}, "field `answer_value`: .*b"),
+    "id empty": ({"item_id": ""}, "field `item_id`: the id is empty"),
+    "id blank": ({"item_id": " \n"}, "field `item_id`: the id is empty"),
     "id twice": ({"item_id": "svamp_7"}, "field `item_id`: `svamp_7` is also the id of an earlier row"),
 }
 
@@ -283,6 +285,7 @@ def test_a_choice_must_be_a_letter(tmp_path: Path, answer: str) -> None:
         ("jsonl", '{"question": "q", "answer": 1}\n[1]\n', "set, line 2: should be a JSON object, is a list"),
         ("jsonl", '{"id": "x", "question": "q", "answer": 1}\n' * 2, "set, line 2: field `id`: `x` is also the id"),
         ("jsonl", '{"question": "q", "answer": NaN}', "set, line 1: field `answer`: .*nan"),
+        ("jsonl", '{"id": "", "question": "q", "answer": 1}', "set, line 1: field `id`: the id is empty"),
         ("gsm8k", '{"question": "q", "answer": "just 5"}', "set, line 1: field `answer`: no `#### N`"),
         ("gsm8k", '{"question": "q", "answer": "so #### five"}', "set, line 1: field `answer`: .*five"),
     ],
@@ -504,6 +507,34 @@ def test_all_bad_rows_are_told_at_once_or_dropped_with_the_same_lines(tmp_path: 
     )
     assert [p.id for p in read_problems(source, "drop", said.append)] == ["a", "e"]
     assert "7 of 9 rows" in said[1]
+
+
+def _deep(levels: int) -> str:
+    """More or less than Python's parser, or what walks over its values, has room for."""
+    return "[" * levels + r'"\ud83d, ] }, \" {"' + "]" * levels
+
+
+@pytest.mark.parametrize("levels", [400, 990, 2_000, 200_000])
+@pytest.mark.parametrize("field", ["question", "answer_value", "item_id", "tags"])
+def test_a_row_that_is_nested_too_deeply_is_one_bad_row(tmp_path: Path, field: str, levels: int) -> None:
+    good = json.dumps({**REFT_ROW, "answer_cot": 'a "[b", ] }'})
+    deep = json.dumps({**REFT_ROW, "item_id": "svamp_8", field: "HERE"}).replace('"HERE"', _deep(levels))
+    rows = [good, deep, good.replace("svamp_7", "svamp_9")]
+    said: list[str] = []
+    for kind, text, row in (("reft_json", f"[{', '.join(rows)}]\n", "row 2"), ("jsonl", "\n".join(rows), "line 2")):
+        path = write(tmp_path, f"set.{kind}", text)
+        names = {"answer_field": "answer_value", "id_field": "item_id", "cot_field": "answer_cot"}
+        source = SourceConfig(kind=kind, path=path, **names)
+        assert [problem.id for problem in read_problems(source, "drop", said.append)] == ["svamp_7", "svamp_9"]
+        assert f"1 of 3 rows cannot be used and are dropped (data.bad_rows)\n  {path}, {row}: " in said[-1]
+        if levels > 1000:
+            assert said[-1].endswith("nested too deeply to be read")
+
+
+def test_a_file_that_is_no_list_and_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    source = SourceConfig(kind="reft_json", path=write(tmp_path, "set", '{"a": ' + "[" * 200_000))
+    with pytest.raises(ValueError, match=r"set: nested too deeply"):
+        read_problems(source)
 
 
 @pytest.mark.parametrize(("good", "shown"), [(1, 20), (0, 3)])
