@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all, folders that settings name, and JSON that errors can name."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -18,6 +19,21 @@ def user_path(text: str) -> Path:
     if "://" in text:
         raise ValueError(f"{text} must be a path on this machine, no URL (mount what is elsewhere)")
     return Path(text).expanduser()
+
+
+@functools.cache
+def ask_hub() -> None:
+    """Asks Hugging Face's hub once whether it is there; where it is not, its libraries look into the cache alone.
+
+    They would ask again and again, half a minute for each file, before they say so.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # of whatever library carries it
+        constants.HF_HUB_OFFLINE = True
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reft_jax.config import SourceConfig
-from reft_jax.files import NestedError, as_object, json_line, numbered_lines, parse_json, require_text
+from reft_jax.files import NestedError, as_object, ask_hub, json_line, numbered_lines, parse_json, require_text
 
 _NAME = r"[^.\[\]]+(?:\[-?[0-9]+\])*"
 _PATH = re.compile(rf"{_NAME}(?:\.{_NAME})*")
@@ -161,6 +161,8 @@ def _parquet_rows(path: str) -> Iterator[Row]:
 
 
 def _hub_rows(source: SourceConfig) -> Iterator[Row]:
+    if not Path(source.path).is_dir():
+        ask_hub()
     import datasets
 
     place = f"{source.path} ({source.split})"

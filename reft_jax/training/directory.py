@@ -30,12 +30,17 @@ from reft_jax.training.state import Records, RunProgress, Stage
 def lock_run_dir(directory: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out of it; the lock ends with the process, however that ends.
 
+    A folder that it made is taken away again where the command ends with an error before it has records: nothing in it
+    is of a run yet.
+
     Raises:
         OSError: another run is at work in it, or it cannot be made or written to.
     """
     held: list[TextIO] = []
+    made: list[Path] = []
 
     def lock() -> None:
+        made.extend([] if directory.exists() else [directory])
         directory.mkdir(parents=True, exist_ok=True)
         held.append((directory / ".lock").open("a"))
         try:
@@ -46,6 +51,10 @@ def lock_run_dir(directory: Path) -> Iterator[None]:
     try:
         on_process_zero(lock)
         yield
+    except BaseException:
+        if made and not any((directory / name).exists() for name in ("checkpoints", "metrics.jsonl")):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
     finally:
         for file in held:
             file.close()
