@@ -148,8 +148,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
     Lines end at a line feed alone: JSON may hold the other characters at which Python's `splitlines` ends one.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or it is a folder.
     """
+    if not path.exists() or path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder: name a file" if path.is_dir() else f"there is no file {path}")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():

@@ -58,8 +58,8 @@ def test_what_it_wrote_is_trained_on_with_any_model(tmp_path, capsys):
     write_model(tmp_path / "model", [row["question"] + row["cot"] for row in ROWS["text.jsonl"]])
     shape = json.loads((tmp_path / "model/config.json").read_text())
     (tmp_path / "model/config.json").write_text(json.dumps({**shape, "max_position_embeddings": 1024}))
-    short = "--sft.schedule_epochs 1 --sft.warmup_epoch 1 --sft.stop_epoch 1 --rl.epochs 1"
-    short += " --generation.max_new_tokens 9 --sft.prompt_buckets 128 --sft.response_buckets 128 --generation.prompt_buckets 128"
+    short = "--sft.schedule_epochs 1 --sft.warmup_epoch 1 --sft.stop_epoch 1 --sft.prompt_buckets 128 "
+    short += "--sft.response_buckets 128 --rl.epochs 1 --generation.prompt_buckets 128 --generation.max_new_tokens 9"
     line = ["--config", str(tmp_path / "mine/config.yaml"), "--model.path", str(tmp_path / "model"), *short.split()]
     complete(line)
     assert {"warmup", "rl_best"} <= set(json.loads((tmp_path / "mine/run/summary.json").read_text()))

@@ -77,25 +77,6 @@ def read_yaml(path: Path) -> Any:
         raise TypeError(f"{path}{f', line {mark.line + 1}' if mark else ''}: {wrong}{problem}") from None
 
 
-def check_section(value: Any, folder: Path = Path()) -> None:
-    """Reads the file that a section's value names, or the YAML that it is; the parser reads it again.
-
-    Raises:
-        TypeError: a key is there twice, or see `read_yaml`.
-    """
-    if not isinstance(value, str):
-        return
-    if os.path.isfile(path := folder / Path(value).expanduser()):
-        read_yaml(path)
-        return
-    try:
-        parse_yaml(value)
-    except yaml.composer.ComposerError as error:
-        raise TypeError(f"{value!r}: {error.problem}") from None
-    except yaml.YAMLError:
-        pass  # told as a value of another type
-
-
 def parts(path: Path, inside: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files that a config is made of, itself last, each with its settings without `config`.
 

@@ -46,6 +46,10 @@ def config(arguments, folders: Path, path: str = "", tokenizer: str = "", adapte
     ("names", "message"),
     [
         (("no/such", "tokenizer"), "model.path: there is no folder {}/no/such"),
+        (
+            ("model/config.json", "tokenizer"),
+            "model.path: {}/model/config.json is a file: name the folder of a model, or its hub id (owner/name)",
+        ),
         (("empty", "tokenizer"), "model.path: {}/empty is no Hugging Face model, it has no config.json"),
         (
             ("adapter", "tokenizer"),
