@@ -116,8 +116,8 @@ def check_rows(source: SourceConfig, answer: Answer = "auto") -> CheckedRows:
       (`regisss/math_qa`). The question is `Problem`, a line break and `options` as published, and row n (from 0)
       becomes `mathqa_n`: what the reference's own files hold. The quotes around three of four rationales are removed.
     - `jsonl`, `hub`: the fields that `source` names, or paths to them, see `Row.value`. `question_field` may list
-      several (`Body,Question`), joined by a blank. An answer is taken apart by `answer_pattern`; without one, where it
-      holds `#### N`, as GSM8K's.
+      several (`Body,Question`), joined by a blank; one that lists texts (`question,options`) has a line for each. An
+      answer is taken apart by `answer_pattern`; without one, where it holds `#### N`, as GSM8K's.
     - `generated`: the embedded problems of the split `source.path`.
     - `reasoning_gym`: items of the task `source.name`, which scores answers itself whatever `answer` says.
 
@@ -290,9 +290,12 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind) -> Problem
     """
     if row.fault:
         raise ValueError(row.fault)
-    separator = "\n" if source.kind == "mathqa" else " "
-    parts = [_text(row, field.strip()).strip() for field in source.question_field.split(",")]
-    if not (question := separator.join(parts).strip()):
+    question = ""
+    for field in map(str.strip, source.question_field.split(",")):
+        lines = _lines(row, field) if source.kind in ("jsonl", "hub") else None
+        separator = "\n" if lines is not None or source.kind == "mathqa" else " "
+        question += separator + (_text(row, field) if lines is None else "\n".join(lines)).strip()
+    if not (question := question.strip()):
         raise ValueError(f"field `{source.question_field}`: the question is empty")
 
     cot = _text(row, source.cot_field) if _has(row, source.cot_field) else ""
@@ -365,5 +368,19 @@ def _text(row: Row, field: str, *, numbers: bool = False) -> str:
     if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"field `{field}` should be text, is {shown(value)}")
+        raise ValueError(f"field `{field}` should be text, is {shown(value)}{_inner_text(value, field)}")
     return value
+
+
+def _inner_text(value: object, field: str) -> str:
+    """A hint at the text that a list, or a list of the parts of a message, holds."""
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, Mapping) and isinstance(first.get("text"), str):
+        return f": name its text by `{field}[0].text`"
+    return f": name one of its items, such as `{field}[0]`" if isinstance(first, str | int | float | Decimal) else ""
+
+
+def _lines(row: Row, field: str) -> list[str] | None:
+    """The texts of a field that lists them, such as the options of a choice."""
+    value = row.value(field)
+    return value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else None

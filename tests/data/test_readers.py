@@ -1,5 +1,6 @@
 """Readers: every layout, every refusal, the dev split's properties, and the published row counts on the real files."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -379,6 +380,10 @@ def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Pat
         "prompt and completion": (PLAIN, "rows_0", "It is 3."),
         "... as turns": (TURNS, "rows_0", "It is 3."),
         "a question in two columns": ({"Body": "One and", "Question": "two?", "answer": 3}, "rows_0", None),
+        "... and a list of options, each a line": (
+            {"question": "One and two?", "options": ["A)2", "B)3"], "correct": 3},
+            *("rows_0", None),
+        ),
     }
     assert {name for name, _ in rows} == set(made)
     for name, cell in rows:
@@ -390,6 +395,39 @@ def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Pat
         )
         assert (problem.id, problem.answer, problem.cot) == (identity, "3", cot)
         assert problem.question.startswith("One and two?")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_texts_that_are_listed_have_a_line_each(tmp_path: Path, suffix: str) -> None:
+    row = {"question": "Six of two?", "options": ["A) 1", " B) 3 "], "note": "Choose.", "answer": "B"}
+    source = layout_file(tmp_path, row, suffix=suffix, question_field="question,options,note")
+    (problem,) = read_problems(source)
+    assert problem.question == "Six of two?\nA) 1\n B) 3 Choose."
+    (alone,) = read_problems(dataclasses.replace(source, question_field="options"))
+    assert alone.question == "A) 1\n B) 3"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (["5"], "name one of its items, such as `a.b[0]`"),
+        ([5, 6], "name one of its items, such as `a.b[0]`"),
+        ([{"type": "text", "text": "5"}], "name its text by `a.b[0].text`"),
+        ([], "is list []"),
+        ([["5"]], "is list [['5']]"),
+        ({"text": "5"}, "is dict {'text': '5'}"),
+    ],
+)
+def test_a_list_in_place_of_a_text_is_refused_with_what_to_name(tmp_path: Path, value: object, hint: str) -> None:
+    source = layout_file(tmp_path, {"q": "why?", "a": {"b": value}}, question_field="q", answer_field="a.b")
+    with pytest.raises(ValueError, match=r"field `a.b` should be text, is .*") as refused:
+        read_problems(source)
+    assert str(refused.value).endswith(hint)
+    named = re.search(r"`(a\.b\[.*)`$", str(refused.value))
+    assert not named or read_problems(dataclasses.replace(source, answer_field=named[1]))[0].answer == "5"
+    if not isinstance(value, list) or not value or not isinstance(value[0], str):
+        with pytest.raises(ValueError, match=re.escape(hint)):
+            read_problems(dataclasses.replace(source, question_field="a.b", answer_field="q"))
 
 
 @pytest.mark.parametrize(
@@ -467,7 +505,7 @@ BAD = (
     '{"id": "e", "question": "Whole \\ud83d\\ude00 \u2028 \x85?", "answer": 2}\n'
     '{"id": "f", "question": "Sum?", "answer": null}\n'
     '{"id": "g", "question": "Su\n'
-    '{"id": "h", "question": ["Sum?"], "answer": 1}\n'
+    '{"id": "h", "question": [["Sum?"]], "answer": 1}\n'
     '{"id": "i", "question": "Sum?", "answer": 1, "tags": [{"\\udc00": 1}]}'
 )
 BAD_LINES = [
@@ -477,7 +515,7 @@ BAD_LINES = [
     r"line 6: field `question`: '\ud83d', its character 6, is half of a surrogate pair, no text",
     "line 8: field `answer` is null",
     "line 9: not JSON in UTF-8: ",
-    "line 10: field `question` should be text, is list ['Sum?']",
+    "line 10: field `question` should be text, is list [['Sum?']]",
     r"line 11: field `\udc00`: '\udc00', its character 1, is half of a surrogate pair, no text",
 ]
 
