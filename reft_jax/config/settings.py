@@ -599,7 +599,8 @@ class LoggingConfig:
     tensorboard: bool = True
     """Write TensorBoard event files beside `metrics.jsonl`."""
     rollouts_every: NonNegativeInt = 10
-    """Iterations between rollouts that are written with their verdicts; 0 writes none."""
+    """Iterations between rollouts that are written with their verdicts; the first and the last are written too. 0
+    writes none."""
     rollouts_limit: NonNegativeInt = 32
     """Completions written of such a rollout."""
 

@@ -197,8 +197,7 @@ def _renderer(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -
 
     It raises ValueError where the template raises.
     """
-    today = lambda call: repr(DATE.strftime(call[2]))
-    dated = re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", today, tokenizer.get_chat_template())
+    dated = with_date(tokenizer.get_chat_template())
     told = [{"role": "system", "content": templates.system}] if templates.system else []
     options: dict[str, Any] = {"chat_template": dated, "tokenize": False, **templates.variables}
 
@@ -212,6 +211,12 @@ def _renderer(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -
             raise ValueError(f"{_name(tokenizer)} does not render {what}: {error}") from error
 
     return render
+
+
+def with_date(template: str) -> str:
+    """A chat template with `DATE` where it asks for today, so that it makes the same prompt every day."""
+    today = lambda call: repr(DATE.strftime(call[2]))
+    return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", today, template)
 
 
 def bos_warning(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -> str:
