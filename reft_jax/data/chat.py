@@ -188,7 +188,7 @@ def require_rendered(
             f"{len(found):,} of {len(problems):,} chains of thought would be taught otherwise than {_name(tokenizer)} "
             f"renders them, such as that of problem `{identity}`:\n  {difference}\n"
             "Write them as the template does, or without `<think>` blocks; or set data.templates.variables so that it "
-            "keeps them, or data.templates.kind to strings"
+            "keeps them, data.templates.kind to strings, or data.bad_rows to drop"
         )
 
 

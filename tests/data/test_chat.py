@@ -12,6 +12,7 @@ from reft_jax.config import Config, DataConfig, SourceConfig, TemplateConfig
 from reft_jax.data.audit.tokens import look_at_tokens, tokenise
 from reft_jax.data.chat import bos_warning, filled, with_templates
 from reft_jax.data.encoding import encode_completions, encode_examples, encode_prompts
+from reft_jax.data.problem_sets import encode_for_training
 from reft_jax.data.prompts import few_shot_prefix, generation_prompt, program_header, prompt_text, target_text
 from reft_jax.data.readers import read_problems
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
@@ -241,6 +242,22 @@ def test_rows_with_thoughts_of_their_own_are_the_template_s_or_refused(form, tmp
             assert "Write them as the template does" in told
             assert told.count("\n") < 4
     assert taught == TAUGHT.get(form, set(ROWS))
+
+
+def test_rows_that_the_template_renders_otherwise_can_be_dropped():
+    tokenizer, said = build_tokenizer(QWEN3), []
+    problems = [Problem(name, "1 + 1 ?", "2", cot=cot) for name, cot in ROWS.items()]
+    data = DataConfig(cot="text", templates=TemplateConfig(kind="chat"), bad_rows="drop")
+    config = with_templates(Config(data=data), tokenizer)
+    rows = encode_for_training(problems, config, tokenizer, "sft", config.sft, said.append)
+    assert {problems[row.problem].id for row in rows} == TAUGHT["qwen3"]
+    (told,) = said
+    assert told.startswith("sft: 5 of 8 chains of thought are not as the chat template renders them and are dropped")
+    strict = dataclasses.replace(config, data=dataclasses.replace(config.data, bad_rows="error"))
+    odd = [problem for problem in problems if problem.id not in TAUGHT["qwen3"]]
+    for rows, settings in ((problems, strict), (odd, config)):
+        with pytest.raises(ValueError, match=r"(?s)5 of \d chains of thought .* or data\.bad_rows to drop"):
+            encode_for_training(rows, settings, tokenizer, "sft", config.sft, said.append)
 
 
 def test_the_audit_names_rows_that_the_template_renders_otherwise():

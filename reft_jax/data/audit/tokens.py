@@ -90,8 +90,9 @@ def look_at_tokens(
             limits["prompt"] = (f"{stage}.prompt_buckets", max(settings.prompt_buckets))
             limits["target"] = (f"{stage}.response_buckets", max(settings.response_buckets))
             rows = rendered_otherwise(texts["target"].problems, tokenizer, config.data.templates, config.data.cot)
-            what = "target: not what the chat template renders"
-            found.append(Finding(split, what, rows, len(texts["target"].problems), stops=True))
+            error = config.data.bad_rows == "error"
+            what = f"target: not what the chat template renders{'' if error else ': dropped'}"
+            found.append(Finding(split, what, rows, len(texts["target"].problems), stops=error))
         if split in sampled:
             limits["sampling_prompt"] = ("generation.prompt_buckets", max(generation.prompt_buckets))
         for name, (key, longest) in limits.items():
