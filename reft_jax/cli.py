@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+import reft_jax
+
 COMMANDS = {
     "init": "write a config and example rows for your own model and data",
     "train": "train a model: warm-up, reinforcement, one reading of the test set",
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         print(overview())
+        return 0
+    if given[0] in ("--version", "version"):
+        print(f"reft_jax {reft_jax.__version__}")
         return 0
     command, *rest = given
     name = command.replace("_", "-")

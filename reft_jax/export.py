@@ -29,6 +29,7 @@ from reft_jax.config import Config, LoraConfig, MeshConfig, SettingsParser, load
 from reft_jax.config.invocation import program
 from reft_jax.config.paths import absolute, looks_local
 from reft_jax.config.ranges import PositiveFloat
+from reft_jax.data.chat import with_date
 from reft_jax.data.chat_template import chat_template, prompt_format
 from reft_jax.data.encoding import token_ids
 from reft_jax.data.prompts import generation_prompt
@@ -233,8 +234,8 @@ def write_companions(checkpoint: Path, out: Path, config: Config, kind: Kind, ba
     """Writes what stands beside weights or adapters: tokenizer, prompt format, generation config, model card."""
     tokenizer, ids = read_tokenizer(run_of(checkpoint, reward_model=kind == "reward_model"), config)
     templates, cot = config.data.templates, config.data.cot
-    if templates.kind == "strings":  # else it is the model's own
-        tokenizer.chat_template = chat_template(templates, cot)
+    own = templates.kind == "chat"
+    tokenizer.chat_template = with_date(tokenizer.get_chat_template()) if own else chat_template(templates, cot)
     tokenizer.save_pretrained(out)
     files = {"prompt_format.json": prompt_format(templates, cot)}
     if kind != "reward_model":

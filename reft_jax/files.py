@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all, folders that settings name, and JSON that errors can name."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -18,6 +19,21 @@ def user_path(text: str) -> Path:
     if "://" in text:
         raise ValueError(f"{text} must be a path on this machine, no URL (mount what is elsewhere)")
     return Path(text).expanduser()
+
+
+@functools.cache
+def ask_hub() -> None:
+    """Asks Hugging Face's hub once whether it is there; where it is not, its libraries look into the cache alone.
+
+    They would ask again and again, half a minute for each file, before they say so.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # of whatever library carries it
+        constants.HF_HUB_OFFLINE = True
 
 
 @contextlib.contextmanager
@@ -45,6 +61,13 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+class NestedError(ValueError):
+    """A value is nested too deeply to be read."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place}: nested too deeply to be read")
+
+
 def parse_json(text: bytes, place: str, *, parse_float: Callable[[str], Any] = float) -> object:
     """The value that a JSON text holds.
 
@@ -54,10 +77,12 @@ def parse_json(text: bytes, place: str, *, parse_float: Callable[[str], Any] = f
         parse_float: makes numbers with a point or an exponent of their digits.
 
     Raises:
-        ValueError: naming the place: it is not JSON, or not UTF-8.
+        ValueError: naming the place: it is not JSON, or not UTF-8; `NestedError` where it is too deep.
     """
     try:
         return json.loads(text.decode("utf-8-sig"), parse_float=parse_float)
+    except RecursionError:
+        raise NestedError(place) from None
     except ValueError as error:
         raise ValueError(f"{place}: not JSON in UTF-8: {error}") from error
 
@@ -93,8 +118,15 @@ def require_text(value: object, place: str, field: str = "") -> None:
         field: where `value` stands, such as `messages[0].content`; of the whole it is empty.
 
     Raises:
-        ValueError: naming the place and the field.
+        ValueError: naming the place and the field; `NestedError` where it is too deep.
     """
+    try:
+        _require_text(value, place, field)
+    except RecursionError:
+        raise NestedError(place) from None
+
+
+def _require_text(value: object, place: str, field: str) -> None:
     if isinstance(value, str):
         if (half := re.search("[\ud800-\udfff]", value)) is not None:
             named = f"field `{field}`: " if field else ""
@@ -103,11 +135,11 @@ def require_text(value: object, place: str, field: str = "") -> None:
             )
     elif isinstance(value, dict):
         for name, part in value.items():
-            require_text(name, place, ascii(name)[1:-1])
-            require_text(part, place, f"{field}.{name}" if field else name)
+            _require_text(name, place, ascii(name)[1:-1])
+            _require_text(part, place, f"{field}.{name}" if field else name)
     elif isinstance(value, list):
         for number, part in enumerate(value):
-            require_text(part, place, f"{field}[{number}]")
+            _require_text(part, place, f"{field}[{number}]")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
@@ -116,8 +148,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
     Lines end at a line feed alone: JSON may hold the other characters at which Python's `splitlines` ends one.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or it is a folder.
     """
+    if not path.exists() or path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder: name a file" if path.is_dir() else f"there is no file {path}")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():

@@ -1,7 +1,7 @@
 """`python -m reft_jax.init DIR`: a config for your own model and data, and example rows of both kinds.
 
-DIR gets `config.yaml`, `text.jsonl` (chains of thought in prose) and `program.jsonl` (Python programs). Fill the files,
-name the model, and train.
+DIR gets `config.yaml`, `text.jsonl` (chains of thought in prose) and `program.jsonl` (Python programs), each with 60
+rows that are made up, to try a run on. Put your own in their place, name the model, and train.
 """
 
 import json
@@ -13,40 +13,33 @@ from reft_jax.config import CommandParser
 from reft_jax.config.invocation import named, program, shell_line, short_path
 from reft_jax.files import user_path, write_whole
 
-ROWS = {
-    "text.jsonl": [
-        {
-            "question": "Ann has 3 boxes of 12 pencils and gives 5 pencils away. How many has she left?",
-            "cot": "3 boxes of 12 are 3 * 12 = 36 pencils. Without 5 these are 36 - 5 = 31.",
-            "answer": "31",
-        },
-        {
-            "question": "A train runs at 80 km/h for 2.5 hours. How many km is that?",
-            "cot": "At 80 km an hour, 2.5 hours are 80 * 2.5 = 200 km.",
-            "answer": "200",
-        },
-    ],
-    "program.jsonl": [
-        {
-            "question": "Ann has 3 boxes of 12 pencils and gives 5 pencils away. How many has she left?",
-            "cot": "def solution():\n"
-            '    """Ann has 3 boxes of 12 pencils and gives 5 pencils away. How many has she left?"""\n'
-            "    pencils = 3 * 12\n"
-            "    result = pencils - 5\n"
-            "    return result",
-            "answer": "31",
-        },
-        {
-            "question": "A train runs at 80 km/h for 2.5 hours. How many km is that?",
-            "cot": "def solution():\n"
-            '    """A train runs at 80 km/h for 2.5 hours. How many km is that?"""\n'
-            "    result = 80 * 2.5\n"
-            "    return result",
-            "answer": "200",
-        },
-    ],
-}
-"""Rows as `kind: jsonl` reads them, by file."""
+
+def _rows(number: int) -> dict[str, dict[str, str]]:
+    """A made-up problem, with its chain of thought in prose and as a program, by file."""
+    boxes, each, away, hours = 2 + number % 7, 6 + number % 5, 3 + number % 4, 2 + number % 3
+    total, speed = boxes * each, 40 + 5 * number
+    question, prose, steps, answer = (
+        (
+            f"Ann has {boxes} boxes of {each} pencils and gives {away} pencils away. How many has she left?",
+            f"{boxes} boxes of {each} are {boxes} * {each} = {total} pencils. Without {away} these are {total} - "
+            f"{away} = {total - away}.",
+            f"pencils = {boxes} * {each}\n    result = pencils - {away}",
+            total - away,
+        ),
+        (
+            f"A train runs at {speed} km/h for {hours} hours. How many km is that?",
+            f"At {speed} km an hour, {hours} hours are {speed} * {hours} = {speed * hours} km.",
+            f"result = {speed} * {hours}",
+            speed * hours,
+        ),
+    )[number % 2]
+    program = f'def solution():\n    """{question}"""\n    {steps}\n    return result'
+    chains = {"text.jsonl": prose, "program.jsonl": program}
+    return {name: {"question": question, "cot": cot, "answer": str(answer)} for name, cot in chains.items()}
+
+
+ROWS = {name: [_rows(number)[name] for number in range(60)] for name in ("text.jsonl", "program.jsonl")}
+"""Rows as `kind: jsonl` reads them, by file: enough to train on and for dev, and all made up."""
 
 CONFIG = """\
 # ReFT on your own model and data. Every other key, with its text and default: {train} --help-all
@@ -58,7 +51,7 @@ data:
   cot: text  # chains of thought in prose; `program` for Python programs, as in program.jsonl
   train: {{kind: jsonl, path: {train_file}}}  # question, cot and answer in each row; also question_field: ...
   test: {{kind: none}}  # as train; read once, at the end
-  dev_fraction: 0.1  # of train, to choose among checkpoints; two rows are too few, some hundreds do
+  dev_fraction: 0.1  # of train, to choose among checkpoints; some hundreds of rows do
   overlong: drop  # rows longer than the longest bucket are left out, and counted
 sft:  # the warm-up
   schedule_epochs: 3
@@ -104,7 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     config = short_path(folder / "config.yaml")
-    print(f"{folder}: {', '.join(files(folder))}\nNext, when they are yours:")
+    print(
+        f"{folder}: {', '.join(files(folder))}\nThe rows are made up, to try a run on: put yours in their place. "
+        "model.path names a model of the hub: give the\nfolder of one that is here by --model.path FOLDER. Next:"
+    )
     print(f"  {shell_line('data', ['--config', config])}   # what a run would read, and what is wrong with it")
     print(f"  {shell_line('train', ['--config', config])}")
     return 0

@@ -162,8 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     right = len({sample.id for sample in samples if sample.correct})
     given = len(annotated(gold))
-    asked, chosen = len({sample.id for sample in samples}), sum("/sample_" in row.id for row in rows[given:])
-    print(f"{out}: {len(rows):,} rows: {given:,} gold, {chosen:,} samples of {right:,} of {asked:,} questions")
+    asked, again = len({sample.id for sample in samples}), sum(row.id.endswith("/gold") for row in rows[given:])
+    parts = [f"{given:,} of the gold data"] * bool(gold)
+    parts.append(f"{len(rows) - given - again:,} right samples ({right:,} of {asked:,} questions have one)")
+    parts += [f"{again:,} of the gold data once more, beside the samples of their questions"] * bool(again)
+    print(f"{out}: {len(rows):,} rows: {', '.join(parts)}")
     return 0
 
 

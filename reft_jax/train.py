@@ -15,7 +15,8 @@ import jax
 from reft_jax.config import load_config
 from reft_jax.config.invocation import shell_line
 from reft_jax.data.readers import is_within
-from reft_jax.parallel.processes import COLLAPSED
+from reft_jax.files import json_lines
+from reft_jax.parallel.processes import COLLAPSED, on_process_zero
 from reft_jax.records.console import print_closing_table
 from reft_jax.training.announcements import beginning, continuation, what_next
 from reft_jax.training.lifecycle import lifecycle
@@ -55,9 +56,9 @@ def train(run: Run) -> dict[str, Any]:
 def evaluate_test(run: Run) -> dict[str, Any]:
     """Evaluates on test, once, the models that the run has made and those that it chose on dev.
 
-    Without a test set the summary has what the models cost, and of those that were chosen their accuracy on dev; of
-    problems without gold answers it has the mean reward. Where dev is part of test, what was chosen is `test_best`: the
-    highest of many evaluations on test, and no estimate.
+    Without a test set the summary has what the models cost, and their accuracy on dev; of problems without gold answers
+    it has the mean reward. Where dev is part of test, what was chosen is `test_best`: the highest of many evaluations
+    on test, and no estimate.
     """
     records, sampler, stages = run.records, run.sampler, run.stages
     sft, progress = sampler.config.sft, records.progress
@@ -66,6 +67,12 @@ def evaluate_test(run: Run) -> dict[str, Any]:
         made["warmup"] = progress.spent("warmup")
         if sft.stop_epoch > sft.warmup_epoch:
             made["sft"] = progress.spent("warmup", "sft")
+        records.writer.flush()
+        measured = on_process_zero(lambda: dev_accuracies(records.run_dir))
+        for name, epoch in (("warmup", sft.warmup_epoch), ("sft", sft.stop_epoch)):
+            step = stages["sft"].offset + epoch * stages["sft"].epoch
+            if name in made and step in measured:
+                made[name]["dev_accuracy"] = measured[step]
     test_best = is_within(sampler.problems["dev"], sampler.problems["test"])
     for name, ranking in progress.best.items():
         figures = {"accuracy", sampler.config.select_by}
@@ -82,12 +89,18 @@ def evaluate_test(run: Run) -> dict[str, Any]:
         evaluation = sampler.evaluate(params, "test")
         records.writer.append("evaluations", evaluation.records(step, split="test", model=name))
         records.writer.write(step, name, evaluation.metrics("test"))
-        measured: dict[str, Any] = {"reward": evaluation.reward}
+        tested: dict[str, Any] = {"reward": evaluation.reward}
         if evaluation.accuracy is not None:
             counts = {"correct": evaluation.correct, "total": evaluation.total}
-            measured = {"accuracy": evaluation.accuracy, "interval": list(evaluation.interval), **counts}
-        summary[name] = {**measured, **facts}
+            tested = {"accuracy": evaluation.accuracy, "interval": list(evaluation.interval), **counts}
+        summary[name] = {**tested, **facts}
     return summary | ({"collapse": progress.collapse} if progress.collapse else {})
+
+
+def dev_accuracies(run_dir: Path) -> dict[int, float]:
+    """The accuracies on dev that a run recorded, by its step."""
+    records = (record for _, _, record in json_lines(run_dir / "metrics.jsonl"))
+    return {record["step"]: float(record["eval/accuracy"]) for record in records if "eval/accuracy" in record}
 
 
 def say_what_begins(run: Run, line: str) -> None:

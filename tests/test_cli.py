@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import reft_jax
 from reft_jax.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,11 @@ def test_a_command_that_is_none_is_told_which_is_meant(capsys):
     assert capsys.readouterr().err == "error: evaluat is no command of reft: did you mean `reft evaluate`?\n"
     assert main(["zzz"]) == 2
     assert "`reft --help` lists them" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"reft_jax {reft_jax.__version__}\n"
 
 
 def test_underscores_do_as_well(capsys):

@@ -1,11 +1,16 @@
 """Files that are whole or not there, and lines of JSON with their place."""
 
 import os
+import time
 from decimal import Decimal
 
+import huggingface_hub
 import pytest
 
-from reft_jax.files import json_lines, json_object, parse_json, replacing, write_whole
+from reft_jax.config import SourceConfig
+from reft_jax.data.rows import read_rows
+from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.files import ask_hub, json_lines, json_object, parse_json, replacing, write_whole
 
 
 def test_a_file_is_replaced_when_its_successor_is_whole(tmp_path):
@@ -45,6 +50,8 @@ def test_lines_have_their_numbers_with_blank_ones_left_out(tmp_path):
         (b'{"a": 1', "here: not JSON in UTF-8: .*column"),
         (b'{"a": "\xe9"}', "here: not JSON in UTF-8: .*0xe9"),
         (b"[1]", "here: should be a JSON object, is a list"),
+        (b"[" * 200_000, "here: nested too deeply to be read"),
+        (b'{"a":' * 200_000, "here: nested too deeply to be read"),
     ],
 )
 def test_errors_name_the_place(text, message):
@@ -81,3 +88,18 @@ def test_half_of_a_surrogate_pair_is_named(tmp_path, line, message):
     with pytest.raises(ValueError) as refused:
         next(lines)
     assert str(refused.value).startswith(f"{path}, line 2: {message}")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, capfd):
+    """Its libraries by themselves ask each file six times, for half a minute."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    ask_hub.cache_clear()
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=r"model.tokenizer: there is no folder no/such, .*`hf download no/such"):
+        load_tokenizer("no/such", "main")
+    with pytest.raises(ValueError, match=r"no/such .*cannot load this hub data set"):
+        list(read_rows(SourceConfig(kind="hub", path="no/such")))
+    ask_hub.cache_clear()
+    assert time.monotonic() - began < 15, "most of it imports"
+    assert "Retrying" not in capfd.readouterr().err

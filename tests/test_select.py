@@ -1,6 +1,7 @@
 """`python -m reft_jax.select`: training sets out of samples, against the reference's loop, and through the readers."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -129,7 +130,10 @@ def test_samples_of_train_questions_stay_in_train(tmp_path, capsys):
     write_samples(samples, train, ["{}", "{}\n", "{}\n    # b", "{}\n    # c"])
     gold = ["--gold.kind", "generated", "--gold.path", "train", "--gold.limit", "200"]
     main([str(samples), str(out), "--limit", "2", *gold])
-    assert f"200 gold, {2 * len(train)} samples of {len(train)} of {len(train)} questions" in capsys.readouterr().out
+    said = capsys.readouterr().out.removeprefix(str(out))
+    total, given, chosen, right, asked, *again = map(int, re.findall(r"\d+", said))
+    assert (given, chosen, right, asked) == (200, 2 * len(train), len(train), len(train))
+    assert total == given + chosen + sum(again) == len(out.read_text().splitlines()), said
     made = read_problems(SourceConfig(kind="jsonl", path=str(out)))
     later_train, later_dev = split_dev(made, 0.2)
     assert [(p.id, p.question, p.answer, p.cot) for p in later_dev] == [

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import jsonargparse
 import yaml
 
-from reft_jax.config.files import find, not_found, parts
+from reft_jax.config.files import find, not_found, parse_yaml, parts, read_yaml
 from reft_jax.config.lists import BY_KIND, as_list, is_kind
 from reft_jax.config.ranges import Range
 from reft_jax.config.settings import Config
@@ -46,9 +47,7 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
         elif key in fields:
             wanted[key] = given._replace(value=as_list(fields[key], given.value))
         elif key not in known and key not in sections:
-            close = difflib.get_close_matches(key, [*known, *fields], n=1, cutoff=0.7 if "." not in key else 0.6)
-            close = close or [name for name in fields if name.endswith("." + key)]
-            yield f"{key} is no setting{f': did you mean {close[0]}?' if close else ''}{_where(given)}"
+            yield no_setting(key, [*known, *fields]) + _where(given)
     while wanted:
         try:
             _checker().parse_object(_nested(wanted), defaults=False)
@@ -100,13 +99,76 @@ def unreadable_files(args: Sequence[str]) -> Iterator[str]:
         text = text if equals else next(iter(args[place + 1 :]), "")
         try:
             if file := find(text):
-                list(parts(file))
-            elif not isinstance(yaml.safe_load(text), dict):
+                for path, settings in parts(file):
+                    for name, given in flat(settings, sections_of(Config), str(path)):
+                        if name in sections_of(Config):
+                            check_section(name, given.value, path)
+            elif not isinstance(parse_yaml(text), dict):
                 yield f"--config: {not_found(text)}" if text else "--config is empty: name a YAML file"
         except TypeError as error:
             yield str(error)
         except yaml.YAMLError as error:
             yield f"--config {text!r} is neither a file nor YAML: {getattr(error, 'problem', error)}"
+
+
+def no_setting(key: str, known: Collection[str]) -> str:
+    """What is said of a key that is none of the known ones, with the one that is most like it.
+
+    Sections being alike is not enough: the last names must be, too.
+    """
+    last = lambda name: name.rpartition(".")[2]
+    like = lambda name: last(name).startswith(last(key)) or difflib.SequenceMatcher(None, last(key), last(name)).ratio()
+    near = [name for name in known if "." not in key or like(name) >= 0.5]
+    close = difflib.get_close_matches(key, near, n=1, cutoff=0.7 if "." not in key else 0.6)
+    close = close or [name for name in known if name.endswith("." + key)]
+    return f"{key} is no setting{f': did you mean {close[0]}?' if close else ''}"
+
+
+def check_section(key: str, value: Any, file: Path | None = None) -> None:
+    """Reads the text that is given in place of a section: the name of a file of its keys, or YAML.
+
+    Args:
+        key: the section.
+        value: of another kind than text it is left to `misshapen`.
+        file: the config that it stands in; none on the command line.
+
+    Raises:
+        TypeError: it is neither of the two, or holds a key twice or one that is no setting.
+    """
+    if not isinstance(value, str):
+        return
+    fields, where = fields_of(Config), f" ({file})" if file else ""
+    such = f"{key}.path" if f"{key}.path" in fields else next(name for name in fields if name.startswith(f"{key}."))
+    told = f"{key} is {value!r}: it must be a section of keys, such as {such}, or a YAML file of them{where}"
+    path = (file.parent if file else Path()) / Path(value).expanduser()
+    if not os.path.isfile(path):
+        try:
+            settings = parse_yaml(value)
+        except yaml.composer.ComposerError as error:
+            raise TypeError(f"{key} is {value!r}: {error.problem}{where}") from None
+        except yaml.YAMLError:
+            raise TypeError(told) from None
+    elif path.suffix in (".yaml", ".yml", ".json"):
+        settings, where = read_yaml(path), f" ({path})"
+    else:
+        raise TypeError(told)
+    if not isinstance(settings, Mapping):
+        raise TypeError(told)
+    sections = sections_of(Config)
+    for name, _ in flat({key: settings}, sections, ""):
+        if name not in fields and name not in sections:
+            raise TypeError(no_setting(name, fields) + where)
+
+
+def unreadable_sections(args: Sequence[str], sections: Collection[str]) -> Iterator[str]:
+    """Yields a line for each file that a command line names in place of a section and that cannot be read."""
+    for place, arg in enumerate(args):
+        key, equals, text = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and key in sections:
+            try:
+                check_section(key, text if equals else next(iter(args[place + 1 :]), ""))
+            except TypeError as error:
+                yield str(error)
 
 
 def range_fault(name: str, kind: Any, value: Any) -> str:
@@ -137,7 +199,7 @@ def given_settings(args: Sequence[str], sections: Collection[str]) -> Iterator[t
                     yield from flat(settings, sections, str(path))
         elif key == "config" or key in sections:
             with contextlib.suppress(yaml.YAMLError):
-                settings = yaml.safe_load(text)
+                settings = parse_yaml(text)
                 yield from flat(settings if key == "config" else {key: settings}, sections, "")
         else:
             yield key, Given(text, "")

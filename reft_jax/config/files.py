@@ -1,6 +1,7 @@
 """The files that a config is made of: where they are, and what is in them."""
 
 import difflib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ def find(name: str, folder: Path = Path()) -> Path | None:
     A config of the package is named by its path in `SHIPPED`, with or without `configs/` before and `.yaml` behind.
     """
     path = folder / Path(name).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # Path's own method raises for settings in place of a name, which are too long for one
         return path
     shipped = SHIPPED / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
-    return shipped if shipped.is_file() else None
+    return shipped if os.path.isfile(shipped) else None
 
 
 def not_found(name: str, folder: Path = Path()) -> str:
@@ -33,18 +34,47 @@ def not_found(name: str, folder: Path = Path()) -> str:
     return f"there is no file {name!r} in {folder.absolute()}, and no config of the package has this name: {meant}"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's own, of which the last of two equal keys would win without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if before := first.get((key.tag, key.value)):
+                told = f"key {key.value!r} is in line {before} already: write it once"
+                raise yaml.composer.ComposerError(None, None, told, key.start_mark)
+            first[key.tag, key.value] = key.start_mark.line + 1
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: it is none, nested too deeply to be read, or has a key twice.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+
+
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds.
 
     Raises:
-        TypeError: it is none; naming the file and the line.
+        TypeError: it cannot be read; naming the file and the line.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise TypeError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML in UTF-8: {problem}") from None
+        wrong = "" if isinstance(error, yaml.composer.ComposerError) else "not YAML in UTF-8: "
+        raise TypeError(f"{path}{f', line {mark.line + 1}' if mark else ''}: {wrong}{problem}") from None
 
 
 def parts(path: Path, inside: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -18,6 +18,7 @@ import jsonargparse
 import yaml
 
 from reft_jax.config.faults import (
+    check_section,
     faults,
     fields_of,
     flat,
@@ -28,9 +29,10 @@ from reft_jax.config.faults import (
     sections_of,
     suggestion,
     unreadable_files,
+    unreadable_sections,
     words_of_type,
 )
-from reft_jax.config.files import find, not_found, parts
+from reft_jax.config.files import find, not_found, parse_yaml, parts
 from reft_jax.config.invocation import named, program
 from reft_jax.config.lists import in_settings, on_command_line
 from reft_jax.config.paths import with_absolute_paths
@@ -38,6 +40,11 @@ from reft_jax.config.ranges import AUTO
 from reft_jax.config.renamed import old_names, old_names_in_file
 from reft_jax.config.settings import Config
 from reft_jax.config.validation import validate
+
+NOTHING_GIVEN = (
+    "there are no settings: name a config, such as --config quickstart; python -m reft_jax.init writes one for a model "
+    "and data of your own"
+)
 
 
 def load_config(
@@ -65,6 +72,8 @@ def load_config(
         config = adapt(config) if adapt else config
         validate(config)
     except ValueError as error:
+        if not last_given(parser.given):
+            parser.refuse(named(NOTHING_GIVEN))
         parser.refuse("\n".join(located(str(error).splitlines(), last_given(parser.given))))
     return config
 
@@ -152,6 +161,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         if self._has_settings:
             bare = any(not action.option_strings for action in self._actions)
             self.given = on_command_line(self.given, _fields(), positionals=bare)
+            if any(unreadable_sections(self.given, _sections())):
+                self.error("")
         parsed = super().parse_args(self.given, *others, **named)
         told = [range_fault(action.dest, action._typehint, parsed[action.dest]) for action in self._own_typed()]
         if any(told):
@@ -183,7 +194,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         told = list(_old_names_given(self.given))
         if not told and self._has_settings:
             own = {action.dest for action in self._actions} - _SETTINGS
-            told = [*unreadable_files(self.given), *faults(self.given, own)]
+            unreadable = (*unreadable_sections(self.given, _sections()), *unreadable_files(self.given))
+            told = list(dict.fromkeys([*unreadable, *faults(self.given, own)]))
         elif not told and "unrecognized arguments" in message.lower():
             meant = suggestion(self.given, [action.dest for action in self._actions])
             told = [message + (meant or ": the command has no such option")]
@@ -191,6 +203,9 @@ class SettingsParser(jsonargparse.ArgumentParser):
 
     def _reworded(self, message: str) -> str:
         """What jsonargparse says of one argument, as `faults` would say it."""
+        if required := re.fullmatch(r"(the following arguments are required: )(.*)", message, re.IGNORECASE):
+            options = {action.dest: action.option_strings for action in self._actions}
+            return required[1] + ", ".join((options.get(name) or [name])[0] for name in required[2].split(", "))
         if short := re.fullmatch(r"unrecognized arguments: (-[a-z]\w+.*)", message, re.IGNORECASE):
             return f"{short[1]} belongs to no option: keys have two dashes, such as -{short[1]}"
         if bare := re.fullmatch(r"unrecognized arguments: ([^-].*)", message, re.IGNORECASE):
@@ -283,7 +298,7 @@ def _old_names_given(args: Sequence[str]) -> Iterator[str]:
                 yield from filter(None, (old_names_in_file(path) for path, _ in parts(file)))
         else:
             with contextlib.suppress(yaml.YAMLError):
-                yield from old_names(yaml.safe_load(value), Path())
+                yield from old_names(parse_yaml(value), Path())
 
 
 _SETTINGS = {field.name for field in dataclasses.fields(Config)}
@@ -338,13 +353,15 @@ def _checked(settings: dict[str, Any]) -> Any:
     for key, given in flat(settings, _sections(), ""):
         if told := misshapen(key, given.value, _fields(), _sections()):
             raise TypeError(told)
+        if key in _sections():
+            check_section(key, given.value)
     return in_settings(settings, _fields())
 
 
 def _inline(value: str) -> dict[str, Any] | None:
     """The settings that are given in place of a file's name, if they are."""
     with contextlib.suppress(yaml.YAMLError):
-        settings = yaml.safe_load(value)
+        settings = parse_yaml(value)
         return settings if isinstance(settings, dict) else None
     return None
 

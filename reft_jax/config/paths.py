@@ -57,11 +57,14 @@ def local_folder(name: str, key: str) -> Path | None:
         key: the setting that names it.
 
     Raises:
-        FileNotFoundError: naming the key: there is no such folder, and a hub id does not look like this.
+        FileNotFoundError: naming the key: there is no such folder, and a hub id does not look like this; or it is a
+            file.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise FileNotFoundError(f"{key}: {name} is a file: name the folder of a model, or its hub id (owner/name)")
     if not _may_be_of_the_hub(name):
         raise FileNotFoundError(f"{key}: there is no folder {name}")
     return None

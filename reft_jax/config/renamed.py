@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from reft_jax.config.files import parse_yaml
+
 _STAGES = ("pretrain", "sft", "rl", "reward_model")
 
 RENAMED: Mapping[str, str] = {
@@ -62,7 +64,7 @@ def _flat(settings: Any, directory: Path, prefix: str = "") -> Iterator[tuple[st
     if prefix and isinstance(settings, str) and any(old.startswith(prefix) for old in (*RENAMED, *RENAMED_VALUES)):
         with contextlib.suppress(yaml.YAMLError, OSError, UnicodeDecodeError):
             file = directory / settings
-            settings = yaml.safe_load(file.read_text(encoding="utf-8") if os.path.isfile(file) else settings)
+            settings = parse_yaml(file.read_text(encoding="utf-8") if os.path.isfile(file) else settings)
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             yield from _flat(value, directory, f"{prefix}{key}.")
@@ -76,7 +78,7 @@ def old_names_in_file(path: Path) -> str:
     A run directory's own `config.yaml` is told by the checkpoints beside it.
     """
     try:
-        lines = list(old_names(yaml.safe_load(path.read_text(encoding="utf-8")), path.parent))
+        lines = list(old_names(parse_yaml(path.read_text(encoding="utf-8")), path.parent))
     except (yaml.YAMLError, OSError, UnicodeDecodeError):
         return ""
     if not lines:

@@ -190,7 +190,8 @@ class SourceConfig:
     """Field with the id (`jsonl`, `hub`); rows are numbered where it is missing. This field and the next three may be
     paths into a row, such as `extra_info.index` or `messages[-1].content`."""
     question_field: str = "question"
-    """Field with the question (`jsonl`, `hub`), or several: `Body,Question`."""
+    """Field with the question (`jsonl`, `hub`), or several: `Body,Question`. A field that lists texts, as AQuA's
+    `options` does, has a line for each."""
     answer_field: str = "answer"
     """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's. Rows may
     lack it where `reward.functions` alone are the reward."""
@@ -614,7 +615,8 @@ class LoggingConfig:
     tensorboard: bool = True
     """Write TensorBoard event files beside `metrics.jsonl`."""
     rollouts_every: NonNegativeInt = 10
-    """Iterations between rollouts that are written with their verdicts; 0 writes none."""
+    """Iterations between rollouts that are written with their verdicts; the first and the last are written too. 0
+    writes none."""
     rollouts_limit: NonNegativeInt = 32
     """Completions written of such a rollout."""
 

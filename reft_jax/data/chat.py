@@ -3,19 +3,20 @@
 All that makes prompts and targets then works on strings, whoever wrote them. What a template does is read off its
 renderings of made-up questions and answers: what stands before and after the question, and around the answer. A
 template that does not leave both as they are, or that renders a question otherwise once it is answered, is refused by
-name.
+name. Made-up answers do not show all that it does, such as to one with thoughts in a block of their own: so each row
+that is learned is compared with its rendering too.
 """
 
 import dataclasses
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from reft_jax.config import Config, CotKind, TemplateConfig
-from reft_jax.data.prompts import few_shot_prefix, target_text
+from reft_jax.data.prompts import few_shot_prefix, prompt_text, target_text, taught_text
 from reft_jax.data.tokenizers import special_texts
 from reft_jax.problem import Problem
 
@@ -145,26 +146,7 @@ def chat_strings(
     if unknown := [key for key in templates.variables if not re.search(rf"\b{re.escape(key)}\b", source)]:
         raise ValueError(f"data.templates.variables names {', '.join(unknown)}: {name} has no such variable")
 
-    today = lambda call: repr(DATE.strftime(call[2]))
-    dated = re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", today, source)
-
-    def render(question: str, answer: str | None = None) -> str:
-        messages = [{"role": "system", "content": templates.system}] if templates.system else []
-        for asked, answered in turns:
-            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        messages.append({"role": "user", "content": question})
-        messages += [{"role": "assistant", "content": answer}] if answer is not None else []
-        options: dict[str, Any] = dict(templates.variables)
-        try:
-            return str(
-                tokenizer.apply_chat_template(
-                    messages, chat_template=dated, tokenize=False, add_generation_prompt=answer is None, **options
-                )
-            )
-        except jinja2.TemplateError as error:
-            what = "a system message (data.templates.system) and a question" if templates.system else "a question"
-            raise ValueError(f"{name} does not render {what}: {error}") from error
-
+    render = _renderer(templates, tokenizer, turns)
     before, found, after = render(_QUESTION).partition(_QUESTION)
     if not found or any(render(other) != before + other + after for other in (_QUESTION, *_QUESTIONS)):
         raise ValueError(f"{name} does not render a question as it is, once: write the prompt as strings")
@@ -203,6 +185,86 @@ def chat_strings(
         target_prefix=prefix,
         target_end=rest[: start + len(text)],
     )
+
+
+def rendered_otherwise(
+    problems: Sequence[Problem], tokenizer: "PreTrainedTokenizerBase", templates: TemplateConfig, cot: CotKind
+) -> list[tuple[str, str]]:
+    """The rows that are taught otherwise than the chat template renders them: id, and what is another.
+
+    Args:
+        problems: with chains of thought.
+        tokenizer: has the template.
+        templates: `filled`; of kind `strings` there is nothing to compare with.
+        cot: what the chains of thought are.
+
+    Raises:
+        ValueError: naming the row that the template does not render at all.
+    """
+    if templates.kind != "chat":
+        return []
+    render, bos = _renderer(templates, tokenizer), str(tokenizer.bos_token or "")
+    found = []
+    for problem in problems:
+        taught = (prompt_text(problem, templates) + taught_text(problem, templates, cot)).removeprefix(bos)
+        try:
+            whole = render(problem.question.strip(), target_text(problem, templates, cot)).removeprefix(bos)
+        except ValueError as error:
+            raise ValueError(f"problem `{problem.id}`: {error}") from error
+        if not whole.startswith(taught):
+            place = next((i for i, (a, b) in enumerate(zip(taught, whole)) if a != b), min(len(taught), len(whole)))
+            shown = slice(max(place - 20, 0), place + 20)
+            found.append((problem.id, f"{taught[shown]!r} is {whole[shown]!r} there"))
+    return found
+
+
+def require_rendered(
+    problems: Sequence[Problem], tokenizer: "PreTrainedTokenizerBase", templates: TemplateConfig, cot: CotKind
+) -> None:
+    """Refuses rows that are `rendered_otherwise`.
+
+    Raises:
+        ValueError: says how many there are, names the first and how to mend them.
+    """
+    if found := rendered_otherwise(problems, tokenizer, templates, cot):
+        identity, difference = found[0]
+        raise ValueError(
+            f"{len(found):,} of {len(problems):,} chains of thought would be taught otherwise than {_name(tokenizer)} "
+            f"renders them, such as that of problem `{identity}`:\n  {difference}\n"
+            "Write them as the template does, or without `<think>` blocks; or set data.templates.variables so that it "
+            "keeps them, data.templates.kind to strings, or data.bad_rows to drop"
+        )
+
+
+def _renderer(
+    templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase", turns: Sequence[tuple[str, str]] = ()
+) -> Callable[..., str]:
+    """What the tokenizer's chat template makes of a question, with the generation prompt, or of question and answer.
+
+    It raises ValueError where the template raises. Before the question stand `turns`, each a question and its answer.
+    """
+    dated = with_date(tokenizer.get_chat_template())
+    told = [{"role": "system", "content": templates.system}] if templates.system else []
+    for question, answer in turns:
+        told += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    options: dict[str, Any] = {"chat_template": dated, "tokenize": False, **templates.variables}
+
+    def render(question: str, answer: str | None = None) -> str:
+        messages = [*told, {"role": "user", "content": question}]
+        messages += [{"role": "assistant", "content": answer}] if answer is not None else []
+        try:
+            return str(tokenizer.apply_chat_template(messages, add_generation_prompt=answer is None, **options))
+        except jinja2.TemplateError as error:
+            what = "a system message (data.templates.system) and a question" if templates.system else "a question"
+            raise ValueError(f"{_name(tokenizer)} does not render {what}: {error}") from error
+
+    return render
+
+
+def with_date(template: str) -> str:
+    """A chat template with `DATE` where it asks for today, so that it makes the same prompt every day."""
+    today = lambda call: repr(DATE.strftime(call[2]))
+    return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", today, template)
 
 
 def bos_warning(templates: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -> str:

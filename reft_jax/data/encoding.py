@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reft_jax.config import CotKind, Overlong, TemplateConfig
+from reft_jax.data.chat import require_rendered
 from reft_jax.data.prompts import generation_prompt, prompt_text, taught_text
 from reft_jax.data.tokenizers import special_ids
 from reft_jax.problem import Problem
@@ -69,8 +70,9 @@ def encode_examples(
 
     Raises:
         ValueError: a problem without a chain of thought; text that the tokenizer cannot represent; a row longer than
-            allowed under `error`.
+            allowed under `error`; a row that a chat template renders otherwise.
     """
+    require_rendered(problems, tokenizer, templates, cot)
     eos = special_ids(tokenizer, target_end=templates.target_end).eos
     prompts = _tokenize(problems, [prompt_text(problem, templates) for problem in problems], tokenizer)
     targets = _tokenize(problems, [taught_text(problem, templates, cot) for problem in problems], tokenizer)

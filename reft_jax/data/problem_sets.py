@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from reft_jax.config import Config, SupervisedConfig
+from reft_jax.data.chat import rendered_otherwise
 from reft_jax.data.encoding import NAMED, Example, OverlongCount, Prompt, encode_examples, encode_prompts
 from reft_jax.data.readers import is_within, read_sets, shared_questions
 from reft_jax.problem import Problem
@@ -80,6 +81,16 @@ def encode_for_training(
         raise ValueError(no_chains(len(problems), config, stage))
     if len(places) < len(problems):
         say(f"{stage}: {len(places):,} of {len(problems):,} problems have a chain of thought")
+    if config.data.bad_rows == "drop":
+        chains = [problems[i] for i in places]
+        odd = {name for name, _ in rendered_otherwise(chains, tokenizer, config.data.templates, config.data.cot)}
+        if 0 < len(odd) < len(places):  # of all it is an error
+            named = ", ".join(f"`{name}`" for name in sorted(odd)[:NAMED]) + (", ..." if len(odd) > NAMED else "")
+            say(
+                f"{stage}: {len(odd):,} of {len(places):,} chains of thought are not as the chat template renders them "
+                f"and are dropped (data.bad_rows): {named}"
+            )
+            places = [i for i in places if problems[i].id not in odd]
     examples, count = encode_examples(
         [problems[i] for i in places],
         tokenizer,

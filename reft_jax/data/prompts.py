@@ -50,14 +50,17 @@ def target_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> st
 def taught_text(problem: Problem, templates: TemplateConfig, cot: CotKind) -> str:
     """The whole response of supervised training, but for the tokenizer's eos where that ends it.
 
-    It is `target_text` between `target_prefix`, which an annotation out of samples may have already, and `target_end`.
+    It is `target_text` between `target_prefix` and `target_end`. An annotation out of samples may have the prefix
+    already; and where that is an empty block, as `<think>\n\n</think>\n\n`, one with a block of its own has no other.
 
     Raises:
         ValueError: the problem has no chain of thought.
     """
     target = target_text(problem, templates, cot)
-    prefix = templates.target_prefix if cot == "text" and not target.startswith(templates.target_prefix) else ""
-    return prefix + target + templates.target_end
+    prefix = templates.target_prefix if cot == "text" else ""
+    block = prefix.split()
+    has_own = len(block) == 2 and target.startswith(block[0]) and block[1] in target
+    return ("" if has_own or target.startswith(prefix) else prefix) + target + templates.target_end
 
 
 def few_shot_prefix(examples: Sequence[Problem], templates: TemplateConfig, cot: CotKind, separator: str) -> str:

@@ -122,8 +122,8 @@ def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: 
       (`regisss/math_qa`). The question is `Problem`, a line break and `options` as published, and row n (from 0)
       becomes `mathqa_n`: what the reference's own files hold. The quotes around three of four rationales are removed.
     - `jsonl`, `hub`: the fields that `source` names, or paths to them, see `Row.value`. `question_field` may list
-      several (`Body,Question`), joined by a blank. An answer is taken apart by `answer_pattern`; without one, where it
-      holds `#### N`, as GSM8K's.
+      several (`Body,Question`), joined by a blank; one that lists texts (`question,options`) has a line for each. An
+      answer is taken apart by `answer_pattern`; without one, where it holds `#### N`, as GSM8K's.
     - `generated`: the embedded problems of the split `source.path`.
     - `reasoning_gym`: items of the task `source.name`, which scores answers itself whatever `answer` says.
 
@@ -135,7 +135,7 @@ def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: 
     Where `gold_optional`, a row whose answer is missing or null is a problem of kind `none`.
 
     A row cannot be used where something is missing, null, of a wrong type, empty, the id of an earlier row, no Unicode
-    text or cannot be parsed; rows are counted from 1, and by line in JSONL.
+    text, nested too deeply or cannot be parsed; rows are counted from 1, and by line in JSONL.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -164,6 +164,8 @@ def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: 
                 raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
         except ValueError as error:
             bad.append(BadRow(row.place, str(error)))
+        except RecursionError:
+            bad.append(BadRow(row.place, "nested too deeply to be read"))
         else:
             problems[problem.id] = problem
     return CheckedRows(_with_some_chains(list(problems.values()), source.cot_limit), bad)
@@ -285,7 +287,7 @@ def _answer_kind(source: SourceConfig, rows: Sequence[Row]) -> AnswerKind:
 def _readable(read: Callable[[Row], str], rows: Sequence[Row]) -> Iterator[str]:
     """What is read of the rows of which it can be."""
     for row in rows:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             yield read(row)
 
 
@@ -297,9 +299,12 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind, gold_optio
     """
     if row.fault:
         raise ValueError(row.fault)
-    separator = "\n" if source.kind == "mathqa" else " "
-    parts = [_text(row, field.strip()).strip() for field in source.question_field.split(",")]
-    if not (question := separator.join(parts).strip()):
+    question = ""
+    for field in map(str.strip, source.question_field.split(",")):
+        lines = _lines(row, field) if source.kind in ("jsonl", "hub") else None
+        separator = "\n" if lines is not None or source.kind == "mathqa" else " "
+        question += separator + (_text(row, field) if lines is None else "\n".join(lines)).strip()
+    if not (question := question.strip()):
         raise ValueError(f"field `{source.question_field}`: the question is empty")
 
     cot = _text(row, source.cot_field) if _has(row, source.cot_field) else ""
@@ -353,7 +358,9 @@ def _end(text: str) -> str:
 def _id(source: SourceConfig, row: Row) -> str:
     """The published id; rows of layouts that need none are numbered, as `<data set>_<0-based row>`."""
     if source.kind == "reft_json" or _has(row, source.id_field):
-        return _text(row, source.id_field, numbers=True)
+        if not (identity := _text(row, source.id_field, numbers=True)).strip():
+            raise ValueError(f"field `{source.id_field}`: the id is empty: give one, or leave the field out")
+        return identity
     return f"{source.kind if source.kind in ('gsm8k', 'mathqa') else Path(source.path).stem}_{row.index}"
 
 
@@ -373,5 +380,19 @@ def _text(row: Row, field: str, *, numbers: bool = False) -> str:
     if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"field `{field}` should be text, is {shown(value)}")
+        raise ValueError(f"field `{field}` should be text, is {shown(value)}{_inner_text(value, field)}")
     return value
+
+
+def _inner_text(value: object, field: str) -> str:
+    """A hint at the text that a list, or a list of the parts of a message, holds."""
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, Mapping) and isinstance(first.get("text"), str):
+        return f": name its text by `{field}[0].text`"
+    return f": name one of its items, such as `{field}[0]`" if isinstance(first, str | int | float | Decimal) else ""
+
+
+def _lines(row: Row, field: str) -> list[str] | None:
+    """The texts of a field that lists them, such as the options of a choice."""
+    value = row.value(field)
+    return value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else None

@@ -1,17 +1,20 @@
 """Rows of files and of hub data sets, each with the place that errors name; nothing is known of problems yet."""
 
 import dataclasses
+import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from reft_jax.config import SourceConfig
-from reft_jax.files import as_object, json_line, numbered_lines, parse_json, require_text
+from reft_jax.files import NestedError, as_object, ask_hub, json_line, numbered_lines, parse_json, require_text
 
 _NAME = r"[^.\[\]]+(?:\[-?[0-9]+\])*"
 _PATH = re.compile(rf"{_NAME}(?:\.{_NAME})*")
+_SIGN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 _STEP = re.compile(r"([^.\[\]]+)|\[(-?[0-9]+)\]")
 
 
@@ -108,17 +111,37 @@ def _json_lines(path: str) -> Iterator[Row]:
 
 def _json_rows(path: str) -> Iterator[Row]:
     text = Path(path).read_bytes()
-    rows = parse_json(text, path, parse_float=Decimal) if text.strip() else []
+    parse: Callable[[Any, str], object] = functools.partial(parse_json, parse_float=Decimal)
+    read: Callable[[Any, str], object] = lambda row, _: row
+    try:
+        rows = parse(text, path) if text.strip() else []
+    except NestedError:
+        if not text.lstrip().startswith(b"["):
+            raise
+        rows, read = list(_items(text)), parse  # so that it is the fault of one row
     if not isinstance(rows, list):
         raise ValueError(f"{path}: should be a JSON list of objects, is a {type(rows).__name__}")
     for index, fields in enumerate(rows):
         place = f"{path}, row {index + 1}"
         try:
+            fields = read(fields, place)
             require_text(fields, place)
             row = Row(as_object(fields, place), index, place)
         except ValueError as error:
             row = _without_fields(index, place, error)
         yield row
+
+
+def _items(text: bytes) -> Iterator[bytes]:
+    """The texts of a JSON list's items, which are not read."""
+    depth = start = 0
+    for found in _SIGN.finditer(text):
+        sign = found[0]
+        depth += (sign in (b"[", b"{")) - (sign in (b"]", b"}"))
+        if depth == 0 or (depth == 1 and sign == b","):
+            yield text[start : found.start()]
+        if depth == 1 and (sign == b"," or not start):
+            start = found.end()
 
 
 def _without_fields(index: int, place: str, error: ValueError) -> Row:
@@ -138,6 +161,8 @@ def _parquet_rows(path: str) -> Iterator[Row]:
 
 
 def _hub_rows(source: SourceConfig) -> Iterator[Row]:
+    if not Path(source.path).is_dir():
+        ask_hub()
     import datasets
 
     place = f"{source.path} ({source.split})"

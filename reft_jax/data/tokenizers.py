@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reft_jax.config import ModelConfig
 from reft_jax.config.paths import local_folder
+from reft_jax.files import ask_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,8 @@ def load_tokenizer(name: str, revision: str, key: str = "model.tokenizer") -> "P
 
         return build_tokenizer()
 
-    folder = local_folder(name, key)
+    if not (folder := local_folder(name, key)):
+        ask_hub()
     from transformers import AutoTokenizer
 
     try:

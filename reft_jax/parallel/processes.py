@@ -41,8 +41,11 @@ ASKED = "asked to stop: finishing the step, then saving; a second signal ends at
 _LEAST_MESSAGE = 1 << 12  # bytes; messages grow in powers of two, so that few programs are compiled
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, by SIGTERM or Ctrl-C; every process of it raises this at the same place."""
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, by SIGTERM or Ctrl-C; every process of it raises this at the same place.
+
+    It is no Exception: a signal may raise it in code of others, whose handlers would take it for a failure.
+    """
 
 
 def configure_jax(config: Config) -> None:
@@ -104,11 +107,11 @@ def gather(item: T) -> list[T]:
 
 def on_process_zero(work: Callable[[], T]) -> T:
     """What `work` returns on process 0, on every process; an exception that it raises there is raised on all."""
-    outcome: tuple[T | None, Exception | None] = (None, None)
+    outcome: tuple[T | None, BaseException | None] = (None, None)
     if jax.process_index() == 0:
         try:
             outcome = (work(), None)
-        except Exception as error:
+        except (Exception, Interrupted) as error:
             outcome = (None, error)
     result, failure = gather(outcome)[0]
     if failure is not None:

@@ -47,7 +47,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Compiles what `args` (or the command line) say, prints the answer, and returns the exit status."""
     parser = _parser()
     own, rest = parser.parse_known_args(args)
-    config = load_config(["--run_dir=unused", *rest], prog=parser.prog)  # nothing is written
+    if not own.target:
+        parser.error(f"--target is required: {FORMS}")
     notes = Console(stderr=True)
     try:
         if not 0 <= own.memory_gb < math.inf:
@@ -55,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if own.json and not user_path(own.json).absolute().parent.is_dir():
             raise ValueError(f"--json {own.json}: there is no such folder to write to")
         target = parse_target(own.target, own.memory_gb)
+        config = load_config(["--run_dir=unused", *rest], prog=parser.prog)  # nothing is written
         if auto := [".".join(key) for key in automatic(config)]:
             raise ValueError(
                 f"{', '.join(auto)}: auto is made of the data's lengths, and no data is read here; give lengths, such "
@@ -82,7 +84,7 @@ def _parser() -> CommandParser:
         "--help-all shows.",
         allow_abbrev=False,
     )
-    parser.add_argument("--target", required=True, help=f"devices: {FORMS}")
+    parser.add_argument("--target", default="", help=f"devices: {FORMS}")
     parser.add_argument(
         "--memory_gb",
         type=float,

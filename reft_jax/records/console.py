@@ -132,8 +132,8 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
         summary: as in `summary.json`: under `warmup`, `sft`, `sft_best` and `rl_best`, those present, `accuracy` (share
             of test), `interval` (its low and high end), `examples` (sequences trained on) and `seconds`; under
             `rl_best` its `algorithm`; and `test_best` where the model was chosen on test. Of a run without a test set
-            `dev_accuracy` of those that were chosen takes the place of the first two. Without gold answers there is
-            `reward`, or `dev_reward`, instead. Other keys are left out.
+            `dev_accuracy` takes the place of the first two. Without gold answers there is `reward`, or `dev_reward`,
+            instead. Other keys are left out.
 
     Raises:
         KeyError: a model lacks one of these.

@@ -185,7 +185,7 @@ def _prompt(config: Config, kind: Kind, prompt: str) -> str:
     made = "The tokenizer's chat template makes it of one user message, the question"
     if templates.kind == "chat":
         header = ", and the first lines of the program stand behind it" if config.data.cot == "program" else ""
-        made = f"The tokenizer's chat template, which is the base's own, makes it as below{header}"
+        made = f"The tokenizer's chat template, the base's own with any date fixed, makes it as below{header}"
     special = "without special tokens" if templates.kind == "strings" else "without further special tokens"
     return (
         f"This is what the model {goes_on}, {special}. {end} {made}; `prompt_format.json` has the strings.\n\n"
@@ -267,7 +267,7 @@ def _accuracy(run_dir: Path, config: Config, checkpoint: Path, name: str) -> str
     measure = "rerank" if name.startswith("reward_model") else "eval"
     dev = _dev(run_dir, measure, step)
     if dev:
-        rows.append((f"**{_title(name)}**", "dev", *dev, ""))
+        rows.append((f"**{_title(name)}**", "dev", *dev, _right_on_dev(run_dir, step, dev[0])))
     else:
         notes.append("Its accuracy on dev is unknown.")
     facts = (summary or {}).get(name, {})
@@ -311,6 +311,16 @@ def _dev(run_dir: Path, measure: str, step: int | None) -> tuple[float, float, f
             )
             return accuracy, low, high
     return None
+
+
+def _right_on_dev(run_dir: Path, step: int | None, accuracy: float) -> str:
+    """How many problems of dev were answered right after a step; empty where its completions were not kept."""
+    path = run_dir / "evaluations.jsonl"
+    records = (record for _, _, record in json_lines(path)) if path.exists() else ()
+    asked = [record for record in records if record["step"] == step and record.get("split") == "dev"]
+    right = sum(record.get("outcome") == "correct" for record in asked)
+    total = round(right / accuracy) if right and accuracy else len(asked)  # with those that were too long to be asked
+    return f"{right} of {total}" if asked else ""
 
 
 def _metrics(run_dir: Path) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,9 @@ class Row(NamedTuple):
     completion: str
 
 
+_RECORDS = "; a run writes RUN_DIR/rollouts.jsonl, and `sample` such files"
+
+
 class Audit(NamedTuple):
     """The verdicts on a file's rows, in its order, under each set of rules."""
 
@@ -52,7 +55,8 @@ def read_rows(path: Path, completion_field: str, gold_field: str, answer: Answer
     """
     rows = []
     for number, place, fields in json_lines(path):
-        completion, gold = _field(fields, completion_field, place), str(_field(fields, gold_field, place, number=True))
+        completion = _field(fields, completion_field, place, "completion_field")
+        gold = str(_field(fields, gold_field, place, "gold_field", number=True))
         own = next((kind for kind in get_args(AnswerKind) if kind == fields.get("answer_kind")), None)
         kind: AnswerKind = own if own == "none" else answer if answer != "auto" else own or likely_answer_kind(gold)
         problem = Problem(str(fields.get("id", number)), "", gold, kind)
@@ -62,12 +66,12 @@ def read_rows(path: Path, completion_field: str, gold_field: str, answer: Answer
     return rows
 
 
-def _field(fields: dict[str, Any], name: str, place: str, *, number: bool = False) -> str | int | float:
+def _field(fields: dict[str, Any], name: str, place: str, option: str, *, number: bool = False) -> str | int | float:
     value = fields.get(name)
     if isinstance(value, str) or (number and isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     problem = f"is a {type(value).__name__}" if name in fields else f"is missing; there are {', '.join(fields)}"
-    raise ValueError(f"{place}: field `{name}` {problem}")
+    raise ValueError(f"{place}: field `{name}` {problem}: name another by --{option}")
 
 
 def audit(rows: Sequence[Row], cot: CotKind, answer_trigger: str, config: RewardConfig) -> Audit:
@@ -157,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{options.file}: {len(rows):,} completions, read as {'programs' if cot == 'program' else 'prose'}")
         show(audit(rows, cot, options.answer_trigger, config), options.show)
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{_RECORDS * isinstance(error, FileNotFoundError)}", file=sys.stderr)
         return 2
     return 0
 

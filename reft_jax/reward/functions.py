@@ -159,7 +159,7 @@ def call_functions(
     Raises:
         ValueError: a column has the name of another argument or not one entry per completion, or, naming the function
             and the row, a result is no list, tuple or array of finite numbers and None, one per completion.
-        RuntimeError: naming the function, where it raises; the exception is the cause.
+        RuntimeError: naming the function, where it raises, be it SystemExit; the exception is the cause.
         TimeoutError: naming the function, where it takes longer than `timeout` seconds by the clock.
     """
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
@@ -175,13 +175,13 @@ def call_functions(
         try:
             with _limit(math.inf if function.contained else timeout, function.path):
                 result = function.call(**own)
-        except TimeoutError as error:
-            if str(error):
-                raise RuntimeError(f"reward function {function.path!r} raised TimeoutError: {error}") from error
+        except _TooSlow:
             raise TimeoutError(_too_slow(function.path, timeout)) from None
         except _RaisedError as error:
             raise RuntimeError(f"reward function {function.path!r} {error}") from error
-        except Exception as error:
+        except KeyboardInterrupt:  # of the run
+            raise
+        except BaseException as error:  # SystemExit, too, whose code would be taken for the run's
             message = f"reward function {function.path!r} raised {type(error).__name__}: {error}"
             raise RuntimeError(message) from error
         values[function.name] = _checked(result, function.path, len(completions))
@@ -197,9 +197,13 @@ def weighted_sum(functions: Sequence[RewardFunction], values: Mapping[str, Seque
     ]
 
 
+class _TooSlow(BaseException):
+    """Raised in a function that is to end: no Exception, which a handler of its own would take for another's."""
+
+
 @contextlib.contextmanager
 def _limit(timeout: float, path: str) -> Iterator[None]:
-    """Raises TimeoutError, without a message, in this thread after `timeout` seconds by the clock.
+    """Raises `_TooSlow` in this thread after `timeout` seconds by the clock, and again at the end if that was caught.
 
     No signal is used, which the function may use itself. It is raised between two of Python's instructions: where none
     is reached in `_PATIENCE` seconds more, the process ends, having said why.
@@ -207,20 +211,33 @@ def _limit(timeout: float, path: str) -> Iterator[None]:
     if math.isinf(timeout):
         yield
         return
-    done, thread = threading.Event(), ctypes.c_ulong(threading.get_ident())
+    done, fired, lock = threading.Event(), threading.Event(), threading.Lock()
+    thread, throw = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def watch() -> None:
-        if not done.wait(timeout):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimeoutError))
-            if not done.wait(_PATIENCE):
-                print(f"error: {_too_slow(path, timeout)}", file=sys.stderr, flush=True)
-                os._exit(1)
+        if done.wait(timeout):
+            return
+        with lock:  # so that it does not reach what comes after
+            if done.is_set():
+                return
+            fired.set()
+            throw(thread, ctypes.py_object(_TooSlow))
+        if not done.wait(_PATIENCE):
+            print(f"error: {_too_slow(path, timeout)}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        done.set()
+        try:
+            with lock:
+                done.set()
+        finally:  # it may be raised in the line before
+            done.set()
+            if fired.is_set():
+                throw(thread, None)
+                raise _TooSlow
 
 
 def _too_slow(path: str, timeout: float) -> str:
@@ -237,7 +254,9 @@ def _import(path: str) -> Callable[..., Any]:
         raise ValueError(problem + "not an import path like my_rewards.brevity")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except KeyboardInterrupt:  # of the run
+        raise
+    except BaseException as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise ValueError(f"{problem}there is no module {missing!r}; is its folder on PYTHONPATH?") from error

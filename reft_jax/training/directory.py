@@ -15,6 +15,7 @@ import yaml
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
 from reft_jax.config.changes import ANY_TIME, SOURCES, STAGES, Position, among, matters, refusals
+from reft_jax.config.files import read_yaml
 from reft_jax.data.buckets import automatic, set_buckets
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
@@ -30,12 +31,17 @@ from reft_jax.training.state import Records, RunProgress, Stage
 def lock_run_dir(directory: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out of it; the lock ends with the process, however that ends.
 
+    A folder that it made is taken away again where the command ends with an error before it has records: nothing in it
+    is of a run yet.
+
     Raises:
         OSError: another run is at work in it, or it cannot be made or written to.
     """
     held: list[TextIO] = []
+    made: list[Path] = []
 
     def lock() -> None:
+        made.extend([] if directory.exists() else [directory])
         directory.mkdir(parents=True, exist_ok=True)
         held.append((directory / ".lock").open("a"))
         try:
@@ -46,6 +52,10 @@ def lock_run_dir(directory: Path) -> Iterator[None]:
     try:
         on_process_zero(lock)
         yield
+    except BaseException:
+        if made and not any((directory / name).exists() for name in ("checkpoints", "metrics.jsonl")):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
     finally:
         for file in held:
             file.close()
@@ -101,8 +111,14 @@ def changed_settings(config: Config) -> dict[str, tuple[Any, Any]]:
     """Old and new value of the settings that are not those of the run's folder, by key.
 
     What an earlier version wrote has not all keys: it had what is the default now.
+
+    Raises:
+        ValueError: what was written cannot be read.
     """
-    written = yaml.safe_load((Path(config.run_dir) / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        written = read_yaml(Path(config.run_dir) / "config.yaml")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     return differences(_filled(to_dict(Config()), written), to_dict(config))
 
 

@@ -180,7 +180,7 @@ def record_iteration(
         "run/workers_replaced": sampler.runner.replaced if sampler.runner else 0,
     }
     records.record(step, metrics)
-    if logging.rollouts_every and done % logging.rollouts_every == 0:
+    if logging.rollouts_every and (done % logging.rollouts_every == 0 or done in (1, stage.stop)):
         rows = [completion.record() for completion in completions[: logging.rollouts_limit]]
         records.writer.append("rollouts", [{"step": step, **row} for row in rows])
 

@@ -67,4 +67,4 @@ def test_a_commands_own_arguments_are_known(capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "error: rl.epoch is no setting: did you mean rl.epochs?"
     with pytest.raises(SystemExit):
         parser.parse_args([])
-    assert "required: own" in capsys.readouterr().err
+    assert "required: --own" in capsys.readouterr().err

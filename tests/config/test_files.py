@@ -1,11 +1,13 @@
 """The configs of the package are found by name, from anywhere; a file of the user's own goes first."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reft_jax.config import load_config
-from reft_jax.config.files import SHIPPED, find, not_found
+from reft_jax.config.files import SHIPPED, find, not_found, parse_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,3 +59,23 @@ def test_a_name_that_leads_nowhere_is_told_which_is_meant(name, meant, capsys):
     told = capsys.readouterr().err
     assert meant in told
     assert repr(name) in told
+
+
+def test_a_key_stands_once_in_a_mapping_whatever_is_merged_into_it():
+    merged = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\nd: {<<: [*a, *b]}"
+    assert parse_yaml(merged) == yaml.safe_load(merged)
+    for text in ("a: 1\na: 2", "{a: 1, a: 2}", "- {b: {a: 1, 'a': 2}}"):
+        with pytest.raises(yaml.YAMLError, match="key 'a' is in line 1 already"):
+            parse_yaml(text)
+
+
+def test_yaml_is_read_in_one_place():
+    """So that no reader lets the last of two equal keys win."""
+    reading = re.compile(r"yaml\.(?:safe_)?load|import .*SafeLoader")
+    found = [path.name for path in sorted((ROOT / "reft_jax").rglob("*.py")) if reading.search(path.read_text())]
+    assert found == ["files.py"]
+
+
+def test_settings_in_place_of_a_file_may_be_longer_than_a_name(tmp_path):
+    settings = f"{{run_dir: {tmp_path}, seed: 5, reward: {{functions: {{{'f' * 300}.g: 1.0}}}}}}"
+    assert load_config(["--config", "quickstart", "--config", settings]).seed == 5

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from reft_jax.config import Config
+from reft_jax.config.faults import fields_of, no_setting
+
 VALID = "--run_dir r --model.tokenizer embedded --data.train.kind generated --data.train.path train"
 FILES = {
     "good.yaml": "run_dir: r\nmodel: {tokenizer: embedded}\ndata: {train: {kind: generated, path: train}}\n",
@@ -33,7 +36,18 @@ FILES = {
     "choice.yaml": "model: {dtype: float8}\n",
     "data.yaml": "data: {train: {kind: csv}}\n",
     "url.yaml": "run_dir: gs://bucket/run\n",
+    "twice.yaml": "rl:\n  epochs: 3\nseed: 1\nrl:\n  kl_coef: 0.1\n",
+    "twice_inside.yaml": "rl:\n  epochs: 3\n  epochs: 4\n",
+    "base_twice.yaml": "config: twice.yaml\n",
+    "rl_twice.yaml": "epochs: 3\nepochs: 4\n",
+    "section_twice.yaml": "rl: rl_twice.yaml\n",
+    "tiny.yaml": "model: tiny\n",
+    "empty.yaml": "# nothing yet\n",
+    "rl_unknown.yaml": "kl_coeff: 0.1\n",
+    "section_unknown.yaml": "rl: rl_unknown.yaml\n",
+    "deep.yaml": "rl: " + "[" * 9999,
     "data.jsonl": "",
+    "answers.jsonl": '{"question": "q", "completion": "5", "answer": "5"}\n',
 }
 WRONG = [  # command, arguments, and what must be among what is said
     # Unknown keys and names
@@ -107,8 +121,31 @@ WRONG = [  # command, arguments, and what must be among what is said
     ("train", "--config good.yaml --config choice.yaml", "choice.yaml", "one of float32, bfloat16, float64"),
     ("train", "--config good.yaml --config data.yaml", "data.yaml", "one of none, reft_json, gsm8k"),
     ("train", "--config good.yaml --config url.yaml", "url.yaml", "no URL"),
+    ("train", "--config twice.yaml", "twice.yaml, line 4", "key 'rl' is in line 1 already"),
+    ("train", "--config twice_inside.yaml", "twice_inside.yaml, line 3", "key 'epochs' is in line 2 already"),
+    ("train", "--config base_twice.yaml", "twice.yaml, line 4", "key 'rl' is in line 1 already"),
+    ("train", "--config section_twice.yaml", "rl_twice.yaml, line 2", "key 'epochs' is in line 1 already"),
+    ("train", f"{VALID} --rl rl_twice.yaml", "rl_twice.yaml, line 2", "key 'epochs' is in line 1 already"),
+    ("train", f'{VALID} --rl {{"epochs":3,"epochs":4}}', '\'{"epochs":3,', "key 'epochs' is in line 1 already"),
+    ("train", '--config {"seed":1,"seed":2}', "--config", "key 'seed' is in line 1 already"),
+    ("train", "--config deep.yaml", "deep.yaml", "nested too deeply"),
+    # Sections that are no section
+    ("train", f"{VALID} --model tiny", "model is 'tiny'", "such as model.path, or a YAML file"),
+    ("train", f"{VALID} --data mine", "data is 'mine'", "such as data.cot, or a YAML file"),
+    ("train", f"{VALID} --rl=", "rl is ''", "such as rl.algorithm, or a YAML file"),
+    ("train", f"{VALID} --rl {{", "rl is '{'", "such as rl.algorithm, or a YAML file"),
+    ("train", f"{VALID} --data.train data.jsonl", "data.train is 'data.jsonl'", "such as data.train.path"),
+    ("train", f"{VALID} --rl rl_unknown.yaml", "rl_unknown.yaml", "did you mean rl.kl_coef?"),
+    ("train", f"{VALID} --rl list.yaml", "rl is 'list.yaml'", "such as rl.algorithm"),
+    ("train", f"{VALID} --rl tab.yaml", "tab.yaml, line 2", "not YAML"),
+    ("train", "--config good.yaml --config tiny.yaml", "tiny.yaml", "such as model.path, or a YAML file"),
+    ("train", "--config section_unknown.yaml", "rl_unknown.yaml", "did you mean rl.kl_coef?"),
+    # Nothing at all
+    ("train", "", "no settings", "--config quickstart"),
+    ("train", "--config empty.yaml", "no settings", "--config quickstart"),
     # Other commands
-    ("sample", "out.jsonl --split test", "samples", "required"),
+    ("sample", "out.jsonl --split test", "--samples", "required"),
+    ("sample", "a out.jsonl", "--split, --samples", "required"),
     ("sample", "out.jsonl --split tests --samples 3", "--split", "one of train, dev, test"),
     ("sample", "out.jsonl --split test --samples 0", "--samples", "more than 0"),
     ("sample", "out.jsonl --split test --samples 3 --top_p 2", "--top_p", "at most 1"),
@@ -127,9 +164,14 @@ WRONG = [  # command, arguments, and what must be among what is said
     ("data.__main__", "", "--config FILE", "name a file"),
     ("data.__main__", "data.jsonl", "--kind", "one of reft_json, gsm8k"),
     ("data.__main__", "no.jsonl --kind jsonl", "no.jsonl", "is a file on this machine"),
+    ("reward.__main__", "no.jsonl", "no.jsonl", "RUN_DIR/rollouts.jsonl"),
+    ("reward.__main__", ".", "is a folder", "name a file"),
+    ("reward.__main__", "answers.jsonl", "answers.jsonl, line 1: field `gold`", "--gold_field"),
+    ("reward.__main__", "answers.jsonl --completion_field text", "field `text`", "--completion_field"),
     ("reward.__main__", "data.jsonl --reward.workers many", "--reward.workers", "a whole number, more than 0"),
     ("reward.__main__", "data.jsonl --rl.epochs 3", "--rl.epochs", "no such option"),
-    ("preflight.__main__", "--config quickstart", "--target", "required"),
+    ("preflight.__main__", "--config quickstart", "--target", "required: cpu:N; a100"),
+    ("preflight.__main__", "--target gpu", "gpu", "cpu:N"),
     ("preflight.__main__", "--config quickstart --target gpu", "gpu", "cpu:N"),
     ("preflight.__main__", "--config quickstart --target cpu:8 --rl.epoch 3", "rl.epoch", "did you mean rl.epochs?"),
     ("reward_model.__main__", "trian", "train", "rerank"),
@@ -160,6 +202,12 @@ def test_what_is_wrong_is_told_in_four_lines_with_its_place_and_cure(
     assert "Traceback" not in told
     assert place in told, told
     assert cure in told, told
+
+
+def test_nothing_is_suggested_for_what_is_like_no_setting(capsys):
+    for key in ("rl.foo", "model.zzz", "rl.quantity", "data.train.nothing"):
+        assert no_setting(key, fields_of(Config)) == f"{key} is no setting"
+    assert no_setting("rl.vf", fields_of(Config)) == "rl.vf is no setting: did you mean rl.vf_coef?"
 
 
 def test_there_are_sixty_of_them():

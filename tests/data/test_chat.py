@@ -9,9 +9,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import Config, DataConfig, SourceConfig, TemplateConfig
-from reft_jax.data.audit.tokens import tokenise
+from reft_jax.data.audit.tokens import look_at_tokens, tokenise
 from reft_jax.data.chat import bos_warning, filled, with_templates, with_worked_examples
 from reft_jax.data.encoding import encode_completions, encode_examples, encode_prompts
+from reft_jax.data.problem_sets import encode_for_training
 from reft_jax.data.prompts import few_shot_prefix, generation_prompt, program_header, prompt_text, target_text
 from reft_jax.data.readers import read_problems
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
@@ -202,6 +203,72 @@ def test_what_a_template_writes_before_an_answer_is_taught_once():
         targets.append(tokenizer.decode(row.response))
     assert targets == [block + "two" + used.answer_trigger + "2<|im_end|>"] * 2
     assert target_text(Problem("p", "?", "2", cot="two"), used, "text") == "two" + used.answer_trigger + "2"
+
+
+THOUGHT = "<think>\n1 and 1\n\nare 2.\n</think>\n\ntwo"
+ROWS = {
+    "a block": THOUGHT,
+    "a block written otherwise": "<think>1 and 1</think>two",
+    "an empty block": "<think>\n\n</think>\n\ntwo",
+    "text before the block": "Well. " + THOUGHT,
+    "two blocks": THOUGHT + THOUGHT,
+    "an end of a block": "1 and 1 </think> two",
+    "a beginning of a block": "<think> two",
+    "a block in the middle": "First.\n<think>\n1 and 1\n</think>\n\ntwo",
+}
+TAUGHT = {
+    "qwen3": {"a block", "an empty block", "a beginning of a block"},
+    "qwen3 thinking": {"a block", "an empty block", "a beginning of a block"},
+    "qwen3 not thinking": {"a beginning of a block"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_with_thoughts_of_their_own_are_the_template_s_or_refused(form, tmp_path):
+    """Read from a file, as a run reads them."""
+    template, settings, end = FORMS[form]
+    tokenizer, file = build_tokenizer(template), tmp_path / "rows.jsonl"
+    taught = set()
+    for name, cot in ROWS.items():
+        file.write_text(json.dumps({"question": "1 + 1 ?", "cot": cot, "answer": "2"}))
+        problems = read_problems(SourceConfig(kind="jsonl", path=str(file)))
+        try:
+            check(tokenizer, problems, TemplateConfig(kind="chat", **settings), end)
+            taught.add(name)
+        except ValueError as error:
+            told = str(error)
+            assert told.startswith("1 of 1 chains of thought would be taught otherwise than the chat template of")
+            assert "problem `rows_0`" in told
+            assert "Write them as the template does" in told
+            assert told.count("\n") < 4
+    assert taught == TAUGHT.get(form, set(ROWS))
+
+
+def test_rows_that_the_template_renders_otherwise_can_be_dropped():
+    tokenizer, said = build_tokenizer(QWEN3), []
+    problems = [Problem(name, "1 + 1 ?", "2", cot=cot) for name, cot in ROWS.items()]
+    data = DataConfig(cot="text", templates=TemplateConfig(kind="chat"), bad_rows="drop")
+    config = with_templates(Config(data=data), tokenizer)
+    rows = encode_for_training(problems, config, tokenizer, "sft", config.sft, said.append)
+    assert {problems[row.problem].id for row in rows} == TAUGHT["qwen3"]
+    (told,) = said
+    assert told.startswith("sft: 5 of 8 chains of thought are not as the chat template renders them and are dropped")
+    strict = dataclasses.replace(config, data=dataclasses.replace(config.data, bad_rows="error"))
+    odd = [problem for problem in problems if problem.id not in TAUGHT["qwen3"]]
+    for rows, settings in ((problems, strict), (odd, config)):
+        with pytest.raises(ValueError, match=r"(?s)5 of \d chains of thought .* or data\.bad_rows to drop"):
+            encode_for_training(rows, settings, tokenizer, "sft", config.sft, said.append)
+
+
+def test_the_audit_names_rows_that_the_template_renders_otherwise():
+    tokenizer = build_tokenizer(QWEN3)
+    problems = [Problem(name, "1 + 1 ?", "2", cot=cot) for name, cot in ROWS.items()]
+    config = with_templates(Config(data=DataConfig(cot="text", templates=TemplateConfig(kind="chat"))), tokenizer)
+    texts = {"train": tokenise(problems, config, tokenizer)}
+    found = look_at_tokens(texts, {"train": ("sft", config.sft)}, [], config, tokenizer)
+    (finding,) = [finding for finding in found if "template" in finding.what]
+    assert finding.stops
+    assert {name for name, _ in finding.rows} == set(ROWS) - TAUGHT["qwen3"]
 
 
 @pytest.mark.parametrize("form", FORMS)

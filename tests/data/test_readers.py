@@ -1,5 +1,6 @@
 """Readers: every layout, every refusal, the dev split's properties, and the published row counts on the real files."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -252,6 +253,8 @@ BROKEN_ROWS = {
     "gold empty": ({"answer_value": " "}, "field `answer_value`: "),
     "gold not finite": ({"answer_value": "nan"}, "field `answer_value`: .*nan"),
     "a letter among numbers": ({"answer_value": "b"}, "field `answer_value`: .*b"),
+    "id empty": ({"item_id": ""}, "field `item_id`: the id is empty"),
+    "id blank": ({"item_id": " \n"}, "field `item_id`: the id is empty"),
     "id twice": ({"item_id": "svamp_7"}, "field `item_id`: `svamp_7` is also the id of an earlier row"),
 }
 
@@ -283,6 +286,7 @@ def test_a_choice_must_be_a_letter(tmp_path: Path, answer: str) -> None:
         ("jsonl", '{"question": "q", "answer": 1}\n[1]\n', "set, line 2: should be a JSON object, is a list"),
         ("jsonl", '{"id": "x", "question": "q", "answer": 1}\n' * 2, "set, line 2: field `id`: `x` is also the id"),
         ("jsonl", '{"question": "q", "answer": NaN}', "set, line 1: field `answer`: .*nan"),
+        ("jsonl", '{"id": "", "question": "q", "answer": 1}', "set, line 1: field `id`: the id is empty"),
         ("gsm8k", '{"question": "q", "answer": "just 5"}', "set, line 1: field `answer`: no `#### N`"),
         ("gsm8k", '{"question": "q", "answer": "so #### five"}', "set, line 1: field `answer`: .*five"),
     ],
@@ -376,6 +380,10 @@ def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Pat
         "prompt and completion": (PLAIN, "rows_0", "It is 3."),
         "... as turns": (TURNS, "rows_0", "It is 3."),
         "a question in two columns": ({"Body": "One and", "Question": "two?", "answer": 3}, "rows_0", None),
+        "... and a list of options, each a line": (
+            {"question": "One and two?", "options": ["A)2", "B)3"], "correct": 3},
+            *("rows_0", None),
+        ),
     }
     assert {name for name, _ in rows} == set(made)
     for name, cell in rows:
@@ -387,6 +395,39 @@ def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Pat
         )
         assert (problem.id, problem.answer, problem.cot) == (identity, "3", cot)
         assert problem.question.startswith("One and two?")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_texts_that_are_listed_have_a_line_each(tmp_path: Path, suffix: str) -> None:
+    row = {"question": "Six of two?", "options": ["A) 1", " B) 3 "], "note": "Choose.", "answer": "B"}
+    source = layout_file(tmp_path, row, suffix=suffix, question_field="question,options,note")
+    (problem,) = read_problems(source)
+    assert problem.question == "Six of two?\nA) 1\n B) 3 Choose."
+    (alone,) = read_problems(dataclasses.replace(source, question_field="options"))
+    assert alone.question == "A) 1\n B) 3"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (["5"], "name one of its items, such as `a.b[0]`"),
+        ([5, 6], "name one of its items, such as `a.b[0]`"),
+        ([{"type": "text", "text": "5"}], "name its text by `a.b[0].text`"),
+        ([], "is list []"),
+        ([["5"]], "is list [['5']]"),
+        ({"text": "5"}, "is dict {'text': '5'}"),
+    ],
+)
+def test_a_list_in_place_of_a_text_is_refused_with_what_to_name(tmp_path: Path, value: object, hint: str) -> None:
+    source = layout_file(tmp_path, {"q": "why?", "a": {"b": value}}, question_field="q", answer_field="a.b")
+    with pytest.raises(ValueError, match=r"field `a.b` should be text, is .*") as refused:
+        read_problems(source)
+    assert str(refused.value).endswith(hint)
+    named = re.search(r"`(a\.b\[.*)`$", str(refused.value))
+    assert not named or read_problems(dataclasses.replace(source, answer_field=named[1]))[0].answer == "5"
+    if not isinstance(value, list) or not value or not isinstance(value[0], str):
+        with pytest.raises(ValueError, match=re.escape(hint)):
+            read_problems(dataclasses.replace(source, question_field="a.b", answer_field="q"))
 
 
 @pytest.mark.parametrize(
@@ -464,7 +505,7 @@ BAD = (
     '{"id": "e", "question": "Whole \\ud83d\\ude00 \u2028 \x85?", "answer": 2}\n'
     '{"id": "f", "question": "Sum?", "answer": null}\n'
     '{"id": "g", "question": "Su\n'
-    '{"id": "h", "question": ["Sum?"], "answer": 1}\n'
+    '{"id": "h", "question": [["Sum?"]], "answer": 1}\n'
     '{"id": "i", "question": "Sum?", "answer": 1, "tags": [{"\\udc00": 1}]}'
 )
 BAD_LINES = [
@@ -474,7 +515,7 @@ BAD_LINES = [
     r"line 6: field `question`: '\ud83d', its character 6, is half of a surrogate pair, no text",
     "line 8: field `answer` is null",
     "line 9: not JSON in UTF-8: ",
-    "line 10: field `question` should be text, is list ['Sum?']",
+    "line 10: field `question` should be text, is list [['Sum?']]",
     r"line 11: field `\udc00`: '\udc00', its character 1, is half of a surrogate pair, no text",
 ]
 
@@ -504,6 +545,34 @@ def test_all_bad_rows_are_told_at_once_or_dropped_with_the_same_lines(tmp_path: 
     )
     assert [p.id for p in read_problems(source, "drop", said.append)] == ["a", "e"]
     assert "7 of 9 rows" in said[1]
+
+
+def _deep(levels: int) -> str:
+    """More or less than Python's parser, or what walks over its values, has room for."""
+    return "[" * levels + r'"\ud83d, ] }, \" {"' + "]" * levels
+
+
+@pytest.mark.parametrize("levels", [400, 990, 2_000, 200_000])
+@pytest.mark.parametrize("field", ["question", "answer_value", "item_id", "tags"])
+def test_a_row_that_is_nested_too_deeply_is_one_bad_row(tmp_path: Path, field: str, levels: int) -> None:
+    good = json.dumps({**REFT_ROW, "answer_cot": 'a "[b", ] }'})
+    deep = json.dumps({**REFT_ROW, "item_id": "svamp_8", field: "HERE"}).replace('"HERE"', _deep(levels))
+    rows = [good, deep, good.replace("svamp_7", "svamp_9")]
+    said: list[str] = []
+    for kind, text, row in (("reft_json", f"[{', '.join(rows)}]\n", "row 2"), ("jsonl", "\n".join(rows), "line 2")):
+        path = write(tmp_path, f"set.{kind}", text)
+        names = {"answer_field": "answer_value", "id_field": "item_id", "cot_field": "answer_cot"}
+        source = SourceConfig(kind=kind, path=path, **names)
+        assert [problem.id for problem in read_problems(source, "drop", said.append)] == ["svamp_7", "svamp_9"]
+        assert f"1 of 3 rows cannot be used and are dropped (data.bad_rows)\n  {path}, {row}: " in said[-1]
+        if levels > 1000:
+            assert said[-1].endswith("nested too deeply to be read")
+
+
+def test_a_file_that_is_no_list_and_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    source = SourceConfig(kind="reft_json", path=write(tmp_path, "set", '{"a": ' + "[" * 200_000))
+    with pytest.raises(ValueError, match=r"set: nested too deeply"):
+        read_problems(source)
 
 
 @pytest.mark.parametrize(("good", "shown"), [(1, 20), (0, 3)])

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from reft_jax.parallel.processes import Interrupted
 from reft_jax.reward import pool
 from reft_jax.reward.functions import RewardFunction, call_functions, load_functions, weighted_sum
 
@@ -28,6 +29,7 @@ SOURCES = {
     "needy": "import no_such_library_at_all\n",
     "raising": "raise ImportError('their own words')\n",
     "dividing": "1 / 0\n",
+    "leaving": "import sys\nsys.exit(3)\n",
 }
 
 
@@ -80,6 +82,7 @@ def test_functions_of_one_name_are_told_apart_by_their_paths(package):
         ("needy.f", 1.0, "raised ModuleNotFoundError: No module named 'no_such_library_at_all'"),
         ("raising.f", 1.0, "raised ImportError: their own words"),
         ("dividing.f", 1.0, "raised ZeroDivisionError"),
+        ("leaving.f", 1.0, "raised SystemExit: 3"),
         ("style..tone", 1.0, "not an import path"),
         ("style.tone", math.nan, "weight nan"),
         ("style.tone", math.inf, "weight inf"),
@@ -162,10 +165,26 @@ def test_results_that_are_no_rewards_are_errors_that_name_function_and_row(resul
         call(function(lambda **columns: result))
 
 
-def test_an_exception_names_its_function_and_is_the_cause():
-    with pytest.raises(RuntimeError, match=r"'mine.f' raised ZeroDivisionError") as error:
-        call(function(lambda **columns: 1 / 0))
-    assert isinstance(error.value.__cause__, ZeroDivisionError)
+@pytest.mark.parametrize("kind", [ZeroDivisionError, TimeoutError, SystemExit, GeneratorExit, BaseException])
+def test_an_exception_names_its_function_and_is_the_cause(kind):
+    def fail(**columns):
+        raise kind
+
+    with pytest.raises(RuntimeError, match=rf"'mine.f' raised {kind.__name__}") as error:
+        call(function(fail))
+    assert isinstance(error.value.__cause__, kind)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Interrupted])
+def test_a_run_that_is_asked_to_stop_does_not_take_it_for_the_function_s_failure(kind):
+    def stopped(**columns):
+        try:
+            raise kind
+        except Exception:
+            return [0, 0]
+
+    with pytest.raises(kind):
+        call(function(stopped))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +219,42 @@ def test_a_function_that_hangs_is_named_and_one_that_does_not_is_left_alone():
     assert call_functions([function(slow)], **arguments, timeout=60.0) == {"f": [1.0, 2.0]}
     with pytest.raises(RuntimeError, match=r"'mine\.f' raised TimeoutError: no answer from the judge"):
         call_functions([function(late)], **arguments, timeout=60.0)
+
+
+def _again_and_again() -> None:
+    while True:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            continue
+
+
+def _whatever_happens() -> None:
+    try:
+        time.sleep(0.4)
+        time.sleep(0)
+    except:  # noqa: E722
+        pass
+
+
+def _by_another_error() -> None:
+    try:
+        time.sleep(0.4)
+        time.sleep(0)
+    except BaseException as error:
+        raise KeyError from error
+
+
+@pytest.mark.parametrize("wait", [_again_and_again, _whatever_happens, _by_another_error])
+def test_a_slow_function_is_refused_whatever_it_catches(wait):
+    def slow(**columns):
+        wait()
+        return [1.0, 2.0]
+
+    arguments = {"prompts": ["", ""], "completions": ["", ""], "completion_ids": [[], []], "columns": {}}
+    with pytest.raises(TimeoutError, match=r"'mine.f' did not return in 0.1 s: .* reward.function_timeout_s"):
+        call_functions([function(slow)], **arguments, timeout=0.1)
+    assert call_functions([function(lambda **columns: [1, 2])], **arguments, timeout=60.0) == {"f": [1.0, 2.0]}
 
 
 def test_one_that_no_instruction_ends_ends_the_process_with_its_name():

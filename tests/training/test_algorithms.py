@@ -9,6 +9,7 @@ import yaml
 from reft_jax.config import CollapseConfig
 from reft_jax.data.embedded.problems import generate_problems
 from reft_jax.data.tokenizers import load_tokenizer
+from reft_jax.export import export
 from reft_jax.parallel.processes import COLLAPSED
 from reft_jax.problem import Problem
 from reft_jax.reward.verdicts import Verdict
@@ -55,6 +56,26 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
         r["eval/accuracy"] for r in read(tmp_path / "one", "metrics") if "eval/accuracy" in r
     )
     assert "Accuracy on dev (there is no test set)" in said, "and not an empty table"
+
+
+@pytest.mark.ci
+def test_without_a_test_set_the_gain_is_seen_on_dev(arguments, tmp_path):
+    """Table, summary and card have the warm-up's accuracy on dev; and few iterations have rollouts."""
+    short = {"sft__schedule_epochs": 2, "sft__warmup_epoch": 1, "sft__stop_epoch": 2, "rl__epochs": 1}
+    said = complete(arguments(tmp_path / "run", data__test__kind="none", logging__rollouts_every=10, **short))
+    measured = {r["step"]: r for r in read(tmp_path / "run", "metrics") if "eval/accuracy" in r}
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert [summary[name]["dev_accuracy"] for name in ("warmup", "sft")] == [
+        measured[step]["eval/accuracy"] for step in (6, 12)
+    ]
+    for label, name in (("warm-up", "warmup"), ("ReFT (PPO) best on dev", "rl_best")):
+        row = next(line for line in said.splitlines() if label in line and "│" in line)
+        assert f" {100 * summary[name]['dev_accuracy']:.1f} " in row
+    rows = [r["outcome"] for r in read(tmp_path / "run", "evaluations") if r["step"] == 6]
+    export(tmp_path / "run/checkpoints/warmup", tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"| {rows.count('correct')} of {len(rows)} |\n" in card
+    assert sorted({r["step"] - 12 for r in read(tmp_path / "run", "rollouts")}) == [1, 3]
 
 
 @pytest.mark.ci

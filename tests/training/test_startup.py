@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from reft_jax.config import Config, LoraConfig, ModelConfig, load_config
 from reft_jax.training import startup
 from reft_jax.training.startup import prepare
+from tests.runs import complete
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden"
 
@@ -45,6 +46,10 @@ def config(arguments, folders: Path, path: str = "", tokenizer: str = "", adapte
     ("names", "message"),
     [
         (("no/such", "tokenizer"), "model.path: there is no folder {}/no/such"),
+        (
+            ("model/config.json", "tokenizer"),
+            "model.path: {}/model/config.json is a file: name the folder of a model, or its hub id (owner/name)",
+        ),
         (("empty", "tokenizer"), "model.path: {}/empty is no Hugging Face model, it has no config.json"),
         (
             ("adapter", "tokenizer"),
@@ -110,3 +115,17 @@ def test_an_adapter_of_another_base_is_told(tmp_path, base, told):
     said = startup.other_base(ModelConfig(path="/here/model", lora=LoraConfig(path=str(tmp_path))))
     assert said.startswith("warning: the adapter") == told
     assert startup.other_base(ModelConfig(path="/here/model", lora=LoraConfig(path="of/the_hub"))) == ""
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_run_that_is_refused_leaves_no_folder_behind(arguments, tmp_path, existing):
+    """But what was there before it."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1 ?", "answer": "2"}\n')
+    run_dir = tmp_path / "runs" / "mine"
+    if existing:
+        run_dir.mkdir(parents=True)
+        (run_dir / "notes.txt").write_text("mine")
+    source = {"data__train__kind": "jsonl", "data__train__path": tmp_path / "rows.jsonl"}
+    assert "give more" in complete(arguments(run_dir, **source), code=2)
+    assert run_dir.exists() == existing
+    assert not existing or (run_dir / "notes.txt").read_text() == "mine"

@@ -149,8 +149,10 @@ def broken_headers(problems: Sequence[Problem], templates: TemplateConfig, rules
             try:
                 program = program_header(problem, templates).rstrip("\n") + "\n    return 0"
                 ast.parse(program if rules == "reference" else program_of(program))
-            except SyntaxError as error:
-                found.append((problem.id, error.msg))
+            except (SyntaxError, ValueError) as error:  # the latter of a null character
+                found.append((problem.id, str(getattr(error, "msg", error))))
+            except (RecursionError, MemoryError):
+                found.append((problem.id, "nested too deeply to be parsed"))
     return found
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reft_jax.config import Config, SupervisedConfig
 from reft_jax.data.audit.texts import Finding, first_difference, spread
+from reft_jax.data.chat import rendered_otherwise
 from reft_jax.data.encoding import has_hole, token_ids
 from reft_jax.data.prompts import generation_prompt, program_header, prompt_text, taught_text
 from reft_jax.problem import Problem
@@ -88,6 +89,10 @@ def look_at_tokens(
             stage, settings = trained[split]
             limits["prompt"] = (f"{stage}.prompt_buckets", max(settings.prompt_buckets))
             limits["target"] = (f"{stage}.response_buckets", max(settings.response_buckets))
+            rows = rendered_otherwise(texts["target"].problems, tokenizer, config.data.templates, config.data.cot)
+            error = config.data.bad_rows == "error"
+            what = f"target: not what the chat template renders{'' if error else ': dropped'}"
+            found.append(Finding(split, what, rows, len(texts["target"].problems), stops=error))
         if split in sampled:
             limits["sampling_prompt"] = ("generation.prompt_buckets", max(generation.prompt_buckets))
         for name, (key, longest) in limits.items():

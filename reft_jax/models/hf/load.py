@@ -22,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from reft_jax.config import DecoderConfig, ModelConfig
 from reft_jax.config.paths import local_folder
 from reft_jax.config.validation import range_errors, refuse
+from reft_jax.files import ask_hub
 from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.adapters import CONFIG_FILE as ADAPTER_FILE
 from reft_jax.models.hf.adapters import load_adapters, read_settings
@@ -29,7 +30,7 @@ from reft_jax.models.hf.configs import WITHOUT_EFFECT
 from reft_jax.models.hf.files import FileTensor, list_tensors
 from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, TensorLayout
 
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # weights, configs and every form of tokenizer
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]  # weights, configs, every form of tokenizer
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 _OTHERS = f"; {CONFIG_FILE} and weights are of two models, or files are missing"
 HEAD = "lm_head.weight"
@@ -72,6 +73,7 @@ def resolve(path: str, revision: str = "main", *, key: str = "model.path") -> Pa
 
 def _download(path: str, revision: str, key: str) -> Path:
     """The directory of a hub id in the local cache."""
+    ask_hub()
     try:
         directory = Path(huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
         if not any(directory.glob("*.safetensors")):

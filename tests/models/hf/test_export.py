@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, EvaluationConfig, MeshConfig, ModelConfig, load_config
 from reft_jax.data.chat import with_templates
-from reft_jax.data.prompts import generation_prompt
+from reft_jax.data.prompts import generation_prompt, prompt_text
 from reft_jax.data.tokenizers import SpecialIds, load_tokenizer
 from reft_jax.export import export, main
 from reft_jax.models.classifier import Classifier, class_logits
@@ -28,7 +28,7 @@ from reft_jax.problem import Problem
 from reft_jax.records.checkpoint import Checkpoints, part_name
 from reft_jax.records.model_card import EXAMPLE
 from reft_jax.training.startup import prepare
-from tests.data.test_chat import QWEN3
+from tests.data.test_chat import LLAMA32, QWEN3
 from tests.data.test_chat import build_tokenizer as build_chat_tokenizer
 from tests.models.test_parity import CASES, FAMILIES, NEXT
 from tests.tiers import few
@@ -215,6 +215,21 @@ def test_a_chat_templates_run_keeps_the_template_and_its_card_makes_the_runs_pro
     with torch.no_grad():
         exec(code, found)
     assert found["prompt"] == prompt
+
+
+def test_an_exported_template_has_the_date_that_was_trained_on(make_run, tmp_path):
+    tokenizer = build_chat_tokenizer(LLAMA32)
+    assert "strftime_now" in LLAMA32
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings = ["--model.tokenizer", str(tmp_path / "chat"), *LLAMA, "--data.templates.kind", "chat"]
+    run, _, _ = make_run(*settings)
+    export(run / "checkpoints" / "rl_best", tmp_path / "out")
+    exported = load_tokenizer(str(tmp_path / "out"), "main")
+    templates = load_config(["--config", str(run / "config.yaml")]).data.templates
+    turn = [{"role": "user", "content": EXAMPLE}]
+    prompt = exported.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert prompt == prompt_text(Problem("", EXAMPLE, ""), templates)
+    assert "26 Jul 2024" in prompt
 
 
 def test_a_separate_critic_has_a_folder_of_its_own(make_run, tmp_path):
