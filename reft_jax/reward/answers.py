@@ -25,7 +25,7 @@ _LABEL = re.compile(  # of another option: `c)`, and `c.` or `c:` behind what is
     r"(?:^|[\s(,;/])[a-e]\s*\)|(?:^|[^a-z\s]|\b(?:and|or|nor)\b)\s*[a-e][.:](?![^\s])"
 )
 _DISPLAYED = re.compile(r"\$\$(.*?)(?:\$\$|$)|\\\[(.*?)(?:\\\]|$)|```[^\n]*\n(.*?)(?:```|$)", re.DOTALL)
-_BOXED = re.compile(r"\\f?boxed\s*\{")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _HEDGED = re.compile(
