@@ -27,6 +27,7 @@ _CLOSES = re.compile(r"\s*[`~]+\s*")
 _HEADER = re.compile(  # of a program, with nothing behind it
     r"\s*def[ \t]+solution\b[^\n]*:[ \t]*\n(?:([ \t]*)(\"{3}|'{3}).*?\2\"*\s*)?", re.DOTALL
 )
+_RETURN = re.compile(r"^[ \t]+return\b", re.MULTILINE)
 _UNINDENTED = re.compile(r"^[^\s#)\]}].*$", re.MULTILINE)
 _DOCSTRING = re.compile(
     r'^([ \t]*def[ \t]+solution\(\)[^\n]*:[ \t]*\n)[ \t]*"""(.*?)("{3,})[ \t]*$\n?', re.MULTILINE | re.DOTALL
@@ -69,7 +70,7 @@ def _without_prose(program: str) -> str:
     for line in _UNINDENTED.finditer(program, definition.end()):
         if not keyword.iskeyword(line[0].split()[0].rstrip(":")) and not _is_python(line[0]):
             code = program[: line.start()]
-            return code if _is_python(code) else program
+            return code if _RETURN.search(code, definition.end()) and _is_python(code) else program
     return program
 
 
