@@ -50,7 +50,7 @@ _AROUND = set("%)]\"'\u201d\u2019»✓✔✅") | words.CURRENCIES
 _PAUSES = set(",.;:!?…—") | set(ENDS)
 _OPERATORS = set("+*/^=<>|&_~@\u00d7·÷±∓√∞≤≥≠≈→")
 _DENIED = re.compile(
-    r"\b(?:not|t|never)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it)\b"
+    r"\b(?:not|t|never|cannot)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it)\b"
     r"|\b(?:is|are|was|be)(?: \w+)? (?:wrong|incorrect|false|impossible)\b"
 )
 _PREFIX = 12  # tokens of signs, currencies and brackets before a number that can be meant
@@ -182,7 +182,7 @@ def _expression(tokens: Sequence[_Token], i: int) -> tuple[int | float, int]:
         return number**power, end
     if one.text == "_" and two.kind == "number":  # a base
         base = int(two.text)
-        if two.text.startswith("0") or not all(int(digit) < base for digit in str(number)):
+        if two.text.startswith("0") or base > 36 or not all(int(digit) < base for digit in str(number)):
             raise ValueError("not the digits of this base")
         return number, i + 3
     return number, i + 1
@@ -315,7 +315,8 @@ def _is_prose(tokens: Sequence[_Token]) -> bool:
         if token.kind == "word":
             abbreviated = before.text == "." and i > 1  # sq. m
             before = tokens[i - 2] if abbreviated else before
-            if i and not _may_come_later(token, before, last=after is _END, near=i == 1):
+            unit = before.text in words.UNITS and _past_power(tokens, i) > i  # m s^-1
+            if i and not unit and not _may_come_later(token, before, last=after is _END, near=i == 1):
                 return False
             i = _past_power(tokens, i)
         elif token.text == "-":
