@@ -196,8 +196,9 @@ class SourceConfig:
     """Field with the gold answer (`jsonl`, `hub`); reasoning that ends in `#### N` is taken apart as GSM8K's. Rows may
     lack it where `reward.functions` alone are the reward."""
     answer_pattern: str = ""
-    """Regular expression for an answer's whole field (`jsonl`, `hub`), with a group `(?P<answer>...)` and, where it has
-    reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
+    """`boxed`, where an answer's field (`jsonl`, `hub`) is a solution: the answer is in its last `\\boxed{...}`, the
+    chain of thought is all of it. Or a regular expression for the whole field, with a group `(?P<answer>...)` and,
+    where it has reasoning too, `(?P<cot>...)`; `.` is any character. Empty leaves it at `#### N`."""
     cot_field: str = "cot"
     """Field with the chain of thought (`jsonl`, `hub`); rows may lack it, and are for reinforcement alone then."""
     limit: NonNegativeInt = 0
@@ -205,6 +206,11 @@ class SourceConfig:
     cot_limit: NonNegativeInt = 0
     """Take only this many chains of thought, the first ones, and leave the other questions to reinforcement alone; 0
     takes all."""
+
+    @property
+    def boxed(self) -> bool:
+        """Whether answers are the last boxes of solutions."""
+        return self.answer_pattern == "boxed"
 
     @property
     def is_file(self) -> bool:

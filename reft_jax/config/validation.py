@@ -121,6 +121,8 @@ def _task_errors(source: SourceConfig, prefix: str) -> Iterator[str]:
 def _pattern_errors(source: SourceConfig, begin: str) -> Iterator[str]:
     if source.kind not in ("none", "jsonl", "hub"):
         yield f"{begin}kind `{source.kind}` has its own way to take answers apart, leave it empty or choose `jsonl`"
+    if source.boxed:
+        return
     try:
         groups = re.compile(source.answer_pattern, re.DOTALL).groupindex
     except re.error as error:

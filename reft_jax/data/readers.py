@@ -19,7 +19,7 @@ from reft_jax.config import Answer, BadRows, Config, SourceConfig
 from reft_jax.data.rows import AbsentFieldError, Row, read_rows, shown
 from reft_jax.data.tasks import read_tasks
 from reft_jax.problem import AnswerKind, Problem, annotated
-from reft_jax.reward.answers import likely_answer_kind, parse_gold
+from reft_jax.reward.answers import last_box, likely_answer_kind, parse_gold
 
 _ANSWER_KINDS: dict[str, AnswerKind] = {
     "gsm8k": "number",
@@ -31,6 +31,9 @@ _GSM8K_MARKER = "####"
 _GSM8K_NOTE = re.compile(r"<<.*?>>")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _QUOTED = re.compile(r'"(.*)"', re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_STATEMENT = re.compile(r"\banswer is\b", re.IGNORECASE)
+_EXPRESSION = re.compile(r"[\\^]|[0-9]\s*[a-z]\b|\b[a-z]\s*[-+*/]", re.IGNORECASE)
 
 
 SHOWN = 20
@@ -123,7 +126,9 @@ def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: 
       becomes `mathqa_n`: what the reference's own files hold. The quotes around three of four rationales are removed.
     - `jsonl`, `hub`: the fields that `source` names, or paths to them, see `Row.value`. `question_field` may list
       several (`Body,Question`), joined by a blank; one that lists texts (`question,options`) has a line for each. An
-      answer is taken apart by `answer_pattern`; without one, where it holds `#### N`, as GSM8K's.
+      answer is taken apart by `answer_pattern`; without one, where it holds `#### N`, as GSM8K's. With the pattern
+      `boxed` it is the last `\\boxed{...}` and its chain of thought the whole solution, box and all: what stands before
+      a box may end in an open `$`, and a target states the answer again.
     - `generated`: the embedded problems of the split `source.path`.
     - `reasoning_gym`: items of the task `source.name`, which scores answers itself whatever `answer` says.
 
@@ -159,7 +164,7 @@ def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: 
     bad = []
     for row in rows:
         try:
-            problem = _problem(source, row, answer_kind, gold_optional)
+            problem = _problem(source, row, answer_kind, gold_optional, guessed=answer == "auto")
             if problem.id in problems:
                 raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
         except ValueError as error:
@@ -291,8 +296,8 @@ def _readable(read: Callable[[Row], str], rows: Sequence[Row]) -> Iterator[str]:
             yield read(row)
 
 
-def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind, gold_optional: bool) -> Problem:
-    """The problem that a row holds.
+def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind, gold_optional: bool, guessed: bool) -> Problem:
+    """The problem that a row holds; `guessed` is an answer's kind that no setting names.
 
     Raises:
         ValueError: naming the field that cannot be used.
@@ -315,12 +320,38 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind, gold_optio
     else:
         reasoning, answer = _take_apart(source, row)
     cot = cot or reasoning
+    if answer_kind in ("number", "choice", "latex") and not source.answer_pattern:
+        _require_an_answer(source, answer)
     try:
         parse_gold(answer, answer_kind)
     except ValueError as error:
-        raise ValueError(f"field `{source.answer_field}`: {error}") from error
+        cure = _cure(answer, answer_kind, guessed and source.kind in ("jsonl", "hub"))
+        raise ValueError(f"field `{source.answer_field}`: {error}{cure}") from error
     columns = {name: _plain(value) for name, value in row.fields.items()}
     return Problem(_id(source, row), question, answer.strip(), answer_kind, cot.strip() or None, columns)
+
+
+def _require_an_answer(source: SourceConfig, answer: str) -> None:
+    """Refuses a solution in prose: read as an answer it would be one, and its chain of thought be lost."""
+    box = _BOX.search(answer)
+    boxed = box is not None and any(map(str.isalnum, answer[: box.start()]))
+    if boxed or _STATEMENT.search(answer):
+        pattern = "boxed" if boxed else "'(?P<cot>.*)answer is (?P<answer>.*)'"
+        raise ValueError(
+            f"field `{source.answer_field}`: {_end(answer)} is a solution, no answer: take it apart by its source's "
+            f"answer_pattern, such as {pattern}"
+        )
+
+
+def _cure(answer: str, answer_kind: AnswerKind, guessed: bool) -> str:
+    """Which setting may read a gold answer that is not of its kind; else nothing."""
+    if guessed and answer_kind == "choice":
+        return "; the first answer is a letter, so that all were taken as `choice`: name data.answer (number, ...)"
+    if answer_kind == "number" and _EXPRESSION.search(answer):
+        return "; data.answer: latex takes expressions"
+    if answer_kind == "number" and answer.strip() and not re.search("[0-9]", answer):
+        return "; data.answer: text takes texts"
+    return ""
 
 
 def _plain(value: object) -> object:
@@ -338,6 +369,10 @@ def _plain(value: object) -> object:
 def _take_apart(source: SourceConfig, row: Row) -> tuple[str, str]:
     """The reasoning that the answer's field holds, and the answer."""
     text = _text(row, source.answer_field, numbers=True)
+    if source.boxed:
+        if (answer := last_box(text)) is None:
+            raise ValueError(f"field `{source.answer_field}`: no \\boxed{{...}} in {_end(text)}")
+        return text, answer
     if source.answer_pattern:
         found = re.fullmatch(source.answer_pattern, text.strip(), re.DOTALL)
         if found is None or found["answer"] is None:

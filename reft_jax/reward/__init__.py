@@ -2,6 +2,8 @@
 
 answers     what a text or a program's result says, and whether it is right
 numerals    a number as people, models and files write it
+words       what the words beside a number do to it, as tables
+typesetting answers without LaTeX, markup and other scripts' characters
 parse       where a program is in a text, and what the two parsers of programs may be given
 arithmetic  programs that are nothing but arithmetic, computed without a process
 programs    what came out of a program, and the worker process that runs it under hard limits

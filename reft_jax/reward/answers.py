@@ -8,25 +8,34 @@ problem always has one, a crashed program's being "none".
 import itertools
 import math
 import re
+import unicodedata
 
 from reft_jax.config import Rules
 from reft_jax.problem import AnswerKind
-from reft_jax.reward.numerals import plain, read_number
+from reft_jax.reward.numerals import read_number
+from reft_jax.reward.typesetting import plain
 
 _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s]*([a-e])"
-    r"(?P<rest>[^\w\s]*|\s*[).:\]}(].*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
+    r"(?P<rest>[^\w\s]*|\s*(?:[)\]}(]|[.:](?![a-z])).*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
 )
-_ANOTHER_LETTER = re.compile(r"\W*(?:(?:and|or|nor)\b\W*|[,/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))")
+_ANOTHER_LETTER = re.compile(r"\W*(?:(?:and|or|nor)\b\W*|[,;/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))")
+_REASON = re.compile(r"\b(?:because|since|as|which|so|but|not|than)\b")
+_LABEL = re.compile(  # of another option: `c)`, and `c.` or `c:` behind what is no word
+    r"(?:^|[\s(,;/])[a-e]\s*\)|(?:^|[^a-z\s]|\b(?:and|or|nor)\b)\s*[a-e][.:](?![^\s])"
+)
 _DISPLAYED = re.compile(r"\$\$(.*?)(?:\$\$|$)|\\\[(.*?)(?:\\\]|$)|```[^\n]*\n(.*?)(?:```|$)", re.DOTALL)
-_BOXED = re.compile(r"\\f?boxed\s*\{")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _HEDGED = re.compile(
     r"(?:about|around|approx\w*|roughly|nearly|almost|over|under|at (?:least|most)|(?:more|less) than)\b", re.IGNORECASE
 )
+_AS_LATEX = str.maketrans({"°": r"^\circ", "·": r"\cdot ", "∞": r"\infty ", "\u222a": r"\cup ", "²": "^2", "³": "^3"})
 _LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
-_ASIDE = " \t\r\n\f\v.,;:!?\"'*`$"  # around a text that is an answer
+_QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:", "!?"  # around a text that is an answer, and at its end
+_MATHEMATICS = re.compile(r"\$+([^$]+)\$+[.\s]*")
+_BESIDE_A_MARK = re.compile(r"\s*([^\w\s])\s*")
 
 _EXPECTED: dict[AnswerKind, str] = {
     "number": r"a finite number in a form that is read, such as 18, 1,234.5, $18, 18%, 3/4 or \frac{3}{4}",
@@ -146,7 +155,7 @@ def _read(text: str, kind: AnswerKind) -> str | int | float | None:
         case "latex":
             return _read_expression(line)
         case "text":
-            return plain(line).casefold().strip(_ASIDE) or None
+            return _plain_text(line) or None
         case "none":
             return None
 
@@ -179,23 +188,51 @@ def _braced(text: str) -> str:
 
 def _to_brace(text: str) -> str:
     """`text` up to the brace that closes the one before it; its first line where none does."""
+    end = _closing_brace(text)
+    return text.strip().partition("\n")[0] if end is None else text[:end]
+
+
+def _closing_brace(text: str) -> int | None:
     depth = 1
     for match in _BRACE.finditer(text):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if not depth:
-            return text[: match.start()]
-    return text.strip().partition("\n")[0]
+            return match.start()
+    return None
+
+
+def last_box(text: str) -> str | None:
+    """What the last `\\boxed{...}` of a text holds, on one line; None where there is none, or it does not close."""
+    *_, box = [None, *_BOXED.finditer(text)]
+    end = _closing_brace(text[box.end() :]) if box else None
+    return " ".join(text[box.end() :][:end].split()) if box and end is not None else None
 
 
 def _read_letter(line: str) -> str | None:
     """`B`, `(b)`, `b ) 38` and `option b` are b; an article at the start of a sentence is not a letter."""
-    match = _LETTER.fullmatch(plain(line).lower())
-    return match[1] if match and not _ANOTHER_LETTER.match(match["rest"]) else None
+    match = _LETTER.fullmatch(plain(_without_dollars(line)).lower())
+    if match is None or _ANOTHER_LETTER.match(match["rest"]):
+        return None
+    return None if _LABEL.search(_REASON.split(match["rest"], maxsplit=1)[0]) else match[1]
+
+
+def _plain_text(line: str) -> str:
+    """A text without case, typesetting, blanks beside marks, compatibility forms, and the punctuation around it."""
+    text = unicodedata.normalize("NFKC", plain(_without_dollars(line)).casefold())
+    text = _BESIDE_A_MARK.sub(r"\1", text)
+    return text.strip(_QUOTES).rstrip(_QUOTES + _STOPS)
+
+
+def _without_dollars(line: str) -> str:
+    """`line`, of one that is mathematics as a whole what is between the dollars."""
+    mathematics = _MATHEMATICS.fullmatch(line)
+    return mathematics[1] if mathematics else line
 
 
 def _read_expression(line: str) -> str | None:
     """LaTeX without the marks around it; None where its braces are not balanced, or there is nothing."""
     line = line.removesuffix(".").strip().removeprefix("\\(").removesuffix("\\)").strip("$ ")
+    line = line.translate(_AS_LATEX)
     braces = [match[0] for match in _BRACE.finditer(line) if match[0] in "{}"]
     depths = list(itertools.accumulate(1 if brace == "{" else -1 for brace in braces))
     balanced = not depths or (min(depths) >= 0 and depths[-1] == 0)

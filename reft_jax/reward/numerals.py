@@ -7,79 +7,53 @@ digits out of `2\\pi`, `2x` or `--7` is one that a policy learns to exploit.
 import dataclasses
 import math
 import re
-import unicodedata
+from collections.abc import Iterator, Sequence
 
-# Typesetting, each pattern with what stands for it; `plain` applies them in this order.
-_MINUS = dict.fromkeys("\u2212\u2012\u2013\ufe63\uff0d", "-")
-_FULL_WIDTH = {"\uff08": " (", "\u3002": ". ", "\uff01": "! ", "\uff1f": "? "}  # brackets and ends of sentences
-_ARABIC = {"\u066b": ".", "\u066c": ","}  # decimal and thousands separators
-_CHARACTERS = str.maketrans(_MINUS | _FULL_WIDTH | _ARABIC | {"°": " degrees "})
-_SUPERSCRIPTS, _SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "₀₁₂₃₄₅₆₇₈₉"
-_SCRIPT = re.compile(f"(?P<up>[{_SUPERSCRIPTS}]+)|[{_SUBSCRIPTS}]+")
-_PIECE = r"(?:\{\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)\s*\}|([0-9]))"
-_FRACTION = re.compile(rf"(-\s*)?\\[dtc]?frac\s*{_PIECE}\s*{_PIECE}")
-_ROOT = re.compile(r"(?<![\w)}])\s*(?:\\sqrt|√)\s*(?:[{(]\s*([0-9]{1,15})\s*[})]|([0-9]{1,15}))")
-_WRAPPED = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it|tt)|operatorname|mbox|boldsymbol|bm|underline|f?box(?:ed)?)"
-    r"\s*\{([^{}]*)\}"
+from reft_jax.reward import words
+from reft_jax.reward.typesetting import ENDS, plain
+
+# Where an answer ends and what is said of it begins.
+_SENTENCE = re.compile(
+    rf"(?<=[^\s.])\.(?=\s)|(?<=\S)\?(?=\s[^0-9]*$)|(?<=[^\s0-9)])!(?=\s)|[{ENDS}]|\s\((?!\s*[-+0-9.]*\s*[a-z]\s*[-+*/^)]|[^)]*\)[^=]*=)"
 )
-_LATEX = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:begin|end)\{[a-z]+\*?\}|\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])", " "),
-        (r"\\[()\[\]]|\$\$", " "),
-        (r"\{,\}", ","),
-        (r"\\!", ""),
-        (r"\\[,;: ]|\\(?:quad|qquad|thinspace)(?![A-Za-z])|(?<=[0-9])~(?=\S)", " "),
-        (r"\\([$%#&])", r"\1"),
-        (r"\\(?:times|cdot)(?![A-Za-z])", "*"),
-        (r"\\(?:approx|simeq)(?![A-Za-z])", " "),
-        (r"\bRs\.\s*(?=[0-9])", "₹"),
-        (r"(?<=[0-9])-(?=(?:dozen|hundred|thousand|lakh|million|crore|billion|trillion)\b)", " "),
-        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", " degrees "),
-        (r"([_^])\s*\{\s*(-?[0-9]+)\s*\}", r"\1\2"),
-    )
-]
-_TAG = re.compile(r"<[A-Za-z][A-Za-z0-9_-]+>|</[A-Za-z][A-Za-z0-9_-]*>")  # <b> may be a letter
-_ANGLES = re.compile(r"<([^<>A-Za-z]*)>")
-_MARKUP = re.compile(r"`+|(?<!\w)(\*{1,3}|_{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)|^\*{2,}|\*{2,}$")
-_CLOSING_DOLLAR = re.compile(r"(?<=\S)\$(?=[\s.,;:!?)%]|$)")  # of $18$
-_BRACES = re.compile(r"(?<![\^_\w}])\{([^{}]*)\}")
-
-_LENGTH = r"(?:[mcdk]?m|in|inch(?:es)?|ft|foot|feet|yd|yards?|mi|miles?)"
-_UNIT_POWER = re.compile(rf"(?<=[A-Za-z])\s?\^-?[1-4](?![0-9])|(?<![A-Za-z])({_LENGTH})[23]\b")
-_NEXT_SENTENCE = re.compile(r"(?<=\S)[.!?](?=\s)|\s\(")
-_NEXT_CLAUSE = re.compile(
-    r"(?:,\s*|\s+)(?:because|since|which|so|but|where|namely|(?:and|as)\s+(?:the|that|this|these|so|we|it|he|she|they))\b"
-    r"|;|\s-\s(?=[A-Za-z])",
+_THEY = r"(?:the|that|this|these|it|he|she|they|we)"
+_REASON = re.compile(
+    r"(?:[,;]\s*|\s+)(?:(?:because|since|where|when|if|given|which(?!\s+(?:gives|means|implies|makes|leads))|namely)\b"
+    rf"|i\.e\.|e\.g\.|(?<=[,;] )that\sis\b|(?<=[,;] )as\s+[0-9]|as\s+(?:{_THEY}|so)\b"
+    r"|(?:rounded\s+|correct\s+)?to\s+(?:the\s+nearest|(?:\w+\s+)?(?:decimal|significant))\b)",
     re.IGNORECASE,
 )
+_STATED = re.compile(r"[^A-Za-z]*[0-9]|[^=]*=[^=]*[0-9]")
+_NEXT_CLAUSE = re.compile(
+    rf"(?:,\s*|\s+)(?:so|but|(?:and|as)\s+(?:so|{_THEY}))\b|;(?![^\n]*[0-9])|\s-\s(?=(?:{_THEY}|so|as|and|but|you|all)\b)",
+    re.IGNORECASE,
+)
+_EQUALS = re.compile(r"(?<![<>!/=])=+(?![<>/=])")
+_SEVERAL = re.compile(r"[,;]|\b(?:and|or|for|with|at|when|if|where|while)\b", re.IGNORECASE)  # x = 5, y = 6
 
 # What a line is made of. Blanks may group digits in threes; `1e5` is one number, `1e` a number and a word.
 _TOKEN = re.compile(
     r"""
     (?P<number>
-      (?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:\ [0-9]{3})+(?![0-9]|\s*/)|[0-9]+)(?:\.[0-9]+)?
+      (?:(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?:\ [0-9]{3})+(?![0-9]|\s*/)|[0-9]+)(?:\.[0-9]+)?
         |(?<![0-9])\.[0-9]+)
       (?:[eE][+-]?[0-9]+)?)
-    |(?P<word>[^\W\d_]+)
+    |(?P<word>(?:[^\W\d_]|[\u064b-\u0652\u0900-\u0dff\u0e00-\u0e7f])+)
     |(?P<mark>\*\*|\S)
     """,
     re.VERBOSE,
 )
-_CURRENCIES = set("$£€¥₹₩₽₱₫¢") | {"USD", "EUR", "GBP", "INR", "CAD", "AUD", "RMB", "CNY", "JPY", "RM", "Rs"}
-_DOLLARS_OF = {"US", "HK", "A", "C", "R", "S", "NZ"}
 _TIMES = {"x", "*", "\u00d7", "\u00b7"}  # the multiplication sign and the middle dot
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALES |= {"lakh": 10**5, "crore": 10**7}
-_GLUED_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "mn": 10**6, "bn": 10**9}  # 10k
-_MONEY_SCALES = _GLUED_SCALES | {"m": 10**6, "b": 10**9, "B": 10**9}  # $3m and $3 m
-_UNITS_OF_ONE_LETTER = set("mghslLdDJWVNCFt")
-_PARTS = {"half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths"}
-_NO_UNITS = set("xyznijekKMBb") | {"pi", "ab", "xy", "xyz"} | _PARTS - {"quarter", "quarters", "fourth", "fifth"}
-_DENIALS = {"not", "never", "t"}  # with the end of isn't
-_OPENING = set(":([\"'\u201c\u2018«.,!?;#~≈→")
-_CLOSING = set("%,.;:!?)]\"'\u201d\u2019»") | _CURRENCIES
+_BRACKETS = {"(": ")", "[": "]"}
+_OPENING = set(":([\"'\u201c\u2018\u2019«.,!?;#~≈→")
+_AROUND = set("%)]\"'\u201d\u2019»✓✔✅") | words.CURRENCIES
+_PAUSES = set(",.;:!?…—") | set(ENDS)
+_OPERATORS = set("+*/^=<>|&_~@\u00d7·÷±∓√∞≤≥≠≈→")
+_DENIED = re.compile(
+    r"\b(?:not|t|never|cannot)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it)\b"
+    r"|\b(?:is|are|was|be)(?: \w+)? (?:wrong|incorrect|false|impossible)\b"
+)
+_PREFIX = 12  # tokens of signs, currencies and brackets before a number that can be meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +63,10 @@ class _Token:
     kind: str
     text: str
     glued: bool
+
+    @property
+    def lower(self) -> str:
+        return self.text.lower()
 
 
 _END = _Token("end", "", glued=False)
@@ -104,57 +82,26 @@ def read_number(line: str) -> int | float | None:
         None where there are several numbers, none, one that is not finite, or something that is not understood.
     """
     line = plain(line)
-    for text in (_NEXT_SENTENCE.split(line)[0], line):
-        *sides, text = text.split("=")
-        if any(re.search(r"[,;]|\b(?:and|or)\b", side) for side in sides[1:]):  # x = 5, y = 6
-            continue
-        for clause in (text, _NEXT_CLAUSE.split(text.lstrip(), maxsplit=1)[0]):
+    sentence, *rest = _SENTENCE.split(line, maxsplit=1)
+    if re.match(r"[0-9]+\. [0-9]", line) and _only_number(rest[0]) is not None:  # 1. 5
+        return None
+    for text in (sentence, line):
+        for clause in _clauses(text):
             if (number := _only_number(clause)) is not None:
                 return number
     return None
 
 
-def plain(text: str) -> str:
-    """`text` without what only typesets it: ASCII digits and signs, LaTeX as plain mathematics, no markup."""
-    text = _SCRIPT.sub(_plain_script, text.translate(_CHARACTERS))
-    text = "".join(map(_plain_character, text))
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    text = _FRACTION.sub(_plain_fraction, text)
-    while (unwrapped := _WRAPPED.sub(r" \1 ", text)) != text:
-        text = _FRACTION.sub(_plain_fraction, unwrapped)
-    text = _ROOT.sub(lambda match: f" {math.sqrt(int(match[1] or match[2])):.17g} ", text)
-    text = _MARKUP.sub(r"\2", _ANGLES.sub(r" \1 ", _TAG.sub(" ", text)))
-    text = _CLOSING_DOLLAR.sub(" ", _BRACES.sub(r" \1 ", text))
-    return re.sub(r"[^\S\n]+", " ", text).strip()
+def _clauses(text: str) -> Iterator[str]:
+    """What may state the number of a sentence: that after its last `=`, and of this what stands before its reasons.
 
-
-def _plain_script(match: re.Match[str]) -> str:
-    digits = _SUPERSCRIPTS if match["up"] else _SUBSCRIPTS
-    return ("^" if match["up"] else "_") + "".join("0123456789-"[digits.index(character)] for character in match[0])
-
-
-def _plain_character(character: str) -> str:
-    """Compatibility forms, all scripts' digits and vulgar fractions in ASCII; nothing for what has no width."""
-    if character.isascii():
-        return character
-    match unicodedata.category(character):
-        case "Nd":
-            return str(unicodedata.decimal(character))
-        case "Cf":
-            return ""
-        case "Zs":
-            return " "
-    compatible = unicodedata.normalize("NFKC", character)
-    return " " + compatible.replace("\u2044", "/") if "\u2044" in compatible else compatible
-
-
-def _plain_fraction(match: re.Match[str]) -> str:
-    r"""`\frac{3}{4}` as ` 3/4`, a mixed number behind a 3; two signs, or one below, are left as they are."""
-    sign, above, below = match[1] or "", match[2] or match[3], match[4] or match[5]
-    if below.startswith("-") or (sign and above.startswith("-")):
-        return match[0]
-    return f"{sign or ' '}{above}/{below}"
+    Reasons are left out first where an equation or a number is what they are given for: `x = 5, where y = 2`.
+    """
+    stated = _REASON.split(text.lstrip(), maxsplit=1)[0]
+    *sides, text = _EQUALS.split(stated if _STATED.match(stated) else text)
+    if not any(map(_SEVERAL.search, sides[1:])):
+        for end in (None, _NEXT_CLAUSE, _REASON):
+            yield end.split(text.lstrip(), maxsplit=1)[0] if end else text
 
 
 def _only_number(text: str) -> int | float | None:
@@ -162,54 +109,68 @@ def _only_number(text: str) -> int | float | None:
     if set(text) & set("\\{}"):
         return None
     tokens, end = [], 0
-    for match in _TOKEN.finditer(_UNIT_POWER.sub(lambda match: match[1] or "", text)):
+    for match in _TOKEN.finditer(text):
         tokens.append(_Token(str(match.lastgroup), match[0], match.start() == end and end > 0))
         end = match.end()
     first = next((i for i, token in enumerate(tokens) if token.kind == "number"), None)
-    if first is None:
+    if first is None or first - (begin := _begin(tokens, first)) > _PREFIX:
         return None
-    begin, signs, currency = _prefix(tokens, first)
     try:
-        number, last = _expression(tokens, first)
-        while scale := _scale(tokens, last, currency):
-            number, last = number * scale, last + 1
+        number, last, currency = _quantity(tokens, begin)
         if not math.isfinite(number):
             return None
     except (OverflowError, ValueError, ZeroDivisionError):
         return None
-    alone = all(token.kind != "number" for token in tokens[last:])
-    if not alone or len(signs) > 1 or not _may_precede(tokens, begin) or not _may_follow(tokens, last):
-        return None
-    return -number if signs == "-" else number
+    return number if _may_precede(tokens, begin) and _may_follow(tokens, last, currency) else None
 
 
-def _at(tokens: list[_Token], i: int) -> _Token:
+def _at(tokens: Sequence[_Token], i: int) -> _Token:
     return tokens[i] if 0 <= i < len(tokens) else _END
 
 
-def _prefix(tokens: list[_Token], first: int) -> tuple[int, str, bool]:
-    """Where signs and currency before a number begin, the signs, and whether there is a currency."""
-    i, signs, currency = first, "", False
-    while (text := _at(tokens, i - 1).text) in _CURRENCIES or text in ("-", "+"):
-        if text in ("-", "+"):
-            signs += text
-        else:
-            currency = True
+def _begin(tokens: Sequence[_Token], first: int) -> int:
+    """Where the signs and currencies before a number begin, and the brackets behind these."""
+    leads = lambda token: token.text in words.CURRENCIES or token.text in ("-", "+") or token.lower in words.MINUS
+    i = first
+    while leads(_at(tokens, i - 1)) or (_at(tokens, i - 1).text in _BRACKETS and leads(_at(tokens, i - 2))):
         i -= 1
-        if text == "$" and tokens[i].glued and _at(tokens, i - 1).text in _DOLLARS_OF:
+        if tokens[i].text == "$" and tokens[i].glued and _at(tokens, i - 1).text in words.DOLLARS_OF:
             i -= 1
-    return i, signs, currency
+    return i
 
 
-def _expression(tokens: list[_Token], i: int) -> tuple[int | float, int]:
-    """The value of the expression whose first number is token i, and where it ends.
+def _quantity(tokens: Sequence[_Token], i: int) -> tuple[int | float, int, bool]:
+    """The value of what `_begin` found to begin at token i, where it ends, and whether there is a currency.
 
     Raises:
         OverflowError, ValueError, ZeroDivisionError: it has none.
     """
+    signs, currency = "", False
+    while tokens[i].kind != "number" and tokens[i].text not in _BRACKETS:
+        sign = "-" if tokens[i].lower in words.MINUS else tokens[i].text
+        signs, currency = (signs + sign, currency) if sign in ("-", "+") else (signs, True)
+        i += 1
+    if len(signs) > 1:
+        raise ValueError("two signs")
+    if closing := _BRACKETS.get(tokens[i].text):
+        number, end, _ = _quantity(tokens, i + 1)
+        if _at(tokens, end).text != closing:
+            raise ValueError("more than a number in a bracket")
+        end += 1
+    else:
+        number, end = _expression(tokens, i)
+        while scale := _scale(tokens, end, currency):
+            number, end = number * scale, end + 1
+    return (-number if signs == "-" else number), end, currency
+
+
+def _expression(tokens: Sequence[_Token], i: int) -> tuple[int | float, int]:
+    """The value of the expression whose first number is token i, and where it ends; raises as `_quantity`."""
     number = _numeral(tokens[i])
     one, two, three = (_at(tokens, i + k) for k in (1, 2, 3))
     if one.kind == "number" and not one.glued and two.text == "/" and three.kind == "number":  # 3 1/2
+        if isinstance(number, float):
+            raise ValueError("no mixed number")
         return number + _numeral(one) / _numeral(three), i + 4
     if one.text == "/" and two.kind == "number":
         return number / _numeral(two), i + 3
@@ -221,7 +182,7 @@ def _expression(tokens: list[_Token], i: int) -> tuple[int | float, int]:
         return number**power, end
     if one.text == "_" and two.kind == "number":  # a base
         base = int(two.text)
-        if two.text.startswith("0") or not all(int(digit) < base for digit in str(number)):
+        if two.text.startswith("0") or base > 36 or not all(int(digit) < base for digit in str(number)):
             raise ValueError("not the digits of this base")
         return number, i + 3
     return number, i + 1
@@ -232,7 +193,7 @@ def _numeral(token: _Token) -> int | float:
     return int(digits) if digits.isdigit() else float(digits)
 
 
-def _power(tokens: list[_Token], i: int) -> tuple[int, int]:
+def _power(tokens: Sequence[_Token], i: int) -> tuple[int, int]:
     """The whole exponent, in brackets or not, that begins at token i, and where it ends."""
     brackets = _at(tokens, i).text == "("
     i += brackets
@@ -244,45 +205,158 @@ def _power(tokens: list[_Token], i: int) -> tuple[int, int]:
     return power, i + 1 + brackets
 
 
-def _scale(tokens: list[_Token], i: int, currency: bool) -> int | None:
+def _scale(tokens: Sequence[_Token], i: int, currency: bool) -> int | None:
     """What the word that is token i multiplies a number by; None for other words."""
     token = _at(tokens, i)
-    table = (_MONEY_SCALES if currency else _GLUED_SCALES) if token.glued or currency else {}
-    return _SCALES.get(token.text.lower().removesuffix("s")) or table.get(token.text)
+    table = (words.MONEY_SCALES if currency else words.GLUED_SCALES) if token.glued or currency else {}
+    return words.SCALES.get(token.lower.removesuffix("s")) or table.get(token.text)
 
 
-def _may_precede(tokens: list[_Token], begin: int) -> bool:
+def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
     """Whether what stands before token `begin`, a number's first, leaves it a number of its own."""
     token, before, number = _at(tokens, begin - 1), _at(tokens, begin - 2), tokens[begin]
     signed = number.text in ("-", "+")
+    if number.lower in words.MINUS:
+        return token is _END or token.text in _OPENING or token.lower in words.BEFORE_MINUS
     if token.kind == "word":
         apart = not number.glued and not (signed and not _at(tokens, begin + 1).glued)  # is -5, but not n - 5
-        return apart and token.text.lower() not in _DENIALS
+        return apart and _leaves(tokens[:begin])
     if token.text == ")":
         return not number.glued and not signed  # (C) 5
-    if token.text == "(":
-        return not (token.glued and before.kind == "word")  # sin(30)
+    if token.text in _BRACKETS:
+        return not (token.glued and before.kind == "word") and _leaves(tokens[:begin])  # sin(30)
     if token.text in (".", ","):
         return not number.glued
-    return token is _END or token.text in _OPENING
+    return token is _END or (token.text in _OPENING and _leaves(tokens[:begin]))
 
 
-def _may_follow(tokens: list[_Token], end: int) -> bool:
-    """Whether token `end`, behind a number, leaves it as it is: a unit or a mark, and no variable and no operator."""
-    token, after = _at(tokens, end), _at(tokens, end + 1)
-    if token.kind == "word":
-        if not token.glued and token.text in ("and", "a", "an", "one", "two", "three"):
-            return not {t.text for t in tokens[end + 1 : end + 4]} & _PARTS  # 2 and a half
-        return _is_unit(token)
-    if token.text == "-":
-        return token.glued and after.kind == "word" and after.glued  # a 5-day trip
-    if token.text == "/":
-        return after.kind == "word" and _is_unit(dataclasses.replace(after, glued=True))  # 5 / day
-    return token is _END or token.text in _CLOSING
-
-
-def _is_unit(word: _Token) -> bool:
-    text = word.text
-    if text in _NO_UNITS or "\u0370" <= text[0] <= "\u03ff" or text[0] in "百千万萬亿億":
+def _leaves(tokens: Sequence[_Token]) -> bool:
+    """Whether the phrase that a number ends, `the square root of` or `cannot be`, leaves it as it is."""
+    rest = [token.lower for token in tokens if token.kind == "word" or token.text in _PAUSES]
+    while rest and rest[-1] in words.CONNECTIVES:
+        rest.pop()
+    last = rest[-1] if rest else ""
+    if last in words.FUNCTIONS_BEFORE | words.FRACTIONS | words.NUMBERS or last.removesuffix("s") in words.SCALES:
         return False
-    return len(text) > 1 or not text.isascii() or not word.glued or text in _UNITS_OF_ONE_LETTER
+    for i in reversed(range(len(rest))):
+        word = rest[i]
+        if word in words.DENIALS or set(word) & words.DENYING:
+            return False
+        if word in words.VERBS:
+            return i == 0 or rest[i - 1] not in words.DENIALS
+        if word in _PAUSES:
+            return True
+    return True
+
+
+def _may_follow(tokens: Sequence[_Token], end: int, currency: bool) -> bool:
+    """Whether what stands behind a number leaves it as it is: a unit, a mark or prose, no variable and no operator."""
+    i = end
+    while _at(tokens, i).text in _AROUND:
+        i += 1
+    token, after = _at(tokens, i), _at(tokens, i + 1)
+    if token.text == "-":
+        if not token.glued or not after.glued or not _is_joined(after):  # a 5-day trip
+            return False
+        i += 1
+    elif token.text == "/":
+        if after.kind != "word" or not _names(dataclasses.replace(after, glued=True), currency=False):  # 5 / day
+            return False
+        i += 1
+    elif token.kind == "word":
+        if not (i == end and _is_ordinal(tokens, i)) and not _names(token, currency):
+            return False
+    elif token is not _END and (token.text not in _PAUSES or (token.text == "!" and i == end and token.glued)):
+        return False
+    return _is_prose(tokens[i:])
+
+
+def _names(word: _Token, currency: bool) -> bool:
+    """Whether the word behind a number can say of what it is; it is no variable, function or other number."""
+    text, lower = word.text, word.lower
+    if text in words.UNITS or (len(text) > 1 and lower in words.UNITS) or text in words.CURRENCIES:
+        return not (currency and text == "mm")  # millions, or millimetres
+    if lower in words.FUNCTIONS_BEHIND | words.FRACTIONS | words.NUMBERS | words.OTHER_SCALES | {"one"}:
+        return False
+    if lower.startswith(words.OTHER_SCALES_BEGIN) or any(part in text for part in words.OTHER_SCALES_HOLD):
+        return False
+    if not text.isascii():
+        return not "\u0370" <= text[0] <= "\u03ff" and (len(text) > 1 or text >= "\u2e80")
+    if word.glued:
+        return len(text) > 4 and _has_vowel(lower)
+    if len(text) == 3:
+        return (_has_vowel(lower) and lower not in words.VARIABLES) or (text[:2].isupper() and text[2] == "s")  # TVs
+    return len(text) > 3 or lower in words.SHORT_WORDS
+
+
+def _has_vowel(text: str) -> bool:
+    return not set("aeiouy").isdisjoint(text)
+
+
+def _is_joined(word: _Token) -> bool:
+    """Whether a word may be joined to a number by a hyphen."""
+    return word.kind == "word" and len(word.text) > 1 and _names(dataclasses.replace(word, glued=False), currency=False)
+
+
+def _is_ordinal(tokens: Sequence[_Token], i: int) -> bool:
+    """Whether token i makes the whole number before it 1st, 2nd, 3rd, 4th or so."""
+    number, word = tokens[i - 1].text, tokens[i].lower
+    ending = {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th") if number[-2:-1] != "1" else "th"
+    return word == ending and number.replace(",", "").isdigit() and _at(tokens, i - 2).text not in ("/", "^", "_")
+
+
+def _is_prose(tokens: Sequence[_Token]) -> bool:
+    """Whether tokens behind a number, of which the first is known to fit, have no other number and no mathematics."""
+    i = 0
+    while i < len(tokens):
+        token, before, after = tokens[i], _at(tokens, i - 1), _at(tokens, i + 1)
+        if token.kind == "number":
+            return False
+        if token.kind == "word":
+            abbreviated = before.text == "." and i > 1  # sq. m
+            before = tokens[i - 2] if abbreviated else before
+            unit = before.text in words.UNITS and _past_power(tokens, i) > i  # m s^-1
+            if i and not unit and not _may_come_later(token, before, last=after is _END, near=i == 1):
+                return False
+            i = _past_power(tokens, i)
+        elif token.text == "-":
+            if not (token.glued and after.glued and after.kind == "word"):
+                return False
+        elif token.text in _OPERATORS and not (token.text == "/" and before.kind == after.kind == "word"):
+            units = token.text in ("*", "·") and {before.text, after.text} <= words.UNITS
+            if not units:
+                return False
+        i += 1
+    if tokens and (behind := words.RATIOS.get(tokens[0].lower)):  # 3 in ten, 5 to the third
+        near = {token.lower for token in (tokens[-1:] if behind == "last" else tokens[1:4])}
+        if near & (words.NUMBERS | words.FRACTIONS | {"one", "power"}):
+            return False
+    return not _DENIED.search(" ".join(token.lower for token in tokens if token.kind == "word"))
+
+
+def _may_come_later(word: _Token, before: _Token, last: bool, near: bool) -> bool:
+    """Whether a word further behind a number is neither another number, in words, nor a variable."""
+    lower, of = word.lower, before.lower
+    if (
+        lower in ("plus", "minus")
+        or (lower in words.NUMBERS and near and of not in words.RATIOS)
+        or (lower in words.NUMBERS | {"one"} and of in words.TO_NUMBERS)
+    ):
+        return False  # 5 dollars fifty, 5 dollars and fifty cents; but 5 dollars for two days
+    if (lower.removesuffix("s") in words.SCALES and of != "per") or (lower in ("a", "an") and of == "and"):
+        return False
+    if lower in words.FRACTIONS and of in ("a", "an", "and", "one"):
+        return False
+    if len(lower) > 1 or not lower.isascii() or of in words.BEFORE_UNITS:
+        return True
+    return not last if lower == "a" else word.text.isupper() and of not in ("times", "of", "over", "by", "to", "for")
+
+
+def _past_power(tokens: Sequence[_Token], i: int) -> int:
+    """The last token of the unit that begins with the word that is token i: of `m^2`, `s^-1` and `cm3` the number."""
+    if tokens[i].text not in words.POWERED:
+        return i
+    if tokens[i].text in words.LENGTHS and _at(tokens, i + 1).text in ("2", "3") and tokens[i + 1].glued:
+        return i + 1
+    end = i + 2 + (_at(tokens, i + 2).text == "-")
+    return end if _at(tokens, i + 1).text in ("^", "**") and _at(tokens, end).text in ("1", "2", "3", "4") else i

@@ -5,7 +5,10 @@ Completions are trusted in nothing, and the parser runs in the process that trai
 what it warns of goes by that process's settings.
 """
 
+import ast
+import keyword
 import re
+import textwrap
 from collections.abc import Sequence
 
 from reft_jax.config import CotKind
@@ -18,7 +21,14 @@ _BRACKETS = 40  # of the opening kinds, in the whole text
 _ODD = re.compile(r"\\|0[xX]|[\d.][jJ]?(?:and|else|for|i[fns]|not|or)|[\d_]{300}")
 
 _DEFINITION = re.compile(r"^[ \t]*def[ \t]+solution\b", re.MULTILINE)
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
+# Three backticks or more, or tildes, at the beginning of a line, or backticks at its end, behind prose or code.
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[^\n`~]*$|(?<![`\n])`{3,}[\w{}.+-]*[ \t]*$", re.MULTILINE)
+_CLOSES = re.compile(r"\s*[`~]+\s*")
+_HEADER = re.compile(  # of a program, with nothing behind it
+    r"\s*def[ \t]+solution\b[^\n]*:[ \t]*\n(?:([ \t]*)(\"{3}|'{3}).*?\2\"*\s*)?", re.DOTALL
+)
+_RETURN = re.compile(r"^[ \t]+return\b", re.MULTILINE)
+_UNINDENTED = re.compile(r"^[^\s#)\]}].*$", re.MULTILINE)
 _DOCSTRING = re.compile(
     r'^([ \t]*def[ \t]+solution\(\)[^\n]*:[ \t]*\n)[ \t]*"""(.*?)("{3,})[ \t]*$\n?', re.MULTILINE | re.DOTALL
 )
@@ -27,26 +37,50 @@ _DOCSTRING = re.compile(
 def program_of(completion: str) -> str:
     r"""The program in what a chat model wrote, for `lenient` rules; a text without fences is one as it is.
 
-    With fences (three backticks at the beginning of a line) it is the last fenced block that defines `solution`, or,
-    where none does, what stands before the first fence: the forced header and its continuation. Prose around it is left
-    out. So is the docstring of `solution` where it is the question of a header that is no Python: one with a backslash
-    (`\x`, `\u`), with three quotation marks, or with one at its end.
+    With fences (see `_FENCE`) it is the last fenced block that defines `solution`, or, where none does, what stands
+    before the first fence: the forced header and its continuation, which may be a fenced block itself. Prose around it
+    is left out, and prose behind the program. So is the docstring of `solution` where it is the question of a header
+    that is no Python: one with a backslash (`\x`, `\u`), with three quotation marks, or with one at its end.
     """
-    if fences := list(_FENCE.finditer(completion)):
+    completion = completion.removeprefix("\ufeff")
+    if (fences := list(_FENCE.finditer(completion))) and not _is_python(completion):
         completion = _fenced(completion, fences)
     docstring = _DOCSTRING.search(completion)
     if docstring and ("\\" in docstring[2] or '"""' in docstring[2] or docstring[3] != '"""'):
-        return completion[: docstring.end(1)] + completion[docstring.end() :]
-    return completion
+        completion = completion[: docstring.end(1)] + completion[docstring.end() :]
+    return _without_prose(completion)
 
 
 def _fenced(completion: str, fences: Sequence[re.Match[str]]) -> str:
     edges = [0, *(edge for fence in fences for edge in fence.span()), len(completion)]
     parts = [completion[start:end] for start, end in zip(edges[::2], edges[1::2])]
     begun = _DEFINITION.search(parts[0]) is not None
-    closes = begun and fences[0][0].strip() == "```"  # one that names a language opens a block
-    inside = [part for part in parts[0 if closes else 1 :: 2] if _DEFINITION.search(part)]
+    if begun and (header := _HEADER.fullmatch(parts[0])) and not any(map(_DEFINITION.search, parts[1:])):
+        return parts[0].rstrip() + "\n" + textwrap.indent(textwrap.dedent(parts[1]).strip("\n"), header[1] or "    ")
+    closes = begun and _CLOSES.fullmatch(fences[0][0])  # one that names a language opens a block
+    inside = [textwrap.dedent(part) for part in parts[0 if closes else 1 :: 2] if _DEFINITION.search(part)]
     return [completion, *parts[: int(begun)], *inside][-1].strip("\n")
+
+
+def _without_prose(program: str) -> str:
+    """`program` up to the first line of prose behind `solution`, where it is no Python with that, and is without."""
+    definition = _DEFINITION.search(program)
+    if definition is None or len(program) > _LENGTH or _is_python(program):
+        return program
+    for line in _UNINDENTED.finditer(program, definition.end()):
+        if not keyword.iskeyword(line[0].split()[0].rstrip(":")) and not _is_python(line[0]):
+            code = program[: line.start()]
+            return code if _RETURN.search(code, definition.end()) and _is_python(code) else program
+    return program
+
+
+def _is_python(text: str) -> bool:
+    """Whether a text parses; of backslashes it is enough that they stand in strings."""
+    text = text.replace("\\", "$")
+    try:
+        return may_be_parsed(text) and ast.parse(text) is not None
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
+        return False
 
 
 def may_be_parsed(program: str) -> bool:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reft_jax.config import SourceConfig
+from reft_jax.config import SourceConfig, TemplateConfig
 from reft_jax.data import readers
-from reft_jax.data.readers import is_within, question_key, read_problems, shared_questions, split_dev
+from reft_jax.data.prompts import target_text
+from reft_jax.data.readers import check_rows, is_within, question_key, read_problems, shared_questions, split_dev
 from reft_jax.problem import Problem
+from reft_jax.reward.answers import extract_answer, parse_gold
 
 REFT_ROW = {"item_id": "svamp_7", "question": "how many ?", "answer_value": "203.0", "answer_cot": "<203>."}
 
@@ -339,6 +341,7 @@ MESSAGES = {
         {"role": "assistant", "content": "It is 3.\nSo: \\boxed{3}."},
     ]
 }
+CHAT = {"messages": [MESSAGES["messages"][1], {"role": "assistant", "content": "It is 3.\nSo: 3"}]}
 TURNS = {"prompt": [MESSAGES["messages"][1]], "completion": [{"role": "assistant", "content": "It is 3.\n#### 3"}]}
 PLAIN = {"prompt": "One and two?", "completion": "It is 3.\n####3"}
 DOTTED = {"a.b": "One and two?", "a": {"b": "Other?"}, "c[0]": "#### 3", "c": ["4"]}
@@ -373,10 +376,11 @@ def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Pat
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| (.*question_field: .*) \|$", text, re.MULTILINE)
     pattern = re.search(r"`answer_pattern: '(.*)'`", text)[1]
+    assert "answer_pattern: boxed" in text
     made = {
         "verl's Parquet, with reasoning": (VERL, "7", "It is 3."),
         "verl's Parquet, answers alone": (VERL, "rows_0", None),
-        "chats": (MESSAGES, "rows_0", "It is 3.\nSo:"),
+        "chats": (CHAT, "rows_0", "It is 3."),
         "prompt and completion": (PLAIN, "rows_0", "It is 3."),
         "... as turns": (TURNS, "rows_0", "It is 3."),
         "a question in two columns": ({"Body": "One and", "Question": "two?", "answer": 3}, "rows_0", None),
@@ -480,6 +484,61 @@ def test_commas_that_are_no_thousands_are_left_to_the_reader_of_answers(tmp_path
     for answer in ("1,2,3", "1,2345", "0,5", "12,345,67", "1,234"):
         read_problems(layout_file(tmp_path, {"question": "q", "answer": f"#### {answer}"}))
     assert asked == [" 1,2,3", " 1,2345", " 0,5", " 12,345,67", " 1234"]
+
+
+BOXED = [
+    ("1 + 2 is 3. So the answer is $\\boxed{3}$.", "3"),
+    ("It is $\\boxed{1}$ or\n\\[x = \\boxed{\\frac{1}{\\text{2}}}.\\]\nDone {so}.", "\\frac{1}{\\text{2}}"),
+    ("\\fbox{\n-7\n}", "-7"),
+]
+
+
+@pytest.mark.parametrize(("solution", "answer"), BOXED)
+def test_solutions_end_in_a_box(tmp_path: Path, solution: str, answer: str) -> None:
+    source = layout_file(tmp_path, {"question": "q", "answer": solution}, answer_pattern="boxed")
+    (problem,) = read_problems(source)
+    assert (problem.answer, problem.cot) == (answer, solution)
+    templates = TemplateConfig(answer_trigger="\nThe answer is \\boxed{", answer_suffix="}")
+    target = target_text(problem, templates, "text")
+    assert target.count("$") % 2 == 0
+    assert target.count("{") == target.count("}")
+    assert extract_answer(target, "number", templates.answer_trigger, "lenient") == parse_gold(answer, "number")
+
+
+REFUSED = {
+    "r \\boxed{5}": "is a solution, no answer: take it apart by its source's answer_pattern, such as boxed",
+    "r\nso $\\boxed{5}$.": "answer_pattern, such as boxed",
+    "The answer is 5": "answer_pattern, such as '(?P<cot>.*)answer is (?P<answer>.*)'",
+    "yes": "; data.answer: text takes texts",
+    "x^2": "; data.answer: latex takes expressions",
+    "2\\pi": "; data.answer: latex takes expressions",
+    "5 or 6": "or \\frac{3}{4}",
+}
+
+
+@pytest.mark.parametrize("answer", REFUSED)
+def test_an_answer_that_is_none_names_the_setting_that_reads_it(tmp_path: Path, answer: str) -> None:
+    said: list[str] = []
+    rows = [{"question": "q", "answer": text} for text in ("1", answer, "$\\boxed{2}$", "3 apples")]
+    problems = read_problems(layout_file(tmp_path, *rows), "drop", said.append)
+    assert [problem.answer for problem in problems] == ["1", "$\\boxed{2}$", "3 apples"]
+    assert said[0].endswith(REFUSED[answer])
+
+
+@pytest.mark.parametrize("first", ["x", "I", "(B)"])
+def test_a_file_that_was_taken_for_choices_says_so(tmp_path: Path, first: str) -> None:
+    rows = [{"question": "q", "answer": text} for text in (first, "5")]
+    bad = check_rows(layout_file(tmp_path, *rows)).bad
+    assert len(bad) == (1 if first == "(B)" else 2)
+    assert all(row.what.endswith("all were taken as `choice`: name data.answer (number, ...)") for row in bad)
+    (row,) = check_rows(layout_file(tmp_path, rows[1]), "choice").bad
+    assert row.what.endswith("as multiple choice needs")
+
+
+@pytest.mark.parametrize("solution", ["It is 3.", "\\boxed{3", "\\boxed{3} and \\boxed{4"])
+def test_a_solution_without_a_box_that_closes_is_a_bad_row(tmp_path: Path, solution: str) -> None:
+    bad = check_rows(layout_file(tmp_path, {"question": "q", "answer": solution}, answer_pattern="boxed")).bad
+    assert [row.what for row in bad] == [f"field `answer`: no \\boxed{{...}} in {solution!r}"]
 
 
 def test_a_row_that_a_pattern_does_not_match_is_a_bad_row(tmp_path: Path) -> None:

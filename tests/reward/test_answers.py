@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reft_jax.reward.answers import extract_answer, is_correct, normalise_result, parse_gold
+from reft_jax.reward.answers import extract_answer, is_correct, last_box, normalise_result, parse_gold
 
 TRIGGER = "\nTherefore, the answer is: "
 
@@ -77,12 +77,56 @@ def test_sane_reads_the_number_a_person_reads(text, number):
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
-        *((text, "b") for text in ("b", "B.", "(b)", "b ) 27.675", "b) 4, c) 5", "'b'", "option B", "<b>", "b: 38")),
-        *((text, None) for text in ("", "f", "27.675", "a dog", "b and c", "abc", "none")),
+        *((text, "b") for text in ("b", "B.", "(b)", "b ) 27.675", "'b'", "option B", "<b>", "b: 38", "<b>B</b>")),
+        *(
+            (text, "b")
+            for text in (r"$\mathbf{B}$", "B, not C", "B. C is wrong", "B. Vitamin C.", "B because C) is wrong")
+        ),
+        *((text, None) for text in ("", "f", "27.675", "a dog", "b and c", "abc", "none", "e.g. 5", "a.k.a.")),
+        # Several options, of which the first is no more meant than the others.
+        *((text, None) for text in ("b) 4, c) 5", "A) 5 B) 6", "A; B", "A. B. C.", "A: 5, B: 6", "(a)(b)")),
+        ("b) 38 or c) 40", None),
     ],
 )
 def test_sane_reads_the_letter_a_person_reads(text, letter):
     assert read(text, kind="choice") == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        *[
+            ("(3, 4)", "(3,4)"),
+            ("1 ,2", "1,2"),
+            ("3 : 2", "3:2"),
+            ("5 %", "5%"),
+            ("x = 5", "x=5"),
+            ("[1, 2 ]", "[1,2]"),
+        ],
+        *[("cafe\u0301", "caf\u00e9"), ("<b>Tom</b>", "Tom"), (r"$\text{Tom}$.", "tom"), ("\ufb01n!", "fin")],
+    ],
+)
+def test_texts_are_the_same_but_for_blanks_and_typesetting(text, same):
+    assert read(text, kind="text") == read(same, kind="text") == parse_gold(same, "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "other"), [("New York", "NewYork"), ("-5", "5"), ("$5", "5"), ("!x", "x"), ("C++", "C")]
+)
+def test_other_texts_differ(text, other):
+    assert read(text, kind="text") != read(other, kind="text")
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"So $\boxed{5}$ or \boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        ("\\boxed{a\n b}", "a b"),
+        *((text, None) for text in ("5", r"\boxed{5", r"\boxed{5} and \boxed{{6}", "")),
+    ],
+)
+def test_the_last_box_of_a_solution(text, inside):
+    assert last_box(text) == inside
 
 
 BOX = "\\boxed{"
@@ -105,6 +149,7 @@ BOX = "\\boxed{"
         (TRIGGER, TRIGGER + r"so $\boxed{7}$, no, $\boxed{18}$ it is", "number", 18),
         (TRIGGER, TRIGGER + r"$\frac{1}{2}$.", "latex", r"\frac{1}{2}"),
         (TRIGGER, TRIGGER + r"\frac{1}{2", "latex", None),
+        (TRIGGER, TRIGGER + "$90°$", "latex", r"90^\circ"),
         (TRIGGER, TRIGGER + r"$x^{2}+1$", "latex", "x^{2}+1"),
         (TRIGGER, TRIGGER + '  "New\u00a0 York." \nfor', "text", "new york"),
         (TRIGGER, TRIGGER + r"\boxed{\textbf{Ｎｅｗ York}}", "text", "new york"),

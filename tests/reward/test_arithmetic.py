@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reft_jax.reward import pool as pool_module
 from reft_jax.reward.arithmetic import evaluate
+from reft_jax.reward.parse import program_of
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
 from tests.work import least_seconds
@@ -40,7 +41,7 @@ def solution(*lines):
 
 def disagreements(texts, rules, run_forked):
     """Programs that we answer, and answer otherwise than the child; compared as texts, for nan and 0.0 against -0.0."""
-    found = {text: evaluate(text, rules) for text in texts}
+    found = {text: evaluate(program_of(text) if rules == "lenient" else text, rules) for text in texts}
     ours = [text for text, result in found.items() if result is not None]
     return [
         (text, found[text], child)

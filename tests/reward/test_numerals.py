@@ -14,6 +14,11 @@ from tests.work import least_seconds
 
 READ = {
     "units": {"18kg": 18, "60 km/h": 60, "5 m/s^2": 5, "12 cm³": 12, r"12\,\text{cm}^{2}": 12, "18/hr": 18, "5-day": 5,
+              r"12 \mathrm{~cm}": 12, r"12\mathrm{~cm}^2": 12, r"18 ~\text{cm}": 18, r"\frac{1}{2} \mathrm{~m}": 0.5,
+              r"12 \mathrm{~km} / \mathrm{h}": 12, r"1.8 \times 10^{4} \mathrm{~J}": 18000, "12 ℃": 12, "NT$18": 18,
+              "12 sq. ft.": 12, "100 cu . m": 100, "10.30 a . m .": 10.3, "6 o'clock": 6, "6 TVs": 6, "5lbs": 5,
+              r"4\ \mathrm{m\,s^{-1}}": 4,
+              "150 kgs": 150, "21st": 21, "1,234th": 1234, "12-year-old": 12, "7 apples / day": 7, "9 men": 9,
               "USD3": 3, "US$5": 5, "Rs.5": 5, "18€": 18, "5 °C": 5, r"90^\circ": 90, "18岁": 18, "5th": 5},
     "scales": {"$10k": 10**4, "1.2M": 1.2e6, "$3m": 3e6, "$3 bn": 3e9, "5 hundred": 500, "2 dozen eggs": 24,
                "3 crore": 3e7, "1.2-million": 1.2e6},
@@ -22,18 +27,166 @@ READ = {
     "fractions": {"½%": 0.5, "3½": 3.5, "-½": -0.5, "2 ¾ cups": 2.75, r"$-\frac12$": -0.5, r"3\frac{1}{2}": 3.5,
                   r"\dfrac{9}{7}": 9 / 7, r"\frac{-1}{2}": -0.5, r"\text{about }\tfrac{3}{4}": 0.75},
     "powers": {"10³": 1000, "10^6": 10**6, "5²": 25, r"10^{-3}": 1e-3, "2**10": 1024, r"1.5 \cdot 10^{3}": 1500,
-               "3 × 10⁸ m/s": 3e8, "√16": 4, r"\sqrt{16}": 4, r"-\sqrt{2}": -math.sqrt(2)},
+               "3 × 10⁸ m/s": 3e8, "√16": 4, r"\sqrt{16}": 4, r"-\sqrt{2}": -math.sqrt(2),
+               r"\sqrt{1{,}024}": 32},
     "LaTeX": {r"8{,}000": 8000, r"8\,000": 8000, r"8\ 000": 8000, r"10,\!000": 10**4, r"\$18": 18, r"18\%": 18,
               "$18$": 18, r"\(18\)": 18, r"\mathbf{18}": 18, r"\left(18\right)": 18, "1010_2": 1010, r"1010_{2}": 1010,
               "{18}": 18},
     "sentences": {"42 and the 2 reasonings above confirm it": 42, "18, because 9+9=18": 18, "18 - that is it": 18,
-                  "5**": 5, "Therefore, the answer is <203>.": 203, "x = 5": 5, "is -5": -5, "*5*": 5},
+                  "5**": 5, "Therefore, the answer is <203>.": 203, "x = 5": 5, "is -5": -5, "*5*": 5,
+                  "18 because 2 * 9 = 18 and 9 > 3": 18, "5 — the total": 5, "x = 5, where y = 2": 5, "18 if x = 2": 18,
+                  "3 * 6 = <<3*6=18>>18": 18, "2x = 10 => x = 5": 5, "12.6, rounded to one decimal place": 12.6,
+                  "Cape May has 8 more than that which is 24+8=32": 32, "He averages (60+72)/2 = 66 mph": 66,
+                  "the number of those who did not come is 20": 20, "20 were not sold": 20, "Each one costs 5": 5,
+                  "$70 for three days": 70, "22 push-ups in one minute": 22, "18 to the nearest integer": 18},
+    "signs": {"-(5)": -5, "-[5]": -5, "-(1/2)": -0.5, r"-\left(\frac{1}{2}\right)": -0.5, "-(-5)": 5, "-$(5)": -5,
+              "minus 5": -5, "is negative 1/2": -0.5, r"\text{negative }5": -5, "‐5": -5, "‑5": -5, "(5)": 5},
+    "factorials": {"5! = 120": 120, r"4! \cdot 2! = 48": 48, "n! = 120": 120, "3!=6": 6, "5 apples! Yes": 5,
+                   "18！": 18},
 }  # fmt: skip
 NOT_READ = {
+    "decimal commas": ["0,125", "0,500", "€0,125", "0{,}125", r"0\,125", "0 125", "00,125", "0,125,000"],
+    "factorials": ["5!", "10! ways", "2^3!", "3! + 1", "12! / 3"],
+    "digits behind": [r"\frac{3}{4}5", r"\frac345", "½5", "1½2", "2^{3}4", "10³5", r"\frac{1}{2}.5", r"\sqrt{16}5"],
+    "several": [
+        "1; 2",
+        "1;2",
+        "x = 1; 2",
+        "5；6",
+        "1. 5",
+        "2. 36 cm",
+        "Tom 5; Ann 6",
+        "5 and 6",
+        "x = 5 for y = 2",
+        "5? no, 6",
+        "1 or",
+    ],
+    "expressions": [
+        "10-x",
+        "6 - x",
+        "2^{3}-x",
+        r"2\left(\frac{3}{4}\right)",
+        "2(3)",
+        "5ax",
+        "5pq",
+        "5st",
+        "5t^2",
+        "5 r^2",
+        "5abc",
+        "5mgh",
+        "5 theta",
+        "5 Pi",
+        "5 sin x",
+        "5 ln x",
+        "0xFF",
+        "5 apples + pears",
+        "(5)x",
+    ],
+    "functions in words": [
+        "sin 30",
+        "log 100",
+        "sqrt 16",
+        r"\operatorname{log} 100",
+        r"\mathrm{arcsin} 1",
+        "twice 5",
+        "the square root of 16",
+        "half of 10",
+        "ten plus 5",
+        "a hundred and 5",
+        "a third of 6",
+        "ten divided by 5",
+    ],
+    "relations": [
+        "x <= 5",
+        ">= 5",
+        "x != 5",
+        "x /= 5",
+        "x <> 5",
+        "x =/= 5",
+        "5 <= x",
+        "cannot be 5",
+        "can't be 5",
+        "not equal to 5",
+        "is not 5",
+        "5 is not the answer",
+        "5 is wrong",
+        "5 cannot be right",
+        "anything but 5",
+        "except 5",
+        "plus or minus 5",
+        "other than 5",
+        "no more than 5",
+        "答案不是 5",
+    ],
+    "word fractions": [
+        "3 eighths",
+        "5 tenths",
+        "1 fifth",
+        "3 quarters",
+        "3-halves",
+        "2 hours and a half",
+        "1/5th",
+        "2 and five sixths",
+        "3 in ten",
+        "5 to the third",
+        "3 out of every ten",
+    ],
+    "word numbers": [
+        "2 hundred and five",
+        "2 thousand five hundred",
+        "5 dollars and fifty cents",
+        "5 times two",
+        "5 divided by two",
+        "5 plus two",
+        "10 squared",
+        "3 cubed",
+        "5 factorial",
+        "5 below zero",
+        "5 to the fourth power",
+        "5 times x",
+    ],
+    "unknown scales": [
+        "20 grand",
+        "5 bil",
+        "3 mil",
+        "$3mm",
+        "3 gross",
+        "3 score",
+        "2 cr",
+        "1/2 a dozen",
+        "5 Mio.",
+        "5 Millionen",
+        "5 millones",
+        "5 Dutzend",
+        "5 тысяч",
+        "5만",
+        "5억",
+        "5천",
+        "5十",
+        "5打",
+        "5成",
+        "5年半",
+        "5分之一",
+        "5 हजार",
+        "5 ألف",
+    ],
     "variables": ["2x", "2 x", "2xy", "2π", "2pi", r"2\pi", "18j", "1e", "e5", "x5", "5 n", r"2\theta", "n-5", "n - 5"],
     "operators": ["--7", "+-5", "7-", "5*", "5 +", "±2021", r"\pm 5", "> 5", "≤5", "5^x", "18(2)", "5 / x", "∞5", "5‰"],
     "functions": ["sqrt(16)", "sin(30)", r"3\sqrt{2}", r"\sqrt[3]{8}", r"\log 5", r"\frac{\pi}{2}", r"\frac{2}{-3}"],
-    "separators": ["1,2,3", "12,5", "1.234,50", "1_000", "1'000", "12 34", "1,23", "1.2.3", "5:30", "1/2/3", "19_2"],
+    "separators": [
+        "1,2,3",
+        "12,5",
+        "1.234,50",
+        "1_000",
+        "1'000",
+        "12 34",
+        "1,23",
+        "1.2.3",
+        "5:30",
+        "1/2/3",
+        "19_2",
+        "4_500",
+    ],
     "words": ["2 and a half", "2 thirds", "18万", "not 5", "isn't 5", "5 apples and 6 pears", "x = 5, y = 6", "five"],
     "sizes": ["1e999", "10^1000", "9^9^9", "3/0", "0^{-1}", "9" * 400, "7 " + "-" * 3000],
     "marks": ["\\", "5\u0305"],
@@ -87,6 +240,58 @@ def test_a_letter_or_an_operator_on_a_number_is_not_left_out(number, mark):
     assert read_number(f"{mark}{number}") == (number if mark == "+" else None)
 
 
+UNITS = ["cm", "kg", "km/h", "dollars", "%", "years old", "apples each", "m^2", "°C", r"\mathrm{~cm}", r"\text{ cups}",
+         "of them", "in total", "more than before", "(the rest)", ", since it is so", "個", "рублей"]  # fmt: skip
+SCALED = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "lakh": 10**5, "quadrillion": 10**15}
+OPERATORS = ["+ x", "- x", "* y", "/ n", "^ n", "(y)", "or so", "sin x", "theta", "squared", "plus two", "eighths",
+             "mil", "(x + 1)", "grand", "<= x", "!= x", "± 1", "times two", "and a half", "тысяч", "만"]  # fmt: skip
+RELATIONS = ["x <= ", "x != ", "not ", "cannot be ", "sin ", "twice ", "the root of ", "ten plus ", "anything but ",
+             "> ", "± ", "more than ", "half of ", "x - "]  # fmt: skip
+
+
+@given(st.integers(0, 10**6), st.sampled_from(UNITS))
+def test_a_unit_leaves_a_number_as_it_is(number, unit):
+    assert read_number(f"{number} {unit}") == number
+
+
+@given(st.integers(0, 10**6), st.sampled_from([*SCALED]))
+def test_a_scale_multiplies_it(number, scale):
+    assert read_number(f"{number} {scale}s") == number * SCALED[scale]
+
+
+@given(st.integers(0, 10**6), st.sampled_from(OPERATORS), st.sampled_from(RELATIONS))
+def test_what_makes_it_another_number_leaves_none(number, operator, relation):
+    assert read_number(f"{number} {operator}") is None
+    assert read_number(f"{number}{operator}") is None
+    assert read_number(f"{relation}{number}") is None
+
+
+TERMS = st.sampled_from(
+    ["{}", "{}.5", "{}/7", "{},000", r"\frac{{{}}}{{3}}", "{} cm", "{}%", "{}^2", "{} dozen", "({})"]
+)
+
+
+@given(
+    st.integers(1, 999),
+    TERMS,
+    st.sampled_from(["-", "\u2212", "\u2010", "-$", "minus ", "negative ", r"\text{minus} "]),
+)
+def test_a_sign_is_read_whatever_follows_it(number, term, sign):
+    text = term.format(number)
+    value = read_number(text)
+    assert value is not None
+    assert read_number(sign + text) == -value
+    if text[0].isdigit() and text[-1].isdigit():
+        assert read_number(f"{sign}({text})") == -value == read_number(rf"{sign}\left[{text}\right]")
+        assert read_number(f"-({sign}{text})") == value
+
+
+@given(st.integers(0, 99), st.text("0123456789", min_size=3, max_size=3), st.sampled_from([",", "{,}", r"\,", " "]))
+def test_thousands_do_not_begin_with_nothing(zeros, digits, separator):
+    assert read_number(f"0{separator}{digits}") is None
+    assert read_number(f"0{zeros}{separator}{digits}") is None
+
+
 @given(st.text("0123456789.,/-+$%^_ex\\{} \n½²", max_size=12))
 def test_a_completion_and_a_gold_answer_are_read_alike(text):
     """But for what comes after the first line, which a completion may have and a gold answer may not."""
@@ -98,9 +303,10 @@ def test_a_completion_and_a_gold_answer_are_read_alike(text):
     assert gold == extract_answer(f"Answer: {text}", "number", "Answer:", "lenient")
 
 
-PIECES = ["1", "1 ", "1,", "1,111", "1 111", "-", "- ", "$", "{", "\\frac", "\\frac{1}", "\\text{", "x", " and the",
-          "*", "_1", "^1", "1/", "½", "√", "<1", "<a>", "(", "=", "= 1", "million ", "1e", "\\boxed{", "```\n",
-          "$$"]  # fmt: skip
+PIECES = ["1", "1 ", "1,", "1,111", "1 111", "-", "- ", "$", "{", "\\frac", "\\frac{1}", "\\text{", "x",
+          " and the", "*", "_1", "^1", "1/", "½", "√", "<1", "<a>", "(", "=", "= 1", "million ", "-(", "; ",
+          "; a", "1; ", "minus ", "the square root of ", "! ", "not ", "~", "<<1>>", "1 and ", "5 to ", "\\left(",
+          "1. ", "because ", "1 a ", "1e", "\\boxed{", "```\n", "$$"]  # fmt: skip
 
 
 @pytest.mark.parametrize("piece", PIECES)

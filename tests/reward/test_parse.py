@@ -1,11 +1,13 @@
 """Where a program is, what may be parsed, and what texts and gold answers are taken for."""
 
+import textwrap
 import warnings
 
 import pytest
 
 from reft_jax.reward.answers import likely_answer_kind
 from reft_jax.reward.parse import likely_cot, may_be_parsed, program_of
+from tests.work import least_seconds
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,17 @@ FENCED = "```python\n" + HEADER + BODY + "\n```"
         HEADER + BODY + "\n```\nOr, the same:\n" + FENCED,
         FENCED.removesuffix("\n```"),  # cut off at the limit
         FENCED.replace("```", "   ```"),
+        *("1. So:\n" + textwrap.indent(FENCED, "   "), FENCED.replace("```", "~~~"), FENCED.replace("```", "````")),
+        *(
+            FENCED.replace("\n```", "```"),
+            HEADER + BODY + "```\nThis is it.",
+            "Code: " + FENCED,
+            "\ufeff" + HEADER + BODY,
+        ),
+        *(HEADER + f"```python\n{BODY}\n```", HEADER + f"```\n{textwrap.dedent(BODY)}\n```\nThis is it."),
+        HEADER + BODY + "\n\nThis returns 18 apples.\nIt is $\\boxed{18}$.",
+        HEADER + BODY + "\n\nif 2 < 1:\n    print(solution())\nprint(\n    1\n)\n\n**So** it's done",
+        HEADER.replace("many?", "many?\n```\nx\n```") + BODY,
     ],
 )
 def test_a_program_is_found_between_fences_and_prose(text):
@@ -63,7 +76,13 @@ def test_a_question_that_makes_the_header_no_python_is_left_out(question):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "```", "no program\n```\nx\n```\n", HEADER + '    x = """```"""\n', HEADER + BODY]
+    "text",
+    [
+        *("", "```", "no program\n```\nx\n```\n", HEADER + '    x = """```"""\n', HEADER + BODY),
+        HEADER + "    return f()\n\ndef f():\n    return (\n1\n)\n# so\nprint(\n1)",  # Python to its end
+        HEADER + "    return 1 +\n\nThis is 1.",  # none without its prose either
+        "This is\n" + HEADER + BODY,
+    ],
 )
 def test_other_texts_stay_as_they_are(text):
     assert program_of(text).strip("\n") == text.strip("\n")
@@ -94,3 +113,15 @@ def test_chains_of_thought_are_programs_where_more_than_half_are():
 )
 def test_one_letter_is_a_choice(gold, kind):
     assert likely_answer_kind(gold) == kind
+
+
+@pytest.mark.parametrize(
+    "piece", ["a\n", "a b\n", "```\n", "x```\n", "def solution():\n", "\n", " ", '\'"""\'', "(", "`", "1.and\n"]
+)
+def test_hostile_programs_are_found_soon(piece):
+    def find():
+        for begin in ("", HEADER + BODY + "\n"):
+            program_of(begin + (piece * 4000)[:3900])
+            program_of(begin + piece * 10**5)
+
+    assert least_seconds(find) < 2.0

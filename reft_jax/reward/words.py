@@ -1,0 +1,81 @@
+# ruff: noqa: RUF001
+"""The words of answers, by what they do to the number that they stand beside: the tables of `numerals`."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What multiplies a number: 2 dozen; glued to it, 10k; and beside a currency, $3m and $3 m.
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES |= {"quadrillion": 10**15, "lakh": 10**5, "lac": 10**5, "crore": 10**7}
+GLUED_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "mn": 10**6, "bn": 10**9, "tn": 10**12}
+MONEY_SCALES = GLUED_SCALES | {"m": 10**6, "b": 10**9, "B": 10**9}
+
+CURRENCIES = frozenset("$£€¥₹₩₽₱₫¢₦₺₴₪฿") | _words(
+    "USD EUR GBP INR CAD AUD NZD SGD HKD RMB CNY JPY CHF SEK NOK DKK PLN MXN BRL ZAR KRW RM Rs kr"
+)
+DOLLARS_OF = _words("US HK A C R S NZ NT MX AU CA SG")
+
+# Units that may stand on a number without a blank; other short words there are products of variables: 5ab, 5mgh.
+LENGTHS = _words("nm μm um mm cm dm m km in inch inches ft foot feet yd yds yard yards mi mile miles")
+UNITS = LENGTHS | _words(
+    "g h s l L d D J W V N C F t μg mg kg kgs kms cms mps rs lb lbs oz ton tons ml mL cl cL dl dL gal qt pt cc fl "
+    "sq cu μs ms sec secs min mins hr hrs day days wk wks yr yrs mo mos am pm mph kph kmh bpm rpm fps Hz kHz MHz "
+    "GHz kJ MJ kW MW kWh mV kV mA kN Pa kPa MPa mol KB kB MB GB TB Mb Gb Mbps Gbps dB ha px pc pcs pts ea cal "
+    "kcal deg rad ppm bps cent cents year hour week month unit units Ω kΩ м г ч с л т"
+)
+POWERED = LENGTHS | _words("s sec second seconds unit units meter meters metre metres")  # m^2, and m/s^2
+BEFORE_UNITS = frozenset("'\u2019/*·") | _words("per sq cu square cubic degrees")  # of one letter, as m in sq. m
+SHORT_WORDS = _words("a of in on at is by so as if up us we he it to me do go be an my no")  # behind a number, of prose
+VARIABLES = _words("abc xyz ijk pqr")  # which look like words
+
+# What makes a number another one, or none: on both sides of it, before it, behind it.
+FUNCTIONS = _words(
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log ln lg exp sqrt cbrt root "
+    "roots lcm gcd hcf mod modulo abs det floor ceil factorial choose plus minus divided multiplied or nor "
+    "and/or alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau "
+    "upsilon phi chi psi omega"
+)
+FUNCTIONS_BEFORE = FUNCTIONS | _words(
+    "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and"
+)
+FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised")
+FRACTIONS = _words(
+    "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth "
+    "eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths sixteenth sixteenths twentieth "
+    "twentieths hundredth hundredths thousandth thousandths millionth millionths"
+)
+NUMBERS = _words(
+    "zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+)
+TO_NUMBERS = _words("and by to plus minus times than point remainder below")
+# Behind a number: with another one soon after (3 out of ten), or at the end (3 in ten, but 3 in one hour).
+RATIOS = dict.fromkeys(("of", "out", "every", "over", "by", "to", "per"), "soon") | {"in": "last", "for": "last"}
+
+# Scales whose value is not certain (20 grand, 3 mil, 2 cr), or of other languages.
+OTHER_SCALES = _words(
+    "score scores tens gross grand mil bil tril cr crs tr quintillion sextillion myriad googol mio mia mrd mld "
+    "mln millionen milliarde milliarden tausend hundert dutzend millón millones ciento cientos docena docenas "
+    "mille millier milliers milliard milliards douzaine douzaines mila milione milioni miliardi miljoen miljard "
+    "duizend tusen miljon miljoner milion miliony milionów tys tysiące tysięcy milyon milyar juta ribu triệu "
+    "nghìn milhão milhões dúzia dúzias hundra"
+)
+OTHER_SCALES_BEGIN = (
+    *("тыс", "млн", "млрд", "миллион", "миллиард", "сот", "десят", "дюжин", "половин", "треть", "четверт"),
+    *("만", "천", "억", "백", "십", "조원", "반", "成", "割", "ألف", "آلاف", "مليون", "مليار", "مئة", "مائة"),
+    *("نصف", "ربع", "دزينة", "हज", "सौ", "लाख", "करोड", "दर्जन", "হাজার", "লাখ", "কোটি", "พัน", "หมื่น"),
+    *("แสน", "ล้าน", "โหล", "ஆயிரம்", "אלף", "מיליון", "חצי"),
+)
+OTHER_SCALES_HOLD = (*"百千万萬亿億兆十打半又", "分之", "以上", "以下")
+
+# Before a number: what denies it, a negative sign, and the verbs that begin the phrase that it is in.
+DENIALS = _words(
+    "not never neither nor cannot t except excluding without besides but than nicht kein nunca moins menos 大于 小于"
+)
+DENYING = frozenset("不非负負")
+MINUS = _words("minus negative neg")
+VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes")
+BEFORE_MINUS = VERBS | _words("to of at a the")
+CONNECTIVES = _words("of the a an to by number")  # the square root of the number 16
