@@ -158,7 +158,7 @@ def test_each_device_holds_an_eighth_of_one_cache(weights, shape, rows, heads):
     program = sampler(weights, *shape)
     carries = re.findall(r" = (\(.*\)) while\(", program.as_text())
     shapes = [tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", " ".join(carries))]
-    piece = (L, rows, PROMPT + SAMPLED, heads, h)
+    piece = (L, rows, heads, PROMPT + SAMPLED, h)
     assert {shape for shape in shapes if len(shape) == 5} == {piece}
     # Beside keys and values of all layers there are those of the layer at work, and little else: not a second cache.
     assert program.memory_analysis().temp_size_in_bytes < (1 + 1 / L + 0.25) * 2 * 4 * math.prod(piece)
