@@ -129,15 +129,15 @@ def check_section(key: str, value: Any, file: Path | None = None) -> None:
 
     Args:
         key: the section.
-        value: of another kind than text it is left to `misshapen`.
+        value: of another kind than text it is left to `misshapen`; a section's kind stands for it.
         file: the config that it stands in; none on the command line.
 
     Raises:
         TypeError: it is neither of the two, or holds a key twice or one that is no setting.
     """
-    if not isinstance(value, str):
-        return
     fields, where = fields_of(Config), f" ({file})" if file else ""
+    if not isinstance(value, str) or is_kind(key, value, fields):
+        return
     such = f"{key}.path" if f"{key}.path" in fields else next(name for name in fields if name.startswith(f"{key}."))
     told = f"{key} is {value!r}: it must be a section of keys, such as {such}, or a YAML file of them{where}"
     path = (file.parent if file else Path()) / Path(value).expanduser()

@@ -93,11 +93,14 @@ def has_begun(directory: Path) -> bool:
 
 
 def with_kept_buckets(config: Config) -> Config:
-    """The config with the buckets that a run began with in the place of `auto`."""
-    directory = Path(config.run_dir)
-    if not has_begun(directory):
+    """The config with the buckets that a run began with in the place of `auto`.
+
+    Raises:
+        ValueError: what was written cannot be read.
+    """
+    if not has_begun(Path(config.run_dir)):
         return config
-    written = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    written = _written(config)
     kept = {key: written.get(key[0], {}).get(key[1], "auto") for key in automatic(config)}
     return set_buckets(config, {key: tuple(sizes) for key, sizes in kept.items() if sizes != "auto"})
 
@@ -115,11 +118,19 @@ def changed_settings(config: Config) -> dict[str, tuple[Any, Any]]:
     Raises:
         ValueError: what was written cannot be read.
     """
+    return differences(_filled(to_dict(Config()), _written(config)), to_dict(config))
+
+
+def _written(config: Config) -> dict[str, Any]:
+    """The settings in the run's folder.
+
+    Raises:
+        ValueError: what was written cannot be read.
+    """
     try:
-        written = read_yaml(Path(config.run_dir) / "config.yaml")
+        return read_yaml(Path(config.run_dir) / "config.yaml")
     except TypeError as error:
         raise ValueError(str(error)) from None
-    return differences(_filled(to_dict(Config()), written), to_dict(config))
 
 
 def _filled(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
