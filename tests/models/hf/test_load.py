@@ -147,6 +147,13 @@ def test_loading_refuses_by_name_and_value_what_is_not_supported(base, change, w
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gemma3_text", "phi3"])
+def test_another_family_is_refused_by_name_with_those_that_work(family, tmp_path):
+    path = write_config(tmp_path, {"model_type": family})
+    with pytest.raises(ValueError, match=rf"config\.json: model_type = '{family}' is not supported \(.*'qwen3'.*\)"):
+        decoder_config(path)
+
+
 def test_a_config_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json: no such file"):
         decoder_config(tmp_path)
