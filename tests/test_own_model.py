@@ -8,7 +8,7 @@ from docs.own_model import main
 from reft_jax.data.tokenizers import load_tokenizer
 from tests.runs import on_devices
 
-pytestmark = [pytest.mark.compiles, pytest.mark.ci]
+pytestmark = [pytest.mark.compiles, pytest.mark.long]
 
 
 def test_a_chat_model_and_boxed_solutions_go_through_every_step(tmp_path, monkeypatch, capsys):

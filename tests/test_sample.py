@@ -262,7 +262,7 @@ def test_a_checkpoint_or_a_model_has_to_be_named(take, run_dir, tmp_path):
 # The same samples everywhere
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_samples_depend_on_neither_batches_nor_devices(take, whole, tmp_path):
     """Other batches, and eight devices in a mesh of all three axes."""
     mesh = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
@@ -312,7 +312,7 @@ def test_two_processes_write_one_file(run_dir, whole, tmp_path):
 # Drawn as it says
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_tokens_are_drawn_from_the_models_distribution(run_dir, take, tmp_path):
     """The first token of 3,000 samples of one question, against a forward pass; with and without top-k."""
     config = load_config(["--config", str(run_dir / "config.yaml")])

@@ -104,7 +104,7 @@ def test_a_reward_function_alone_is_what_is_learned_and_chosen_by(how, finished,
     assert best["dev_reward"] == max(r["eval/reward_mean"] for r in evaluations)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_a_run_goes_on_with_the_buckets_that_it_made(arguments, tmp_path):
     """Those that stand in its config, and not those that would be made of its data today."""
     auto = {f"{section}__prompt_buckets": "auto" for section in ("sft", "generation")}
@@ -204,7 +204,7 @@ def test_an_algorithm_learns_alike_on_one_device_and_on_eight(algorithm, finishe
         assert eight[0][name] == pytest.approx(one[0][name], abs=2e-4), name
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_reinforcement_starts_without_a_warm_up(arguments, tmp_path):
     complete(arguments(tmp_path / "cold", sft__schedule_epochs=0, rl__epochs=1, data__train__limit=60))
     summary = json.loads((tmp_path / "cold/summary.json").read_text())

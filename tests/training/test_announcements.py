@@ -34,7 +34,7 @@ def test_a_run_says_with_what_it_begins(finished):
     assert printed.count("compiling ") == len(set(re.findall("^compiling .*", printed, re.MULTILINE)))
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_the_commands_that_a_finished_run_prints_do_as_they_stand_there(arguments, copied, monkeypatch):
     monkeypatch.chdir(copied.parent)
     printed = complete(arguments(Path(os.path.relpath(copied))))

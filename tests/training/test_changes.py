@@ -85,8 +85,13 @@ def changes() -> dict[str, Any]:
 
 
 HERE = [("sft.batch_size", "in SFT"), (DATA, "in SFT")]
-IN_CI = [("sft.optimizer.learning_rate", "in SFT"), ("rl.epochs", "finished"), ("rl.kl_coef", "in RL")]
-ALSO = [(DATA, "in RL"), ("sft.stop_epoch", "in SFT")]
+IN_CI = [("rl.kl_coef", "in RL")]
+ALSO = [
+    ("sft.optimizer.learning_rate", "in SFT"),
+    ("rl.epochs", "finished"),
+    (DATA, "in RL"),
+    ("sft.stop_epoch", "in SFT"),
+]
 DRAWN = random.Random(0).sample(sorted((key, moment) for key in (*changes(), DATA) for moment in MOMENTS), 200)
 CASES = dict.fromkeys((*HERE, *IN_CI, *ALSO, *DRAWN))
 """What `make test` tries, what CI does besides, and two more and 200 that are drawn, for the long tests."""
@@ -168,6 +173,9 @@ def handed_over(begun: Begun, run_dir: Path, line: list[str]) -> tuple[int, str,
     """Runs on from the state in memory, in a folder of its own that has the models that were saved."""
     shutil.copytree(begun.run_dir, run_dir, symlinks=True, ignore=shutil.ignore_patterns("resume", "*.jsonl"))
     (run_dir / "summary.json").unlink(missing_ok=True)
+    lines = (begun.run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= begun.step]
+    (run_dir / "metrics.jsonl").write_text("".join(kept))  # the accuracies on dev of a summary
 
     def restored(checkpoints: Checkpoints, step: int, abstract: Any) -> Any:
         return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), begun.state, abstract)

@@ -302,7 +302,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, he
             assert not (tmp_path / "full" / "metrics.jsonl").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_a_disk_that_runs_full_ends_the_run_with_an_error(arguments, tmp_path):
     """No file may pass 40 kB: the first checkpoint cannot be written."""
     command = [sys.executable, "-m", "reft_jax.train", *arguments(tmp_path / "full", logging__tensorboard=False)]
@@ -369,7 +369,7 @@ def test_questions_without_a_chain_of_thought_are_for_reinforcement_alone(argume
     assert sorted(asked) == sorted(problem.id for problem in train)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_a_run_with_few_annotations_goes_on_from_its_resume_points(arguments, here, tmp_path):
     """From that after an epoch of SFT it ends with the same bits; with another annotation it is another run."""
     whole, again = tmp_path / "whole", tmp_path / "again"

@@ -215,7 +215,7 @@ def test_eight_devices_by_config_alone(finished, arguments, tmp_path):
     assert first(run_dir) == first(finished[0])
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_ppo_alone_from_a_checkpoint_equals_ppo_after_the_warm_up(finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
     complete(arguments(tmp_path / "alone", sft__schedule_epochs=0, rl__init_from=warmup))
@@ -241,7 +241,7 @@ def test_sft_alone_up_to_the_warm_up_makes_no_baseline(finished, arguments, tmp_
     assert_same_bits(*(restore(folder / "checkpoints/warmup") for folder in (tmp_path / "sft", finished[0])))
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_what_is_chosen_on_a_dev_that_is_test_is_called_test_best(arguments, here, tmp_path):
     """All rows of train are trained on, and the length of an epoch says when it is evaluated and saved."""
     dev = {"data__dev__kind": "generated", "data__dev__path": "test", "data__dev__limit": 20}

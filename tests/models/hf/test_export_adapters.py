@@ -142,7 +142,7 @@ def test_peft_computes_what_the_merged_export_does(case, name, before, rank, mak
         run_code(tmp_path / "out")
 
 
-@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # what peft asks transformers
 def test_the_adapters_of_a_run_that_trained(finished, arguments, here, tmp_path):
     """SFT and PPO with adapters, from a model into which another one is merged."""
