@@ -94,7 +94,7 @@ ALSO = [
 ]
 DRAWN = random.Random(0).sample(sorted((key, moment) for key in (*changes(), DATA) for moment in MOMENTS), 200)
 CASES = dict.fromkeys((*HERE, *IN_CI, *ALSO, *DRAWN))
-"""What `make test` tries, what CI does besides, and two more and 200 that are drawn, for the long tests."""
+"""What `make test` tries, what CI does besides, and four more and 200 that are drawn, for the long tests."""
 
 
 def interesting(key: str) -> bool:
