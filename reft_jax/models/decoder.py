@@ -46,7 +46,7 @@ class KVCache:
 def empty_cache(
     config: ModelConfig, batch: int, slots: int, mesh: Mesh | None = None, layout: WeightLayout = "training"
 ) -> tuple[KVCache, ...]:
-    """An empty cache in the compute type, batch and heads split over the mesh.
+    """An empty cache of B = `batch` rows and S = `slots`, in the compute type, batch and heads split over the mesh.
 
     Unrolled layers have one each, which is read where it lies; layers that are scanned share one.
     """
@@ -388,7 +388,7 @@ class Decoder(nn.Module):
         else:
             x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
         x = constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout)
-        if len(cache) > 1:
+        if len(cache) > 1:  # one a layer: a scan would carry them as one buffer, of which each layer is a copy
             written = []
             for layer, own in enumerate(cache):
                 weights = jax.tree.map(lambda x, i=layer: x[i], self.blocks.variables)
