@@ -163,11 +163,27 @@ class SettingsParser(jsonargparse.ArgumentParser):
             self.given = on_command_line(self.given, _fields(), positionals=bare)
             if any(unreadable_sections(self.given, _sections())):
                 self.error("")
-        parsed = super().parse_args(self.given, *others, **named)
+        parsed = self._parsed(*others, **named)
         told = [range_fault(action.dest, action._typehint, parsed[action.dest]) for action in self._own_typed()]
         if any(told):
             self.refuse("\n".join(filter(None, told)))
         return parsed
+
+    def _parsed(self, *others: Any, **named: Any) -> Any:
+        """The defaults, and over them what is given.
+
+        jsonargparse itself would take every default through each of its passes, in which it looks for each key among
+        all keys: three times the time. To print a config it needs the defaults.
+        """
+        if any(arg.startswith("--print_config") for arg in self.given):
+            return super().parse_args(self.given, *others, **named)
+        parsed = self._all_defaults.clone()
+        parsed.update(super().parse_args(self.given, *others, defaults=False, **named))
+        return parsed
+
+    @functools.cached_property
+    def _all_defaults(self) -> Any:
+        return self.get_defaults(skip_validation=True)
 
     def format_help(self, *others: Any) -> str:
         """The command's own arguments first; settings of a run, where all are to be shown."""
