@@ -15,7 +15,7 @@ from reft_jax.config import OptimizerConfig
 from reft_jax.data.batches import Array, Sequences
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.lora import join, split_trainable
-from reft_jax.models.params import Params, select
+from reft_jax.models.params import Params, abstract_variables, select
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import abstract_rows, constrain, param_shardings, replicated
 
@@ -67,9 +67,7 @@ def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool,
     Raises:
         ValueError: naming the parameter, when a dimension does not divide by its mesh axes.
     """
-    boxed = _parts(
-        jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
-    )
+    boxed = _parts(abstract_variables(model, inputs=1))
     wanted = {"critic": value_head, "value_head": value_head, "lora": adapters}
     boxed = select(boxed, [name for name in boxed if wanted.get(name, True)])
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)

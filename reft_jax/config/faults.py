@@ -50,7 +50,7 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
             yield no_setting(key, [*known, *fields]) + _where(given)
     while wanted:
         try:
-            _checker().parse_object(_nested(wanted), defaults=False)
+            readable = _checker().parse_object(_nested(wanted), defaults=False)
             break
         except (jsonargparse.ArgumentError, TypeError) as error:
             found = re.search(r'key "([\w.]+)"', str(error))
@@ -59,7 +59,9 @@ def faults(args: Sequence[str], known: Collection[str]) -> Iterator[str]:
             given = wanted.pop(found[1])
             yield f"{found[1]} is {given.value!r}: it must be {words_of(fields[found[1]])}{_where(given)}"
     if wanted:
-        settings = _checker().instantiate(_checker().parse_object(_nested(wanted)))
+        settings = _defaults().clone()
+        settings.update(readable)
+        settings = _checker().instantiate(settings)
         config = Config(**{field.name: settings[field.name] for field in dataclasses.fields(Config)})
         yield from located(range_errors(config, ""), wanted)
 
@@ -270,3 +272,8 @@ def _checker() -> Any:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     return parser
+
+
+@functools.cache
+def _defaults() -> Any:
+    return _checker().get_defaults(skip_validation=True)

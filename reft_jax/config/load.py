@@ -154,7 +154,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self._has_settings = True
 
     def parse_args(  # type: ignore[override]  # as jsonargparse's own
-        self, args: Sequence[str] | None = None, *others: Any, **named: Any
+        self, args: Sequence[str] | None = None, **named: Any
     ) -> Any:
         """As jsonargparse's; a list may be several arguments, see `lists`."""
         self.given = sys.argv[1:] if args is None else list(args)
@@ -163,22 +163,22 @@ class SettingsParser(jsonargparse.ArgumentParser):
             self.given = on_command_line(self.given, _fields(), positionals=bare)
             if any(unreadable_sections(self.given, _sections())):
                 self.error("")
-        parsed = self._parsed(*others, **named)
+        parsed = self._parsed(**named)
         told = [range_fault(action.dest, action._typehint, parsed[action.dest]) for action in self._own_typed()]
         if any(told):
             self.refuse("\n".join(filter(None, told)))
         return parsed
 
-    def _parsed(self, *others: Any, **named: Any) -> Any:
+    def _parsed(self, **named: Any) -> Any:
         """The defaults, and over them what is given.
 
         jsonargparse itself would take every default through each of its passes, in which it looks for each key among
         all keys: three times the time. To print a config it needs the defaults.
         """
         if any(arg.startswith("--print_config") for arg in self.given):
-            return super().parse_args(self.given, *others, **named)
+            return super().parse_args(self.given, **named)
         parsed = self._all_defaults.clone()
-        parsed.update(super().parse_args(self.given, *others, defaults=False, **named))
+        parsed.update(super().parse_args(self.given, defaults=False, **named))
         return parsed
 
     @functools.cached_property

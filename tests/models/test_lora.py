@@ -18,6 +18,7 @@ from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.hf.adapters import FIELDS, load_adapters, read_settings, save_adapters
 from reft_jax.models.hf.load import decoder_config, load_decoder_params, model_type
 from reft_jax.models.lora import merge, split_trainable
+from reft_jax.models.params import abstract_variables
 from reft_jax.models.policy import Policy, call
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest
@@ -37,11 +38,13 @@ def adapted(case: str, dtype: str = "float64", **settings) -> tuple[ModelConfig,
     """A golden model with adapters of random numbers, B included: {"decoder", "lora"}."""
     lora = LoraConfig(rank=3, alpha=7.0, **settings)
     config = ModelConfig(decoder=decoder_config(GOLDEN / case), lora=lora, dtype=dtype, param_dtype=dtype)
-    variables = nn.meta.unbox(Policy(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    tree = variables["lora"]["decoder"]
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    random = jax.tree.map(lambda x: 0.3 * jax.random.normal(next(keys), x.shape, x.dtype), tree)
-    return config, {"decoder": load_decoder_params(GOLDEN / case, config), "lora": random}
+    shapes = abstract_variables(Policy(config), inputs=1)["lora"]["decoder"]
+    rng = np.random.default_rng(1)
+    draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype)
+    return config, {
+        "decoder": load_decoder_params(GOLDEN / case, config),
+        "lora": jax.tree.map(draw, nn.meta.unbox(shapes)),
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)

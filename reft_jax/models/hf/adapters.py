@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from safetensors import SafetensorError
@@ -23,7 +22,7 @@ from reft_jax.models.decoder import Decoder
 from reft_jax.models.hf.configs import Accepted, ConfigFields
 from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
 from reft_jax.models.lora import SUFFIX
-from reft_jax.models.params import Tree
+from reft_jax.models.params import Tree, abstract_variables
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -217,5 +216,4 @@ def _module(stored: TensorLayout, layer: int, model_type: str) -> str:
 
 def _shapes(config: ModelConfig) -> Tree:
     """The adapters' tree of shapes."""
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return nn.meta.unbox(jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["lora"])
+    return nn.meta.unbox(abstract_variables(Decoder(config), inputs=2)["lora"])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
@@ -23,6 +22,7 @@ from reft_jax.models.hf.configs import ConfigFields
 from reft_jax.models.hf.files import INDEX_FILE, WEIGHTS_FILE
 from reft_jax.models.hf.load import CONFIG_FILE, is_box, param_name
 from reft_jax.models.hf.tensors import FAMILIES, TensorLayout
+from reft_jax.models.params import abstract_variables
 
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -189,8 +189,7 @@ class _Tensor(NamedTuple):
 def _tensors(params: Any, decoder: DecoderConfig, model_type: str) -> Iterator[_Tensor]:
     """The tensors of a checkpoint in the order of the family's table, all layers of one after another."""
     family = FAMILIES[model_type]
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    boxed = jax.eval_shape(Decoder(ModelConfig(decoder=decoder)).init, jax.random.key(0), token, token)["params"]
+    boxed = abstract_variables(Decoder(ModelConfig(decoder=decoder)), inputs=2)["params"]
     axes = {
         param_name(path): tuple(map(str, box.names)) for path, box in jax.tree.leaves_with_path(boxed, is_leaf=is_box)
     }

@@ -14,7 +14,6 @@ from typing import Any
 
 import huggingface_hub
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -29,6 +28,7 @@ from reft_jax.models.hf.adapters import load_adapters, read_settings
 from reft_jax.models.hf.configs import WITHOUT_EFFECT
 from reft_jax.models.hf.files import FileTensor, list_tensors
 from reft_jax.models.hf.tensors import FAMILIES, ConfigFields, Family, TensorLayout
+from reft_jax.models.params import abstract_variables
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]  # weights, configs, every form of tokenizer
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -303,8 +303,7 @@ def param_name(path: Any) -> str:
 def _find(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, TensorLayout], dict[str, list[FileTensor]]]:
     """The decoder's boxed shapes, and of each parameter how it is stored, and its tensors by layer."""
     _, family = _read_fields(directory)
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    boxed = jax.eval_shape(Decoder(config).init, jax.random.key(0), token, token)["params"]
+    boxed = abstract_variables(Decoder(config), inputs=2)["params"]
     params = {param_name(path) for path, _ in jax.tree.leaves_with_path(boxed, is_leaf=is_box)}
     tensors = _locate(list_tensors(directory), family, directory, params, config.decoder)
     return boxed, {stored.param: stored for stored in family.tensors}, tensors

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -37,8 +38,8 @@ def random_adapters(decoder, lora: LoraConfig, seed: int) -> dict:
     """Adapters of random numbers, B included."""
     policy = Policy(ModelConfig(decoder=decoder, lora=lora), make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
     shapes = abstract_params(policy, policy.mesh, value_head=False)["lora"]
-    keys = iter(jax.random.split(jax.random.key(seed), 100))
-    return jax.tree.map(lambda x: 0.3 * jax.random.normal(next(keys), x.shape, x.dtype), shapes)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
 
 
 @pytest.fixture
