@@ -112,12 +112,16 @@ def attend(
         In q's type.
     """
     batch, length, heads, head_dim = q.shape
-    grouped = q.reshape(batch, length, k.shape[1], heads // k.shape[1], head_dim)
+    kv_heads, slots = k.shape[1:3]
+    by_group = (batch, kv_heads, heads // kv_heads, length)
+    rows = (batch, kv_heads, -1)  # the queries of all heads of a group: each product is one of matrices
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=wide) * scale
-    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(wide).min)
+    queries = q.reshape(batch, length, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4).reshape(*rows, head_dim)
+    scores = jnp.einsum("bkqh,bksh->bkqs", queries, k, preferred_element_type=wide) * scale
+    scores = jnp.where(visible[:, None, None], scores.reshape(*by_group, slots), jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(q.shape)
+    out = jnp.einsum("bkqs,bksh->bkqh", weights.reshape(*rows, slots), v)
+    return out.reshape(*by_group, head_dim).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def attention_kind(config: ModelConfig, mesh: Mesh | None, length: int) -> AttentionKind:
@@ -130,6 +134,25 @@ def attention_kind(config: ModelConfig, mesh: Mesh | None, length: int) -> Atten
     if platform in ("gpu", "cuda") and suits and not d.scale_attention_by_layer:
         return "cudnn"
     return "plain" if platform == "cpu" else "recomputed"
+
+
+def _matmul(
+    x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None, preferred_element_type: Any = None
+) -> jax.Array:
+    """`lax.dot_general` of the last axes of `x` with the first of `kernel`, as a product of two matrices.
+
+    XLA's CPU backend is fast with matrices alone, in the backward pass too; to other backends it is the same product.
+    """
+    count = len(dimensions[0][0])
+    inner, rows, features = math.prod(kernel.shape[:count]), x.shape[:-count], kernel.shape[count:]
+    product = jax.lax.dot_general(
+        x.reshape(-1, inner),
+        kernel.reshape(inner, -1),
+        (((1,), (0,)), ((), ())),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    return product.reshape(*rows, *features)
 
 
 def _dense(
@@ -145,6 +168,7 @@ def _dense(
         param_dtype=config.param_dtype,
         kernel_init=nn.with_logical_partitioning(nn.initializers.normal(std), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[contracted:]),
+        dot_general=_matmul,
         name=name,
     )
     if not config.lora.rank or name not in config.lora.targets:
