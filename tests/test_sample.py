@@ -280,7 +280,7 @@ def test_fewer_samples_are_the_first_of_more(take, whole, tmp_path):
     assert without_log_probs(out) == [line for line in without_log_probs(whole) if line["sample"] < 2]
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_two_processes_write_one_file(run_dir, whole, tmp_path):
     """One of them is asked to stop on the way: both do, and go on."""
     out = tmp_path / "two.jsonl"

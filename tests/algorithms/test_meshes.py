@@ -209,9 +209,9 @@ def label(shape: tuple[int, int, int]) -> str:
 
 
 def families_and_shapes() -> list[Any]:
-    """All pairs; Llama and GPT-2 on a mixed mesh and Llama over fsdp are run by CI."""
+    """All pairs; Llama and GPT-2 on a mixed mesh are run by CI."""
     pairs = [(family, shape) for family in FIELDS for shape in SHAPES]
-    ci = [("llama", MIXED), ("gpt2", MIXED), ("llama", (1, 8, 1))]
+    ci = [("llama", MIXED), ("gpt2", MIXED)]
     marks = lambda pair: pytest.mark.ci if pair in ci else pytest.mark.long
     return [pytest.param(*pair, id=f"{pair[0]}-{label(pair[1])}", marks=marks(pair)) for pair in pairs]
 

@@ -22,6 +22,7 @@ from reft_jax.data.audit.texts import wrong_chains
 from reft_jax.data.readers import read_problems
 from reft_jax.problem import Problem
 from reft_jax.reward.pool import ProgramRunner
+from tests.tiers import few
 
 NOT_READ = json.loads(Path(__file__).with_name("targets_not_read.json").read_text(encoding="utf-8"))
 
@@ -76,8 +77,10 @@ def runner():
         yield pool
 
 
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.ci
+IN_CI = ["svamp_python_sdp.json", "gsm8k_test.jsonl", "mathqa_dev.json", "mathqa_gain_dev.jsonl"]
+
+
+@pytest.mark.parametrize("name", few(SETS, [], ci=IN_CI))
 def test_gold_targets_are_read_back(real_data, name: str, runner) -> None:
     cot, rows, read = SETS[name]
     problems = read(real_data, name)

@@ -166,7 +166,7 @@ def test_it_starts_from_a_checkpoint(arguments, tmp_path):
     assert_same_bits(made, {name: expected[name] for name in made})
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, arguments, tmp_path, monkeypatch):
     """Asked to stop in a step, in one that is followed by a reading of dev, and while dev is read."""
     run_dir, moments = tmp_path / "stopped", []

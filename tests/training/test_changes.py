@@ -85,15 +85,15 @@ def changes() -> dict[str, Any]:
 
 
 HERE = [("sft.batch_size", "in SFT"), (DATA, "in SFT")]
-IN_CI = [("rl.kl_coef", "in RL")]
 ALSO = [
+    ("rl.kl_coef", "in RL"),
     ("sft.optimizer.learning_rate", "in SFT"),
     ("rl.epochs", "finished"),
     (DATA, "in RL"),
     ("sft.stop_epoch", "in SFT"),
 ]
 DRAWN = random.Random(0).sample(sorted((key, moment) for key in (*changes(), DATA) for moment in MOMENTS), 200)
-CASES = dict.fromkeys((*HERE, *IN_CI, *ALSO, *DRAWN))
+CASES = dict.fromkeys((*HERE, *ALSO, *DRAWN))
 """What `make test` tries, what CI does besides, and four more and 200 that are drawn, for the long tests."""
 
 
@@ -103,7 +103,7 @@ def interesting(key: str) -> bool:
 
 
 def tier(case: tuple[str, str]) -> Any:
-    return () if case in HERE else pytest.mark.ci if case in IN_CI else pytest.mark.long
+    return () if case in HERE else pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ MOMENTS = {  # and the step that is then saved
 }
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_a_run_that_is_asked_to_stop_saves_where_it_is(finished, arguments, here, signal_at, tmp_path):
     """In SFT, in evaluations of both stages, while sampling, and while test is read; it loses no step by that."""
     run_dir = tmp_path / "stopped"

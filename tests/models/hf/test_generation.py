@@ -172,7 +172,7 @@ def compare(torch, model, tokenizer, config: ModelConfig, decoder: dict, problem
 FLIPPED = ("codegen flipped", "gpt2 flipped", "llama flipped", "opt flipped")
 
 
-@pytest.mark.parametrize("case", few([*CASES, *FLIPPED], [], ci=["llama", "gpt2"]))
+@pytest.mark.parametrize("case", few([*CASES, *FLIPPED], [], ci=["llama"]))
 def test_transformers_generates_what_our_sampler_does(case, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
