@@ -50,7 +50,7 @@ BARE = Method(
     "PPO without baseline, partial reward and KL",
     "bare",
     "rl_best",
-    {**NO_BASELINE, "reward.wrong": 0.0, "rl.kl_coef": 0.0},
+    {**NO_BASELINE, "reward.wrong": 0.0, "rl.kl_coef": 0.0, "rl.track_kl": "true"},
 )
 METHODS = (
     Method("warm-up", "base", "warmup"),
@@ -75,7 +75,7 @@ ORDER = ("SFT, best on dev", "offline self-training, 8 samples a question", "onl
 PARTS = (
     REFT,
     Method("without partial reward", "no-partial", "rl_best", {"reward.wrong": 0.0}),
-    Method("without KL", "no-kl", "rl_best", {"rl.kl_coef": 0.0}),
+    Method("without KL", "no-kl", "rl_best", {"rl.kl_coef": 0.0, "rl.track_kl": "true"}),
     Method("a critic of its own", "critic", "rl_best", {"rl.critic": "separate"}),
     Method("without critic, advantages whitened", "no-critic", "rl_best", NO_CRITIC),
     Method("without baseline: no critic, no whitening", "no-baseline", "rl_best", NO_BASELINE),

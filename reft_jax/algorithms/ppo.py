@@ -57,21 +57,22 @@ class RolloutScores:
 
     log_probs: Float[Array, "B R"]  # of the policy, nats
     entropy: Float[Array, "B R"]  # of the policy, nats
-    reference: Float[Array, "B R"]  # log-probs of the reference, nats
+    reference: Float[Array, "B R"] | None  # log-probs of the reference, nats; None where nobody reads them
     values: Float[Array, "B R"] | None  # None without a critic
 
 
 def score_rollout(
-    policy: Policy, config: RlConfig, temperature: float, params: Params, reference: Params, sequences: Sequences
+    policy: Policy, config: RlConfig, temperature: float, params: Params, reference: Params | None, sequences: Sequences
 ) -> RolloutScores:
-    """Scores responses [B, R] by policy and reference, `config.microbatch_size` rows at a time."""
+    """Scores responses [B, R] by policy and reference, if there is one, `config.microbatch_size` rows at a time."""
 
     def score(rows: Sequences) -> RolloutScores:
         scores = score_responses(policy, params, rows, temperature)
+        other = None if reference is None else score_responses(policy, reference, rows, temperature).log_probs
         return RolloutScores(
             log_probs=scores.log_probs,
             entropy=scores.entropy,
-            reference=score_responses(policy, reference, rows, temperature).log_probs,
+            reference=other,
             values=response_values(policy, params, rows, scores.hidden) if has_critic(config) else None,
         )
 
@@ -83,21 +84,25 @@ def score_rollout(
 
 
 def rollout_metrics(rollout: Rollout, scores: RolloutScores) -> dict[str, jax.Array]:
-    """KL to the reference, entropy, and how far sampler and trainer differ.
+    """KL to the reference, where it was scored, entropy, and how far sampler and trainer differ.
 
     `rl/sampler_gap` is the mean |sampler's log-prob - scored log-prob| of a token, nats.
     """
     mask = rollout.sequences.response_mask
-    kl = losses.kl_k1(scores.log_probs, scores.reference)
     gap = jnp.abs(rollout.log_probs - scores.log_probs)
-    return {
+    metrics = {
+        "rl/entropy": losses.masked_mean(scores.entropy, mask),
+        "rl/sampler_gap": losses.masked_mean(gap, mask),
+        "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
+    }
+    if scores.reference is None:
+        return metrics
+    kl = losses.kl_k1(scores.log_probs, scores.reference)
+    return metrics | {
         "rl/kl_k1": losses.masked_mean(kl, mask),
         "rl/kl_k3": losses.masked_mean(losses.kl_k3(scores.log_probs, scores.reference), mask),
         "rl/sequence_kl": jnp.sum(jnp.where(mask, kl, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
         "rl/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl), 0)),
-        "rl/entropy": losses.masked_mean(scores.entropy, mask),
-        "rl/sampler_gap": losses.masked_mean(gap, mask),
-        "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
     }
 
 
@@ -106,7 +111,7 @@ def make_experience(
     config: RlConfig,
     temperature: float,
     params: Params,
-    reference: Params,
+    reference: Params | None,
     rollout: Rollout,
     rewards: Float[Array, " B"],
 ) -> tuple[Experience, dict[str, jax.Array]]:
@@ -117,7 +122,7 @@ def make_experience(
         config: algorithm and what it takes, KL, micro-batch size.
         temperature: of the rollout; divides the logits of policy and reference alike.
         params: the policy's, as they sampled.
-        reference: the frozen starting parameters {"decoder"}.
+        reference: the frozen starting parameters {"decoder"}; None where `config.kl_coef` is 0 and nobody asks.
         rollout: [B, T].
         rewards: [B] float, the verdict on each completion.
 
@@ -126,12 +131,11 @@ def make_experience(
     """
     sequences, mask = rollout.sequences, rollout.sequences.response_mask
     scores = score_rollout(policy, config, temperature, params, reference, sequences)
-    per_token = losses.kl_penalised_rewards(
-        rewards,
-        KL[config.kl_estimator](scores.log_probs, scores.reference),
-        mask,
-        kl_coef=config.kl_coef if config.kl_in == "reward" else 0.0,
-    )
+    if scores.reference is not None and config.kl_in == "reward":
+        kl = KL[config.kl_estimator](scores.log_probs, scores.reference)
+        per_token = losses.kl_penalised_rewards(rewards, kl, mask, kl_coef=config.kl_coef)
+    else:
+        per_token = losses.place_reward(rewards, mask)
     advantages, returns = estimate_advantages(config, per_token, scores.values, mask)
     metrics = rollout_metrics(rollout, scores) | {"rl/advantage_mean": losses.masked_mean(advantages, mask)}
     if scores.values is not None and returns is not None:
@@ -145,7 +149,7 @@ def make_experience(
     experience = Experience(
         sequences=sequences,
         log_probs=scores.log_probs,
-        reference=scores.reference if config.kl_in == "loss" else None,
+        reference=scores.reference if config.kl_in == "loss" and config.kl_coef else None,
         advantages=advantages,
         values=scores.values,
         returns=returns,
@@ -294,12 +298,12 @@ def build_experience(
     params = abstract_params(policy, mesh, value_head=has_critic(config))
     args = (
         params,
-        {"decoder": params["decoder"]},
+        {"decoder": params["decoder"]} if config.scores_reference else None,
         _abstract_rollout(batch, prompt, response, wide, mesh),
         abstract_rows(jax.ShapeDtypeStruct((batch,), wide), mesh),
     )
 
-    def step(params: Params, reference: Params, rollout: Rollout, rewards: jax.Array):
+    def step(params: Params, reference: Params | None, rollout: Rollout, rewards: jax.Array):
         return make_experience(policy, config, temperature, params, reference, rollout, rewards)
 
     experience, _ = jax.eval_shape(step, *args)

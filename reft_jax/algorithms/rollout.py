@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, cast
 
@@ -80,13 +81,31 @@ def draw(
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return tokens, token_log_probs(logits, tokens)
     probs = jax.nn.softmax(logits, axis=-1)
-    # A parallel sum may round up from one token to the next even where the next one has no probability.
-    cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
-    total = jnp.max(cumulative, axis=-1)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=logits.dtype))(keys)
-    target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))  # rounding must not pass the end
-    tokens = jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)
+    # A sum over a whole vocabulary, once for each of its tokens, would cost more than the softmax: first a block of
+    # about the square root of them is found, then the token inside it.
+    rows, size = probs.shape
+    width = 1 << math.ceil(math.log2(size) / 2)
+    blocks = jnp.pad(probs, ((0, 0), (0, -size % width))).reshape(rows, -1, width)
+    mass = jnp.sum(blocks, axis=-1)
+    block, rest = _first_beyond(mass, uniform * jnp.sum(mass, axis=-1))
+    inside, _ = _first_beyond(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], rest)
+    tokens = block * width + inside
     return tokens, token_log_probs(logits, tokens)
+
+
+def _first_beyond(mass: Float[Array, "B n"], target: Float[Array, " B"]) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """The first place where the masses so far exceed the target, never one without mass, and what of it is left there.
+
+    A parallel sum may round up from one place to the next even where the next one has no mass, and the target may lie
+    beyond the ends by rounding.
+    """
+    so_far = jnp.where(mass > 0, jnp.cumsum(mass, axis=-1), 0)
+    total = jnp.max(so_far, axis=-1)
+    target = jnp.clip(target, 0, jnp.nextafter(total, jnp.zeros_like(total)))
+    place = jnp.argmax(so_far > target[:, None], axis=-1).astype(jnp.int32)
+    before = jnp.take_along_axis(so_far - mass, place[:, None], axis=-1)[:, 0]
+    return place, target - before
 
 
 def row_keys(seed: Int[Array, ""], step: Int[Array, ""], prompts: PromptBatch) -> Key[Array, " B"]:

@@ -405,7 +405,10 @@ class RlConfig:
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-7, schedule="constant", lr_warmup_fraction=0.0)
     """Optimizer of this stage; its schedule counts optimizer steps."""
     kl_coef: NonNegativeFloat = 0.01
-    """Weight of the KL to the reference."""
+    """Weight of the KL to the reference; 0 does without the reference's weights and its pass over the completions,
+    unless `track_kl` or `collapse.max_kl` asks for them."""
+    track_kl: bool = False
+    """Record the KL to the reference where its weight is 0, too."""
     kl_in: Literal["reward", "loss"] = "reward"
     """The KL is taken off the reward (ReFT), of each token in PPO and of the whole response otherwise; or added to the
     loss, weighted by the ratio of new to old policy, which makes its gradient that of the KL."""
@@ -453,6 +456,11 @@ class RlConfig:
     def updates_per_iteration(self) -> int:
         """Optimizer steps of an iteration."""
         return self.update_epochs * self.completions_per_iteration // self.minibatch_size
+
+    @property
+    def scores_reference(self) -> bool:
+        """Whether somebody reads what the reference says of the completions."""
+        return self.algorithm != "self_training" and (self.kl_coef > 0 or self.track_kl or self.collapse.max_kl > 0)
 
     @property
     def separate_critic(self) -> bool:

@@ -81,7 +81,8 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
         own = {name for name in measures if (name in STAGES["reward_model"]) == (stage == "reward_model")}
         code = sum(measures[name].get("code", 0) * steps[name]["bucket"][-1] for name in own)
         held = dict.fromkeys(PARTS, 0) | {"params": state["params"], "adam": state["optimizer"], "code": code}
-        if stage == "rl" and "experience" in steps and not adapted:  # adapters off, the policy is its own reference
+        scored = stage == "rl" and config.rl.scores_reference
+        if scored and not adapted:  # adapters off, the policy is its own reference
             held["reference"] = plan["decoder"]
         for step in names:
             if step in measures:

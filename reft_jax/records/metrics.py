@@ -65,7 +65,10 @@ METRICS: Mapping[str, Metric] = {
     "rl/sampled_loss": Metric("nats per token", "Self-training: cross-entropy of the right completions"),
     "rl/gold_loss": Metric("nats per token", "Self-training: cross-entropy of the annotations of the same questions"),
     "rl/total_loss": Metric("1", "What is minimised: the losses above, weighted"),
-    "rl/kl_k1": Metric("nats per token", "KL of the sampling policy from the reference; estimator k1, may be below 0"),
+    "rl/kl_k1": Metric(
+        "nats per token",
+        "KL of the sampling policy from the reference, where that is scored (`rl.kl_coef`); estimator k1, may be < 0",
+    ),
     "rl/kl_k3": Metric("nats per token", "KL of the sampling policy from the reference; estimator k3, never below 0"),
     "rl/sequence_kl": Metric("nats per response", "k1 summed over each response, mean over responses"),
     "rl/kl_max": Metric("nats", "Largest absolute k1 of a token in the step"),

@@ -66,12 +66,12 @@ def make_learner(
         start: makes the parameters {"decoder"} that the policy starts from, and that are its reference.
     """
     state = _resume(records, model, stage)
-    self_training = model.config.rl.algorithm == "self_training"
-    if self_training or model.config.model.lora.rank:  # nobody else needs the decoder's buffers
+    scored, adapted = model.config.rl.scores_reference, model.config.model.lora.rank > 0
+    if adapted or not scored:  # nobody else needs the decoder's buffers
         state = _fresh(model, stage, start()) if state is None else state
-        if self_training:
+        if model.config.rl.algorithm == "self_training":
             return state, SelfTraining(model, {example.problem: example for example in examples})
-        return state, PolicyGradient(model, lambda state: {"decoder": state.params["decoder"]})
+        return state, PolicyGradient(model, lambda state: {"decoder": state.params["decoder"]} if scored else None)
     reference = start()
     state = _fresh(model, stage, copy_params(reference)) if state is None else state
     return state, PolicyGradient(model, lambda _: reference)
@@ -98,11 +98,11 @@ class PolicyGradient:
 
     Args:
         model: what is trained.
-        reference: gives the frozen starting parameters {"decoder"}; with adapters they are the state's own, whose
-            buffers each update moves.
+        reference: gives the frozen starting parameters {"decoder"}, or None where nobody reads what they say; with
+            adapters they are the state's own, whose buffers each update moves.
     """
 
-    def __init__(self, model: Model, reference: Callable[[TrainState], Params]) -> None:
+    def __init__(self, model: Model, reference: Callable[[TrainState], Params | None]) -> None:
         self._model = model
         self._reference = reference
 
@@ -117,7 +117,7 @@ class PolicyGradient:
         if iteration.number == 0:
             other, _ = score(state.params, reference, self_checks.with_other_padding(rollout), rewards)
             self_checks.check_experience(
-                experience, metrics, other, from_reference=True, tolerance=config.check_tolerance
+                experience, metrics, other, from_reference=reference is not None, tolerance=config.check_tolerance
             )
         jax.block_until_ready(experience)
         clock.lap("experience")

@@ -377,7 +377,7 @@ def test_draw_has_the_frequencies_of_the_softmax():
     np.testing.assert_allclose(log_probs, np.log(p[np.asarray(tokens)]), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [33, 512])
+@pytest.mark.parametrize("size", [33, 512, 1000])
 def test_draw_never_takes_a_token_without_probability(monkeypatch, size):
     """Every uniform number in the neighbourhood of every boundary between tokens, and both ends of the interval."""
     rng = np.random.default_rng(size)

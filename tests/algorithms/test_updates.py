@@ -16,7 +16,7 @@ from flax import linen as nn
 from reft_jax.algorithms import ppo, self_checks, self_training, sft
 from reft_jax.algorithms.rollout import Rollout
 from reft_jax.algorithms.train_state import abstract_params, init_state, make_optimizer, make_schedule
-from reft_jax.config import DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
+from reft_jax.config import CollapseConfig, DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
@@ -268,9 +268,9 @@ def experience(microbatch: int = B, shape=(1, 1), reference_noise: float = 0.1, 
     where = mesh(*shape)
     config = dataclasses.replace(PPO, microbatch_size=microbatch, **settings)
     step, _ = ppo.build_experience(MODEL, config, where, temperature=TEMPERATURE, prompt=PROMPT, response=RESPONSE)
-    reference = {"decoder": host_params(7, reference_noise)["decoder"]}
+    reference = on_mesh({"decoder": host_params(7, reference_noise)["decoder"]}, where)
     batch = to_global((make_rollout(), REWARDS), batch_shardings((make_rollout(), REWARDS), where))
-    return to_host(step(on_mesh(host_params(), where), on_mesh(reference, where), *batch))
+    return to_host(step(on_mesh(host_params(), where), reference if config.scores_reference else None, *batch))
 
 
 @functools.cache
@@ -351,6 +351,24 @@ def test_the_kl_of_a_reward_may_be_k3_and_one_in_the_loss_is_in_no_reward():
     np.testing.assert_array_equal(in_loss.advantages, without.advantages)
     log_probs, k1 = numpy_experience()["log_probs"], numpy_experience()["k1"]
     assert_rows_close(in_loss.reference, [own - k for own, k in zip(log_probs, k1)])
+
+
+def test_a_reference_that_nobody_reads_is_not_scored():
+    (plain, metrics), (tracked, more) = experience(kl_coef=0.0), experience(kl_coef=0.0, track_kl=True)
+    visible = lambda e: [np.where(MASK, x, 0) for x in (e.log_probs, e.values, e.advantages, e.returns)]
+    jax.tree.map(np.testing.assert_array_equal, visible(plain), visible(tracked))
+    assert set(more) - set(metrics) == {"rl/kl_k1", "rl/kl_k3", "rl/sequence_kl", "rl/kl_max"}
+    assert {name: more[name] for name in metrics} == metrics
+    bounded = CollapseConfig(max_kl=1.0)
+    settings = [{}, {"kl_coef": 0.0}, {"kl_coef": 0.0, "track_kl": True}, {"kl_coef": 0.0, "collapse": bounded}]
+    scored = [dataclasses.replace(PPO, **changed) for changed in settings]
+    assert [config.scores_reference for config in scored] == [True, False, True, True]
+
+    def flops(config: RlConfig) -> float:
+        step, args = ppo.build_experience(MODEL, config, mesh(), temperature=1.0, prompt=PROMPT, response=RESPONSE)
+        return step.lower(*args).cost_analysis()["flops"]
+
+    assert flops(scored[1]) < 0.6 * flops(scored[2])
 
 
 @pytest.mark.parametrize(

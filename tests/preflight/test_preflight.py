@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reft_jax.config import Config, LoraConfig, ModelConfig, load_config
+from reft_jax.config import Config, LoraConfig, ModelConfig, RlConfig, load_config
 from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.preflight.__main__ import compile_all, in_subprocess, known_lines, main, with_model_directory
 from reft_jax.preflight.devices import GPUS, missing_wheels, parse_target
@@ -308,6 +308,8 @@ def test_what_is_resident_is_added_up_by_hand():
     adapted = Config(model=ModelConfig(lora=LoraConfig(rank=4)))
     shared = {name: total - decoder for name, total in expected.items()}
     assert totals(fake(adapted, **measures)) == shared | {"save": state + decoder}
+    alone = Config(rl=RlConfig(kl_coef=0.0))
+    assert totals(fake(alone, **measures)) == {name: total - decoder for name, total in expected.items()}
     copied = fake(Config(), **measures, layout={"argument": 100, "output": 50, "needed": 170})
     more = {"rollout": expected["rollout"] + 50, "evaluation": expected["evaluation"] + 50}
     assert totals(copied) == expected | more | {"layout": state + decoder + 50 + 20}
