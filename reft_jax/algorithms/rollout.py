@@ -24,10 +24,10 @@ from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import ModelConfig, SamplingLayout
 from reft_jax.data.batches import ArrayT, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
-from reft_jax.models.decoder import KVCache, empty_cache
+from reft_jax.models.decoder import KVCache, empty_cache, repeat_rows
 from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy, call
-from reft_jax.parallel.sharding import abstract_rows, batch_shardings, constrain, replicated
+from reft_jax.parallel.sharding import abstract_rows, batch_shardings, constrain, replicated, shard_count
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
@@ -139,6 +139,7 @@ def generate(
     sampling: SamplingParams,
     eos: int | tuple[int, ...],
     pad: int,
+    samples: int = 1,
 ) -> Rollout:
     """Samples one response a row until its end token or `max_new_tokens` tokens.
 
@@ -151,12 +152,13 @@ def generate(
         sampling: how tokens are drawn.
         eos: id, or ids, that end a response and count as its last token.
         pad: id written after the end; no meaning is ever read from it.
+        samples: how many rows next to each other have the same prompt, which is prefilled once.
     """
     rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), layout=policy.layout)
     prompts = jax.tree.map(rows, prompts)
     batch, prompt_size = prompts.tokens.shape
     keys = row_keys(seed, step, prompts)
-    cache = empty_cache(policy.config, batch, prompt_size + max_new_tokens, policy.mesh, policy.layout)
+    cache = empty_cache(policy.config, batch // samples, prompt_size + max_new_tokens, policy.mesh, policy.layout)
 
     def emit(loop: _Loop, hidden: Float[Array, "B D"]) -> _Loop:
         """Draws the next token from the newest hidden states."""
@@ -184,8 +186,12 @@ def generate(
         hidden, cache = call(policy, params, loop.token[:, None], positions[:, None], loop.cache, method="step")
         return emit(dataclasses.replace(loop, cache=cache), hidden[:, 0])
 
-    hidden, cache = call(policy, params, prompts.tokens, jnp.arange(prompt_size)[None], cache, method="step")
-    last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
+    first = lambda x: x.reshape(batch // samples, samples, *x.shape[1:])[:, 0]
+    tokens, lengths = first(prompts.tokens), first(prompts.lengths)
+    hidden, cache = call(policy, params, tokens, jnp.arange(prompt_size)[None], cache, method="step")
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    if samples > 1:
+        last, cache = jnp.repeat(last, samples, axis=0), repeat_rows(cache, samples, policy.mesh, policy.layout)
     filler = prompts.problem < 0
     empty = _Loop(
         t=jnp.int32(0),
@@ -277,16 +283,28 @@ def build_generate(
     pad: int,
     scan_layers: bool,
     weight_layout: SamplingLayout = "auto",
+    samples: int = 1,
 ) -> tuple[Callable[..., Rollout], tuple[Params, PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]]:
     """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments.
 
-    `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do.
+    `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do. `samples` rows next
+    to each other have the same prompt; where they would not lie on one device, each row is prefilled by itself.
     """
+    together = samples if batch % (samples * shard_count(mesh, "batch")) == 0 else 1
     policy = rollout_policy(config, mesh, weight_layout, scan_layers=scan_layers)
 
     def step(params: Params, prompts: PromptBatch, seed: jax.Array, step: jax.Array) -> Rollout:
         return generate(
-            policy, params, prompts, seed, step, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, pad=pad
+            policy,
+            params,
+            prompts,
+            seed,
+            step,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            eos=eos,
+            pad=pad,
+            samples=together,
         )
 
     ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)

@@ -54,7 +54,8 @@ def steps(
             found["layout"] = Step(functools.partial(build_layout, *layout), ((),))
         if rl.epochs:
             sampling = SamplingParams(config.generation.temperature)
-            found["rollout"] = _generate(config, mesh, rl.completions_per_iteration, sampling, ids)
+            batch = rl.completions_per_iteration
+            found["rollout"] = _generate(config, mesh, batch, sampling, ids, rl.samples_per_question)
             found |= _reinforcement(config, mesh, total("rl"))
         sampling = SamplingParams(evaluation.temperature, evaluation.top_k, evaluation.top_p)
         found["evaluation"] = _generate(config, mesh, evaluation.batch_size, sampling, ids)
@@ -84,7 +85,9 @@ def _supervised(model: ModelConfig, settings: SupervisedConfig, mesh: Mesh, tota
     )
 
 
-def _generate(config: Config, mesh: Mesh, batch: int, sampling: SamplingParams, ids: SpecialIds) -> Step:
+def _generate(
+    config: Config, mesh: Mesh, batch: int, sampling: SamplingParams, ids: SpecialIds, samples: int = 1
+) -> Step:
     generation = config.generation
     build = lambda prompt: build_generate(
         config.model,
@@ -97,6 +100,7 @@ def _generate(config: Config, mesh: Mesh, batch: int, sampling: SamplingParams, 
         pad=ids.pad,
         scan_layers=generation.scan_layers,
         weight_layout=generation.weight_layout,
+        samples=samples,
     )
     return Step(build, _each(generation.prompt_buckets), batch, generation.max_new_tokens)
 

@@ -54,10 +54,18 @@ def empty_cache(
     layers = d.num_layers if config.scan_layers else 1
 
     def zeros() -> jax.Array:
-        made = jnp.zeros((layers, batch, d.num_kv_heads, slots, d.head_dim), config.dtype)
-        return constrain(made, mesh, "layers", "batch", "activation_kv_heads", None, None, layout=layout)
+        return _split(jnp.zeros((layers, batch, d.num_kv_heads, slots, d.head_dim), config.dtype), mesh, layout)
 
     return tuple(KVCache(k=zeros(), v=zeros()) for _ in range(d.num_layers // layers))
+
+
+def repeat_rows(cache: tuple[KVCache, ...], times: int, mesh: Mesh | None, layout: WeightLayout) -> tuple[KVCache, ...]:
+    """The cache with each of its rows `times` times, next to each other."""
+    return jax.tree.map(lambda x: _split(jnp.repeat(x, times, axis=1), mesh, layout), cache)
+
+
+def _split(cache: Float[Array, "L B K S h"], mesh: Mesh | None, layout: WeightLayout) -> Float[Array, "L B K S h"]:
+    return constrain(cache, mesh, "layers", "batch", "activation_kv_heads", None, None, layout=layout)
 
 
 def rope_frequencies(config: DecoderConfig) -> Float[Array, " pairs"]:

@@ -78,7 +78,13 @@ def take(prompts: PromptBatch, rows, width: int = PROMPT) -> PromptBatch:
 
 @functools.cache
 def program(
-    batch: int, prompt: int, sampling: SamplingParams, eos: int, scan_layers: bool = False, shape=(1, 1, "auto")
+    batch: int,
+    prompt: int,
+    sampling: SamplingParams,
+    eos: int,
+    scan_layers: bool = False,
+    shape=(1, 1, "auto"),
+    samples: int = 1,
 ):
     step, args = build_generate(
         MODEL,
@@ -91,6 +97,7 @@ def program(
         pad=PAD,
         scan_layers=scan_layers,
         weight_layout=shape[2],
+        samples=samples,
     )
     return step.lower(*args).compile()
 
@@ -103,8 +110,9 @@ def sample(
     step=STEP,
     scan_layers=False,
     shape=(1, 1, "auto"),
+    samples=1,
 ):
-    run = program(*prompts.tokens.shape, sampling, eos, scan_layers, shape)
+    run = program(*prompts.tokens.shape, sampling, eos, scan_layers, shape, samples)
     on_device = to_global(prompts, batch_shardings(prompts, mesh(*shape[:2])))
     return to_host(run(params(*shape), on_device, np.int32(seed), np.int32(step)))
 
@@ -183,6 +191,21 @@ def test_log_probs_are_those_of_the_scorer(sampling):
     assert mask.sum() > 20
     np.testing.assert_allclose(rollout.log_probs[mask], scores.log_probs[mask], atol=1e-5)
     assert not rollout.log_probs[~mask].any()
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, "auto"), (2, 1, "sharded"), (8, 1, "replicated")], ids=["one", "two", "eight"]
+)
+def test_samples_of_a_question_share_its_prefill_where_they_lie_together(shape):
+    questions = take(make_prompts(), [2, 2, 0, 0, 4, 4, 7, 7])
+    prompts = questions.replace(sample=np.array([0, 1] * 4, "i4"))
+    eos = middle_token(SAMPLED)
+    alone, together = (sample(prompts, SAMPLED, eos, shape=shape, samples=samples) for samples in (1, 2))
+    np.testing.assert_array_equal(alone.sequences.tokens, together.sequences.tokens)
+    np.testing.assert_allclose(alone.log_probs, together.log_probs, atol=1e-5)
+    assert np.any(together.sequences.responses[0] != together.sequences.responses[1])
+    flops = [program(8, PROMPT, SAMPLED, eos, False, shape, samples).cost_analysis()["flops"] for samples in (1, 2)]
+    assert (flops[1] < 0.8 * flops[0]) == (shape[0] * shape[1] < 8), "eight devices have a row each"
 
 
 def test_samples_differ_by_seed_step_problem_and_sample():
