@@ -1,19 +1,21 @@
-"""Tokens a second of PPO's phases, how an iteration's time splits, and the same work in torch where it is installed.
+"""Time of an SFT step and of PPO's phases, and of the same work in torch where it is installed.
 
-    python -m benchmarks.throughput [--embed_dim 256 ...]
+    python -m benchmarks.throughput [--embed_dim 256 ...] [--pinned true]
 
 The model is a fresh Llama of the given shape; responses never end early, so that both sides do the same work. Torch's
 side is transformers' `generate` and an eager training step of the same loss, on the GPU where JAX has one (set
 XLA_PYTHON_CLIENT_MEM_FRACTION=0.4, so that both find room); with bfloat16 it samples with a copy of the weights in that
-type and trains under autocast. Figures are medians; a machine's noise touches both sides, so only their ratio is worth
-quoting.
+type and trains under autocast. Both sides take turns, and figures are medians; a machine's noise touches both, so only
+their ratio is worth quoting. `pinned` keeps both on one CPU core and counts its seconds, the least of all turns.
 """
 
+import contextlib
 import copy
 import dataclasses
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from rich.table import Table
 
 from reft_jax.algorithms.ppo import build_experience, build_update
 from reft_jax.algorithms.rollout import SamplingParams, build_generate, build_layout, needs_layout
+from reft_jax.algorithms.sft import build_step
 from reft_jax.algorithms.train_state import copy_params, init_params, init_state, make_optimizer
 from reft_jax.config import (
     DecoderConfig,
@@ -35,6 +38,7 @@ from reft_jax.config import (
     OptimizerConfig,
     Remat,
     RlConfig,
+    SupervisedConfig,
 )
 from reft_jax.data.batches import PromptBatch
 from reft_jax.models.policy import Policy
@@ -92,19 +96,35 @@ def model_config(shape: Shape) -> ModelConfig:
     return ModelConfig(decoder=decoder, dtype=shape.dtype, scan_layers=shape.scan_layers, remat=shape.remat)
 
 
-def median_seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median time of `work`, which must wait for its own end."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+Phases = dict[str, Callable[[], None]]
+"""Pieces of work by name, each of which waits for its own end."""
+PHASES = ("sft", "rollout", "experience", "update")
 
 
-def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
-    """Seconds of an iteration's phases in this package; `compile` is all programs together."""
+def measure(sides: Mapping[str, Phases], repeats: int, pinned: bool) -> dict[str, dict[str, float]]:
+    """Seconds of each side's phases; of each phase, the sides take turns.
+
+    Args:
+        sides: what is compared.
+        repeats: turns, after one that is not measured.
+        pinned: least CPU seconds of the process, instead of the median by the clock.
+    """
+    clock, best = (time.process_time, min) if pinned else (time.perf_counter, statistics.median)
+    found: dict[str, dict[str, float]] = {side: {} for side in sides}
+    for phase in PHASES:
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(1 + repeats):
+            for side, phases in sides.items():
+                start = clock()
+                phases[phase]()
+                times[side].append(clock() - start)
+        for side, all_of_them in times.items():
+            found[side][phase] = best(all_of_them[1:])
+    return found
+
+
+def jax_phases(shape: Shape, mesh: Mesh) -> tuple[Phases, float]:
+    """The phases in this package, and the seconds that compiling all of them took."""
     model = model_config(shape)
     policy = Policy(model, mesh)
     rl = RlConfig(
@@ -131,6 +151,8 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
     sizes |= {"response": shape.response, "temperature": 1.0}
     experience_step = _compile(build_experience(model, rl, mesh, **sizes))
     update_step = _compile(build_update(model, rl, mesh, **sizes, total_steps=1000))
+    sft = SupervisedConfig(batch_size=shape.batch, microbatch_size=shape.microbatch, optimizer=rl.optimizer)
+    sft_step = _compile(build_step(model, sft, mesh, total_steps=1000, prompt=shape.prompt, response=shape.response))
     compilation = time.perf_counter() - start
 
     params = init_params(policy, mesh, jax.random.key(0), value_head=True)
@@ -144,23 +166,30 @@ def measure_jax(shape: Shape, mesh: Mesh) -> dict[str, float]:
     )
     prompts = to_global(prompts, batch_shardings(prompts, mesh))
     layout = _compile(build_layout(model, mesh, "auto")) if needs_layout(model, mesh, "auto") else lambda params: params
-    sample = lambda: jax.block_until_ready(generate(layout(reference), prompts, np.int32(0), np.int32(0)))
+
+    def sample() -> Any:
+        return jax.block_until_ready(generate(layout(reference), prompts, np.int32(0), np.int32(0)))
+
     rollout = sample()
     rewards = to_global(np.ones(shape.batch, np.float32), batch_shardings(np.ones(shape.batch), mesh))
-    score = lambda: jax.block_until_ready(experience_step(params, reference, rollout, rewards)[0])
+
+    def score() -> Any:
+        return jax.block_until_ready(experience_step(params, reference, rollout, rewards)[0])
+
     experience = score()
-    state = [init_state(copy_params(params), make_optimizer(rl.optimizer, 1000), mesh)]
+    fresh = lambda start: init_state(copy_params(start), make_optimizer(rl.optimizer, 1000), mesh)
+    states = {"update": fresh(params), "sft": fresh(reference)}
     rows = np.arange(shape.batch, dtype=np.int32)
 
     def update() -> None:
-        state[0], metrics = update_step(state[0], experience, rows)
+        states["update"], metrics = update_step(states["update"], experience, rows)
         jax.block_until_ready(metrics)
 
-    phases = {"rollout": sample, "experience": score, "update": update}
-    return {
-        "compile": compilation,
-        **{name: median_seconds(work, shape.repeats) for name, work in phases.items()},
-    }
+    def learn() -> None:
+        states["sft"], metrics = sft_step(states["sft"], rollout.sequences)
+        jax.block_until_ready(metrics)
+
+    return {"sft": learn, "rollout": sample, "experience": score, "update": update}, compilation
 
 
 def _compile(built: tuple[Any, tuple[Any, ...]]) -> Any:
@@ -168,8 +197,8 @@ def _compile(built: tuple[Any, tuple[Any, ...]]) -> Any:
     return jitted.lower(*args).compile()
 
 
-def measure_torch(shape: Shape) -> dict[str, float]:
-    """Seconds of the same phases with transformers: `generate`, scoring by policy and reference, one optimizer step."""
+def torch_phases(shape: Shape) -> Phases:
+    """The same phases with transformers: `generate`, scoring by policy and reference, and optimizer steps."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -234,39 +263,56 @@ def measure_torch(shape: Shape) -> dict[str, float]:
         optimizer.step()
         wait()
 
-    phases = {"rollout": sample, "experience": score, "update": update}
-    return {name: median_seconds(work, shape.repeats) for name, work in phases.items()}
+    def learn() -> None:
+        optimizer.zero_grad()
+        for part in rows.split(shape.microbatch):
+            (-forward(part)[0].mean() * len(part) / shape.batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        wait()
+
+    return {"sft": learn, "rollout": sample, "experience": score, "update": update}
 
 
-def report(shape: Shape, ours: dict[str, float], theirs: dict[str, float] | None) -> Table:
+def table(shape: Shape, ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> Table:
     """A row for each phase; tokens are prompt and response, but for the rollout, where only the response counts."""
-    table = Table(title=f"{shape.batch} x ({shape.prompt} + {shape.response}) tokens, {jax.devices()[0].device_kind}")
-    for heading in ("phase", "seconds", "share", "tokens/s", "torch seconds", "torch / ours"):
-        table.add_column(heading, justify="left" if heading == "phase" else "right")
-    phases = ("rollout", "experience", "update")
-    whole = sum(ours[phase] for phase in phases)
-    for phase in phases:
+    found = Table(title=f"{shape.batch} x ({shape.prompt} + {shape.response}) tokens, {jax.devices()[0].device_kind}")
+    for heading in ("phase", "seconds", "tokens/s", "torch seconds", "torch / ours"):
+        found.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in PHASES:
         tokens = shape.batch * (shape.response if phase == "rollout" else shape.prompt + shape.response)
         torch_cells = (f"{theirs[phase]:.3f}", f"{theirs[phase] / ours[phase]:.2f}") if theirs else ("", "")
-        cells = (f"{ours[phase]:.3f}", f"{ours[phase] / whole:.0%}", f"{tokens / ours[phase]:,.0f}")
-        table.add_row(phase, *cells, *torch_cells)
-    table.caption = f"compiling all three took {ours['compile']:.1f} s"
-    return table
+        found.add_row(phase, f"{ours[phase]:.3f}", f"{tokens / ours[phase]:,.0f}", *torch_cells)
+    return found
 
 
-def main(shape: Shape = Shape()) -> None:
+def compare(shape: Shape, pinned: bool) -> tuple[dict[str, dict[str, float]], float]:
+    """Seconds of each side's phases, torch's where it is installed, and those that compiling ours took."""
+    mesh = make_mesh(MeshConfig(), jax.devices())
+    ours, compilation = jax_phases(shape, mesh)
+    sides = {"ours": ours}
+    with contextlib.suppress(ImportError):
+        sides["torch"] = torch_phases(shape)
+    return measure(sides, shape.repeats, pinned), compilation
+
+
+def pin() -> None:
+    """Keeps this process on the last of its cores; to be called before JAX has made its threads."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def main(shape: Shape = Shape(), pinned: bool = False) -> None:
     """Measures and prints.
 
     Args:
         shape: what is measured.
+        pinned: on one CPU core, in CPU seconds.
     """
-    mesh = make_mesh(MeshConfig(), jax.devices())
-    ours = measure_jax(shape, mesh)
-    try:
-        theirs = measure_torch(shape)
-    except ImportError:
-        theirs = None
-    Console().print(report(shape, ours, theirs))
+    if pinned:
+        pin()
+    found, compilation = compare(shape, pinned)
+    Console().print(table(shape, found["ours"], found.get("torch")))
+    Console().print(f"compiling ours took {compilation:.1f} s")
 
 
 if __name__ == "__main__":
