@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.train_state import TrainState, abstract_params, abstract_stage, jit_update, optimizer_step
+from reft_jax.algorithms.train_state import (
+    TrainState,
+    abstract_params,
+    abstract_stage,
+    at_length,
+    by_length,
+    jit_update,
+    optimizer_step,
+)
 from reft_jax.config import ModelConfig, RewardModelConfig
 from reft_jax.data.samples import LabelledRows
 from reft_jax.losses import masked_nll, token_log_probs
@@ -32,6 +40,7 @@ def update(
         The state, and the step's loss (nats) and accuracy (share of rows whose label is the likelier class), before it.
     """
     count = config.batch_size // config.microbatch_size
+    batch = by_length(batch, batch.lengths, batch.tokens.shape[1], count)
     rows_in_batch = jnp.maximum(jnp.sum(batch.labels >= 0), 1)
 
     def loss(params: Params, rows: LabelledRows) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -42,7 +51,14 @@ def update(
         return total / rows_in_batch, (total, right)
 
     state, metrics, (totals, rights) = optimizer_step(
-        loss, state, batch, config.optimizer, total_steps, count=count, mesh=classifier.mesh
+        loss,
+        state,
+        batch,
+        config.optimizer,
+        total_steps,
+        count=count,
+        mesh=classifier.mesh,
+        cut=lambda gradient: at_length(gradient, batch.tokens.shape[1], lambda rows: rows.lengths),
     )
     metrics |= {"loss": jnp.sum(totals) / rows_in_batch, "accuracy": jnp.sum(rights) / rows_in_batch}
     return state, metrics

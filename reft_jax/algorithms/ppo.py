@@ -22,9 +22,12 @@ from reft_jax.algorithms.train_state import (
     abstract_params,
     abstract_sequences,
     abstract_stage,
+    at_length,
+    by_length,
     jit_update,
     microbatches,
     optimizer_step,
+    take_rows,
 )
 from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Sequences
@@ -64,23 +67,28 @@ class RolloutScores:
 def score_rollout(
     policy: Policy, config: RlConfig, temperature: float, params: Params, reference: Params | None, sequences: Sequences
 ) -> RolloutScores:
-    """Scores responses [B, R] by policy and reference, if there is one, `config.microbatch_size` rows at a time."""
+    """Scores responses [B, R] by policy and reference, if there is one, `config.microbatch_size` rows at a time.
 
-    def score(rows: Sequences) -> RolloutScores:
+    Rows of like length are scored together, without most of their padding. What is said of padding means nothing.
+    """
+    width = sequences.responses.shape[1]
+
+    def score(params: Params, rows: Sequences) -> RolloutScores:
         scores = score_responses(policy, params, rows, temperature)
         other = None if reference is None else score_responses(policy, reference, rows, temperature).log_probs
-        return RolloutScores(
-            log_probs=scores.log_probs,
-            entropy=scores.entropy,
-            reference=other,
-            values=response_values(policy, params, rows, scores.hidden) if has_critic(config) else None,
-        )
+        values = response_values(policy, params, rows, scores.hidden) if has_critic(config) else None
+        said = RolloutScores(log_probs=scores.log_probs, entropy=scores.entropy, reference=other, values=values)
+        return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, width - x.shape[1]))), said)
 
-    count = sequences.tokens.shape[0] // config.microbatch_size
+    padded, count = sequences.tokens.shape[1], sequences.tokens.shape[0] // config.microbatch_size
+    score_cut = at_length(score, padded, lambda part: part.lengths)
     if count == 1:
-        return score(sequences)
-    stacked = jax.lax.map(score, microbatches(sequences, count, policy.mesh))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), stacked)
+        return score_cut(params, sequences)
+    order = by_length(jnp.arange(len(sequences.tokens)), sequences.lengths, padded, count)
+    parts = microbatches(take_rows(sequences, order), count, policy.mesh)
+    stacked = jax.lax.map(lambda part: score_cut(params, part), parts)
+    together = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, width), stacked)
+    return take_rows(together, jnp.argsort(order))
 
 
 def rollout_metrics(rollout: Rollout, scores: RolloutScores) -> dict[str, jax.Array]:
@@ -263,7 +271,10 @@ def update(
         experience: [B, R].
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
-    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), experience)
+    count = config.minibatch_size // config.microbatch_size
+    padded = experience.sequences.tokens.shape[1]
+    rows = by_length(rows, take_rows(experience.sequences.lengths, rows), padded, count)
+    batch = take_rows(experience, rows)
     weights = response_weights(config, batch.sequences.response_lengths)
 
     def loss(params: Params, piece: tuple[Experience, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
@@ -272,9 +283,15 @@ def update(
         values = response_values(policy, params, part.sequences, scores.hidden) if has_critic(config) else None
         return objective(config, scores.log_probs, values, part, weight)
 
-    count = config.minibatch_size // config.microbatch_size
     state, metrics, aux = optimizer_step(
-        loss, state, (batch, weights), config.optimizer, total_steps, count=count, mesh=policy.mesh
+        loss,
+        state,
+        (batch, weights),
+        config.optimizer,
+        total_steps,
+        count=count,
+        mesh=policy.mesh,
+        cut=lambda gradient: at_length(gradient, padded, lambda part: part[0].sequences.lengths),
     )
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
     return state, {**metrics, "rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"])}

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.train_state import TrainState, abstract_sequences, abstract_stage, jit_update, optimizer_step
+from reft_jax.algorithms.train_state import (
+    TrainState,
+    abstract_sequences,
+    abstract_stage,
+    at_length,
+    by_length,
+    jit_update,
+    optimizer_step,
+)
 from reft_jax.config import ModelConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import masked_nll
@@ -31,6 +39,8 @@ def update(
         batch: [B, T]; B must be `config.batch_size`.
     """
     count = config.batch_size // config.microbatch_size
+    if config.loss_aggregation == "token_mean":  # the other depends on which rows are together
+        batch = by_length(batch, batch.lengths, batch.tokens.shape[1], count)
     tokens_in_batch = jnp.maximum(jnp.sum(batch.response_lengths), 1)
 
     def loss(params: Params, rows: Sequences) -> tuple[jax.Array, jax.Array]:
@@ -40,7 +50,14 @@ def update(
         return total / share, total
 
     state, metrics, totals = optimizer_step(
-        loss, state, batch, config.optimizer, total_steps, count=count, mesh=policy.mesh
+        loss,
+        state,
+        batch,
+        config.optimizer,
+        total_steps,
+        count=count,
+        mesh=policy.mesh,
+        cut=lambda gradient: at_length(gradient, batch.tokens.shape[1], lambda rows: rows.lengths),
     )
     return state, {**metrics, "loss": jnp.sum(totals) / tokens_in_batch, "tokens": tokens_in_batch}
 

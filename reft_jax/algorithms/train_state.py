@@ -143,8 +143,66 @@ def microbatches(batch: Any, count: int, mesh: Mesh | None) -> Any:
     return jax.tree.map(split, batch)
 
 
+LEAST_CUT = 128
+"""Rows of fewer tokens than this are not cut: each length that a program can take is compiled."""
+
+
+def take_rows(tree: T, rows: Array) -> T:
+    """Some rows of every [B, ...] of a tree."""
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
+
+
+def cut_lengths(longest: int) -> tuple[int, ...]:
+    """Lengths that rows padded to `longest` tokens may be cut to: quarters of it, in whole sixteens."""
+    quarters = {min(longest, -(-longest * part // 64) * 16) for part in (1, 2, 3, 4)}
+    return tuple(sorted(quarters)) if longest >= LEAST_CUT else (longest,)
+
+
+def by_length(rows: T, lengths: Array, padded: int, count: int) -> T:
+    """The rows in an order in which each of `count` `microbatches` has some of like length; as they are if uncut.
+
+    Args:
+        rows: a tree of arrays [B, ...].
+        lengths: their tokens, [B].
+        padded: tokens that they are padded to, see `cut_lengths`.
+        count: number of micro-batches.
+    """
+    if count == 1 or len(cut_lengths(padded)) == 1:
+        return rows
+    return take_rows(rows, jnp.argsort(-lengths).reshape(count, -1).swapaxes(0, 1).reshape(-1))
+
+
+def at_length(function: Callable[..., T], padded: int, lengths: Callable[[Any], Array]) -> Callable[..., T]:
+    """`function(first, rows)`, computed on rows without most of their common padding; the result is the same.
+
+    One program holds the function for each of `cut_lengths`, and takes the shortest that no row exceeds.
+
+    Args:
+        function: its result has the same shapes however long rows are, and does not depend on padding.
+        padded: tokens of the rows; arrays [B, n] of the tree are cut to as many columns, [B] stay.
+        lengths: the tokens of each row, [B], of the tree `rows`.
+    """
+    sizes = cut_lengths(padded)
+    if len(sizes) == 1:
+        return function
+
+    def on(size: int) -> Callable[..., T]:
+        return lambda first, rows: function(first, jax.tree.map(lambda x: x[:, :size] if x.ndim > 1 else x, rows))
+
+    def choose(first: Any, rows: Any) -> T:
+        place = jnp.searchsorted(jnp.array(sizes), jnp.max(lengths(rows)))
+        return cast(T, jax.lax.switch(place, [on(size) for size in sizes], first, rows))
+
+    return choose
+
+
 def accumulate(
-    loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Params, batch: Any, count: int, mesh: Mesh | None
+    loss: Callable[[Params, Any], tuple[jax.Array, Any]],
+    params: Params,
+    batch: Any,
+    count: int,
+    mesh: Mesh | None,
+    cut: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda gradient: gradient,
 ) -> tuple[Params, Any]:
     """Gradient of `loss` by what is trainable, summed over `count` micro-batches of `batch`.
 
@@ -154,12 +212,13 @@ def accumulate(
         params: the policy's; the gradient is by `split_trainable`'s first part of them.
         batch: a tree of arrays [B, ...], B divisible by `count`.
         count: number of micro-batches.
+        cut: makes of `(params, micro-batch) -> (gradient, auxiliary arrays)` what is called: see `at_length`.
 
     Returns:
         (gradient, auxiliary arrays stacked over the micro-batches).
     """
     trainable, frozen = split_trainable(params)
-    gradient = jax.grad(lambda trainable, batch: loss(join(trainable, frozen), batch), has_aux=True)
+    gradient = cut(jax.grad(lambda trainable, batch: loss(join(trainable, frozen), batch), has_aux=True))
     if count == 1:
         gradients, aux = gradient(trainable, batch)
         return gradients, jax.tree.map(lambda x: x[None], aux)
@@ -194,11 +253,12 @@ def optimizer_step(
     *,
     count: int,
     mesh: Mesh | None,
+    cut: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda gradient: gradient,
 ) -> tuple[TrainState, dict[str, jax.Array], Any]:
     """One step of the optimizer on a batch; what every algorithm's update ends with.
 
     Args:
-        loss, batch, count, mesh: see `accumulate`.
+        loss, batch, count, mesh, cut: see `accumulate`.
         state: parameters and optimizer.
         config: optimizer and schedule.
         total_steps: length of the learning-rate schedule, in optimizer steps.
@@ -207,7 +267,7 @@ def optimizer_step(
         (state, its metrics: learning rate, and global norm of the gradient before clipping; auxiliary arrays of `loss`
         stacked over the micro-batches).
     """
-    gradients, aux = accumulate(loss, state.params, batch, count, mesh)
+    gradients, aux = accumulate(loss, state.params, batch, count, mesh, cut)
     learning_rate = make_schedule(config, total_steps)(state.step)
     state, metrics = apply_gradients(state, gradients, make_optimizer(config, total_steps))
     return state, {**metrics, "optimizer/learning_rate": learning_rate}, aux

@@ -47,6 +47,11 @@ class Sequences(Generic[ArrayT]):
         return cast(ArrayT, np.arange(self.responses.shape[1])[None, :] < self.response_lengths[:, None])
 
     @property
+    def lengths(self) -> "Int[ArrayT, ' B']":
+        """Tokens of prompt and response together."""
+        return cast(ArrayT, self.prompt_lengths + self.response_lengths)
+
+    @property
     def row_count(self) -> int:
         """Rows of a host batch that are not filler."""
         return int(np.sum(self.response_lengths > 0))

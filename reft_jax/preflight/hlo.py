@@ -64,8 +64,8 @@ def collectives(text: str) -> Collectives:
     """The collectives that a program executes.
 
     The bytes of one are those of the whole array that it works on: what a device holds after a gather, a reduction or
-    an exchange, and what it holds before a reduce-scatter. Of branches, all count. One that XLA has spread over several
-    instructions counts once. Channels tell nothing: those of unrolled layers are the same.
+    an exchange, and what it holds before a reduce-scatter. Of branches, the one that moves most counts. One that XLA
+    has spread over several instructions counts once. Channels tell nothing: those of unrolled layers are the same.
 
     Args:
         text: of the compiled program, such as `compiled.as_text()`.
@@ -164,12 +164,21 @@ class _Counter:
                 size = _collective_bytes(kind, instruction)
                 kind = "reduce-scatter" if computation.startswith(TPU_REDUCE_SCATTER) else kind
                 into[kind] = into.get(kind, Traffic()) + Traffic(times, times * size)
+            elif instruction.opcode == "conditional":
+                branches = [self._of_branch(called, times) for called in _called(instruction)]
+                for kind, traffic in max(branches, key=lambda found: sum(x.bytes for x in found.values())).items():
+                    into[kind] = into.get(kind, Traffic()) + traffic
             elif instruction.opcode == "while":
                 self._walk_loop(computation, instruction, times, into)
             elif not instruction.opcode.endswith(("-done", "-update")) and not instruction.name.startswith(TPU_DONE):
                 for called in _called(instruction):
                     if not called.startswith(TPU_MIDDLE):
                         self._walk(called, times, into)
+
+    def _of_branch(self, computation: str, times: int) -> dict[str, Traffic]:
+        found: dict[str, Traffic] = {}
+        self._walk(computation, times, found)
+        return found
 
     def _walk_loop(self, computation: str, loop: Instruction, times: int, into: dict[str, Traffic]) -> None:
         turns = self._trip_count(computation, loop)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from reft_jax.algorithms import ppo, self_checks, self_training, sft
+from reft_jax.algorithms import ppo, self_checks, self_training, sft, train_state
 from reft_jax.algorithms.rollout import Rollout
 from reft_jax.algorithms.train_state import abstract_params, init_state, make_optimizer, make_schedule
 from reft_jax.config import CollapseConfig, DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
-from reft_jax.models.policy import Policy
+from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
 from tests.devices import mesh
 from tests.tiers import few
@@ -369,6 +369,44 @@ def test_a_reference_that_nobody_reads_is_not_scored():
         return step.lower(*args).cost_analysis()["flops"]
 
     assert flops(scored[1]) < 0.6 * flops(scored[2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), pytest.param((2, 1), marks=pytest.mark.ci)], ids=["one", "two"])
+def test_rows_that_are_cut_to_their_length_give_what_whole_ones_do(shape, monkeypatch):
+    """Rows of 11, 8, 8, 8, 5, 3 and two of 1 token, two at a time and four at a time, may have 4, 8 or 11."""
+    visible = lambda e: [np.where(MASK, x, 0) for x in (e.log_probs, e.values, e.advantages, e.returns)]
+    kinds = ("token_mean", "microbatch_mean")
+
+    def results():
+        (data, metrics), at = experience.__wrapped__(2, shape), {"shape": shape}
+        updates = ppo_steps.__wrapped__(B, 2, **at), ppo_steps.__wrapped__(4, 4, **at)
+        return visible(data), metrics, *updates, [sft_steps.__wrapped__(2, kind, **at) for kind in kinds]
+
+    whole, lengths = results(), []
+
+    def recorded(policy, params, sequences, *others):
+        jax.debug.callback(functools.partial(lengths.append, sequences.tokens.shape[1]))
+        return score_responses(policy, params, sequences, *others)
+
+    monkeypatch.setattr(train_state, "cut_lengths", lambda padded: (4, 8, padded))
+    if shape == (1, 1):
+        monkeypatch.setattr(ppo, "score_responses", recorded)
+    cut = results()
+    jax.effects_barrier()
+    assert_trees_close(cut, whole, 1e-12)
+    if shape == (1, 1):
+        assert lengths[:8] == [11, 11, 8, 8, 8, 8, 4, 4], "policy and reference, the longest first"
+        assert lengths[8:] == [*[11, 8, 8, 4] * 2, 11, 11], "two updates of four micro-batches, and two of one"
+
+
+def test_rows_may_be_cut_to_quarters_of_whole_sixteens():
+    assert [train_state.cut_lengths(n) for n in (1, 92, 127)] == [(1,), (92,), (127,)]
+    assert train_state.cut_lengths(128) == (32, 64, 96, 128)
+    assert train_state.cut_lengths(700) == (176, 352, 528, 700)
+    for longest in range(128, 2000, 7):
+        sizes = train_state.cut_lengths(longest)
+        assert sizes[-1] == longest
+        assert all(size % 16 == 0 for size in sizes[:-1])
 
 
 @pytest.mark.parametrize(

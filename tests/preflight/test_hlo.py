@@ -68,9 +68,12 @@ def test_what_a_program_does_not_move_is_not_counted(mesh):
     assert collectives(text_of(mesh, lambda x: jnp.sin(x), (8, 5))).once == {}
 
 
-def test_both_branches_of_a_choice_count(mesh):
+def test_of_the_branches_of_a_choice_the_one_that_moves_most_counts(mesh):
+    gathered = lambda width: lambda x: x + jnp.sum(jax.lax.all_gather(x[:, :width], "x", tiled=True))
+
     def choose(x):
-        return jax.lax.cond(x[0, 0] > 0, lambda x: jax.lax.all_gather(x, "x", tiled=True)[:1], lambda x: x, x)
+        index = x[0, 0].astype(jnp.int32)
+        return jax.lax.switch(index, [lambda x: x, gathered(5), gathered(3)], x)
 
     assert collectives(text_of(mesh, choose, (8, 5))).once == {"all-gather": Traffic(1, 8 * 5 * 4)}
 
