@@ -1,22 +1,21 @@
 """The walk of docs/own_model.py: a chat model, boxed solutions, and an export that transformers reads."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from docs.own_model import main
 from reft_jax.data.tokenizers import load_tokenizer
-from tests.runs import on_devices
 
 pytestmark = [pytest.mark.compiles, pytest.mark.long]
 
 
-def test_a_chat_model_and_boxed_solutions_go_through_every_step(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)  # JAX is at work here already
+def test_a_chat_model_and_boxed_solutions_go_through_every_step(tmp_path):
     folder = tmp_path / "own"
-    with on_devices(1):
-        assert main([str(folder)]) == 0
-    said = capsys.readouterr().out
+    done = subprocess.run([sys.executable, "-m", "docs.own_model", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     assert "<|im_start|>system\\nReason step by step.<|im_end|>" in said, "the first prompt is shown"
 
     summary = json.loads((folder / "run/summary.json").read_text())

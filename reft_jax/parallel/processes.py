@@ -64,14 +64,19 @@ def enable_x64(model: ModelConfig) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
+_alone = False  # JAX has looked for other processes, and there are none
+
+
 def connect(config: DistributedConfig) -> None:
     """Joins the processes of the run, before anything has asked for a device.
 
     Without a coordinator JAX looks for SLURM, Open MPI, Kubernetes and Cloud TPU; where there is none of them, this
-    process is the whole run. A process that has not been heard of for `config.heartbeat_timeout_seconds` seconds is
-    dead, and the others end with an error.
+    process is the whole run, and does not look again. A process that has not been heard of for
+    `config.heartbeat_timeout_seconds` seconds is dead, and the others end with an error.
     """
-    if jax.distributed.is_initialized() or not (config.coordinator_address or config.detect):
+    global _alone
+    detected = _alone and not config.coordinator_address
+    if jax.distributed.is_initialized() or detected or not (config.coordinator_address or config.detect):
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `StopRequest` handles
     try:
@@ -86,6 +91,7 @@ def connect(config: DistributedConfig) -> None:
     except ValueError as error:
         if config.coordinator_address or "coordinator_address" not in str(error):
             raise
+        _alone = True
     except RuntimeError as error:  # JAX has been at work in this process
         raise ValueError(f"{error} Where this process is the whole run, set distributed.detect to false.") from error
 

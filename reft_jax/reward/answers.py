@@ -19,7 +19,15 @@ _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s]*([a-e])"
     r"(?P<rest>[^\w\s]*|\s*(?:[)\]}(]|[.:](?![a-z])).*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
 )
-_ANOTHER_LETTER = re.compile(r"\W*(?:(?:and|or|nor)\b\W*|[,;/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))")
+_ANOTHER_LETTER = re.compile(
+    r"\W*(?:(?:and|or|nor|is|as\s+well\s+as|alternatively)\b\W*|[.,;/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))"
+)
+_DENIED = re.compile(  # of a letter that it is the answer, at the beginning of what follows it
+    r"\W*(?:(?:which|that)\s+)?(?:(?:is|was|are)\b\W*)?(?:(?:one|of|the|also|clearly|probably|definitely|just|a)\s+)*"
+    r"(?:not\b(?!\W*(?:[a-e]\b|option|[0-9]))|(?:wrong|incorrect|false|untrue|impossible)\b)"
+    r"|\W*(?:or\s+)?(?:no(?!\s+doubt)|wait|hmm+|alternatively|maybe|actually)\b"
+    r"|.*\b[a-e]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
+)
 _REASON = re.compile(r"\b(?:because|since|as|which|so|but|not|than)\b")
 _LABEL = re.compile(  # of another option: `c)`, and `c.` or `c:` behind what is no word
     r"(?:^|[\s(,;/])[a-e]\s*\)|(?:^|[^a-z\s]|\b(?:and|or|nor)\b)\s*[a-e][.:](?![^\s])"
@@ -29,8 +37,15 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _HEDGED = re.compile(
-    r"(?:about|around|approx\w*|roughly|nearly|almost|over|under|at (?:least|most)|(?:more|less) than)\b", re.IGNORECASE
+    r"\s*(?:(?:about|around|nearly|almost|over|under|(?:more|less) than)\b|~)"
+    r"|.*(?:≈|\b(?:approx\w*|roughly|circa|up to|at (?:least|most)|more or less|or so)\b|[0-9]-?ish\b)",
+    re.IGNORECASE | re.DOTALL,
 )
+_BEFORE_BOX = re.compile(
+    r"(?:[0-9]|(?<!\*)\*\s*|[/^+]\s*|\b(?:not|never|isn['\u2019]t)\s*)(?:\$|\\\()?$", re.IGNORECASE
+)
+_BEHIND_BOX = re.compile(r"[0-9]|\s*(?:[/^+]|\*(?!\*))|_[0-9{]")
+_BOTH_BOXES = re.compile(r"\}\s*(?:\$|\\\))?\s*(?:,|and|or|,\s*(?:and|or))\s*(?:\$|\\\()?\s*$", re.IGNORECASE)
 _AS_LATEX = str.maketrans({"°": r"^\circ", "·": r"\cdot ", "∞": r"\infty ", "\u222a": r"\cup ", "²": "^2", "³": "^3"})
 _LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
 _QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:", "!?"  # around a text that is an answer, and at its end
@@ -168,7 +183,16 @@ def _delimited(text: str) -> str:
     else:
         line = text.partition("\n")[0].strip()
     *_, box = [None, *_BOXED.finditer(line)]
-    return _braced(line[box.end() :]).strip() if box else line
+    return _of_box(line[: box.start()], line[box.end() :]) if box else line
+
+
+def _of_box(before: str, behind: str) -> str:
+    """What a box between these texts holds; nothing where they deny it, or make it a part or one of several."""
+    inside, end = _braced(behind).strip(), _closing_brace(behind)
+    rest = "" if end is None else behind[end + 1 :]
+    if _BEFORE_BOX.search(before) or _BEHIND_BOX.match(rest) or ("boxed" in before and _BOTH_BOXES.search(before)):
+        return ""
+    return f"-{inside}" if before.endswith("-") else inside
 
 
 def _paragraph(text: str) -> str | None:
@@ -211,7 +235,7 @@ def last_box(text: str) -> str | None:
 def _read_letter(line: str) -> str | None:
     """`B`, `(b)`, `b ) 38` and `option b` are b; an article at the start of a sentence is not a letter."""
     match = _LETTER.fullmatch(plain(_without_dollars(line)).lower())
-    if match is None or _ANOTHER_LETTER.match(match["rest"]):
+    if match is None or _ANOTHER_LETTER.match(match["rest"]) or _DENIED.match(match["rest"]):
         return None
     return None if _LABEL.search(_REASON.split(match["rest"], maxsplit=1)[0]) else match[1]
 

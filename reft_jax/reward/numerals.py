@@ -30,6 +30,13 @@ _NEXT_CLAUSE = re.compile(
 )
 _EQUALS = re.compile(r"(?<![<>!/=])=+(?![<>/=])")
 _SEVERAL = re.compile(r"[,;]|\b(?:and|or|for|with|at|when|if|where|while)\b", re.IGNORECASE)  # x = 5, y = 6
+_IMPLIES = re.compile(r"[=-]>|[⇒→]")
+_NO_STATEMENT = re.compile(  # before an equals sign: a number of its own, an equation to be solved, a denial
+    r"[0-9].*\b(?:at|when|if|where|for|with|while|by|so|because|since|taking|using)\b"
+    r"|(?:[0-9]|(?<![\w)])-|[0-9]\s*/\s*|\|)[a-cknx-z]\|?\s*$|\b[a-z]\s*(?:\^|\*\*)\s*\S+\s*$|[<>≤≥]"
+    r"|\b(?:undefined|no solutions?|not|never|cannot|except|all real numbers)\b",
+    re.IGNORECASE,
+)
 
 # What a line is made of. Blanks may group digits in threes; `1e5` is one number, `1e` a number and a word.
 _TOKEN = re.compile(
@@ -99,7 +106,9 @@ def _clauses(text: str) -> Iterator[str]:
     """
     stated = _REASON.split(text.lstrip(), maxsplit=1)[0]
     *sides, text = _EQUALS.split(stated if _STATED.match(stated) else text)
-    if not any(map(_SEVERAL.search, sides[1:])):
+    if not any(map(_SEVERAL.search, sides[1:])) and not _NO_STATEMENT.search(
+        _IMPLIES.split("=".join(sides))[-1].partition("=")[0]
+    ):
         for end in (None, _NEXT_CLAUSE, _REASON):
             yield end.split(text.lstrip(), maxsplit=1)[0] if end else text
 

@@ -6,7 +6,6 @@ what it warns of goes by that process's settings.
 """
 
 import ast
-import keyword
 import re
 import textwrap
 from collections.abc import Sequence
@@ -29,6 +28,9 @@ _HEADER = re.compile(  # of a program, with nothing behind it
 )
 _RETURN = re.compile(r"^[ \t]+return\b", re.MULTILINE)
 _UNINDENTED = re.compile(r"^[^\s#)\]}].*$", re.MULTILINE)
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")  # as the parser counts them
+_CONTINUES = {"else", "elif", "except", "finally"}
+_DEFINING = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AugAssign)
 _DOCSTRING = re.compile(
     r'^([ \t]*def[ \t]+solution\(\)[^\n]*:[ \t]*\n)[ \t]*"""(.*?)("{3,})[ \t]*$\n?', re.MULTILINE | re.DOTALL
 )
@@ -65,13 +67,38 @@ def _fenced(completion: str, fences: Sequence[re.Match[str]]) -> str:
 def _without_prose(program: str) -> str:
     """`program` up to the first line of prose behind `solution`, where it is no Python with that, and is without."""
     definition = _DEFINITION.search(program)
-    if definition is None or len(program) > _LENGTH or _is_python(program):
+    if definition is None or len(program) > _LENGTH:
         return program
+    if _is_python(program):
+        return _without_words(program)
     for line in _UNINDENTED.finditer(program, definition.end()):
-        if not keyword.iskeyword(line[0].split()[0].rstrip(":")) and not _is_python(line[0]):
+        if not _may_begin_code(line[0]):
             code = program[: line.start()]
             return code if _RETURN.search(code, definition.end()) and _is_python(code) else program
     return program
+
+
+def _may_begin_code(line: str) -> bool:
+    """Whether an unindented line may be Python: a statement, or the head of one that goes on below."""
+    begins_block = _is_python(line.rstrip() + "\n    pass")
+    return line.split()[0].rstrip(":") in _CONTINUES or begins_block or _is_python(line)
+
+
+def _without_words(program: str) -> str:
+    """A program up to what behind `solution` computes nothing and is Python by chance: `Answer is 18`, `Done`."""
+    statements = ast.parse(program.replace("\\", "$")).body
+    while statements and not isinstance(statements[-1], _DEFINING):
+        statement = statements.pop()
+        if _is_idle(statement):
+            program = "".join(_LINE.findall(program)[: statement.lineno - 1])
+    return program
+
+
+def _is_idle(statement: ast.stmt) -> bool:
+    """Whether a statement only names things: an expression that calls nothing, or an annotation."""
+    if isinstance(statement, ast.Expr):
+        return not any(isinstance(node, ast.Call | ast.NamedExpr) for node in ast.walk(statement))
+    return isinstance(statement, ast.AnnAssign) and statement.value is None
 
 
 def _is_python(text: str) -> bool:

@@ -54,12 +54,15 @@ _TAG = re.compile(r"<[A-Za-z][A-Za-z0-9_-]+>|</[A-Za-z][A-Za-z0-9_-]*>")  # <b> 
 _PAIR = re.compile(r"<([A-Za-z])>([^<>]*)</\1>")
 _ANGLES = re.compile(r"<([^<>A-Za-z]+)>|`+")
 _MARKUP = re.compile(r"(?<!\w)(\*{1,3}|_{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)|^\*{2,}|\*{2,}$")
+# Of mathematics, not of money: no blank inside, no digit behind.
+_DOLLARS = re.compile(r"(?<![\\$])\$(?=[^\s$])((?:[^$\\\n]|\\.)*?)(?<![\s\\])\$(?![0-9$])")
 _CLOSING_DOLLAR = re.compile(r"(?<=\S)\$(?=[\s.,;:!?)%]|$)")  # of $18$
 _BRACES = re.compile(r"(?<![\^_\w}])\{([^{}]*)\}")
 
 
 def plain(text: str) -> str:
     """`text` without what only typesets it: ASCII digits and signs, LaTeX as plain mathematics, no markup."""
+    text = _DOLLARS.sub(r" \1 ", text)
     text = _SCRIPT.sub(_plain_script, _VULGAR.sub(" ", text).translate(_CHARACTERS))
     text = "".join(map(_plain_character, text))
     for pattern, replacement in _LATEX:

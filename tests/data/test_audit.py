@@ -233,7 +233,7 @@ def test_repeats_and_shared_are_what_all_pairs_say(first, second, kind, how) -> 
         if how == "same text":
             return a == b
         if how == "same but for options" and kind == "choice":
-            a, b = ("\n".join(text.split("\n")[:-1]) for text in (a, b))
+            a, b = ("\n".join(text.split("\n")[:-1] or [text]) for text in (a, b))
         return re.sub(r"[\W_]", "", a.lower()) == re.sub(r"[\W_]", "", b.lower())
 
     make = lambda name, texts: [Problem(f"{name}{i}", text, "ab"[i % 2]) for i, text in enumerate(texts)]

@@ -2,6 +2,7 @@
 """Reading and comparing answers, under both sets of rules."""
 
 import math
+import re
 from fractions import Fraction
 
 import pytest
@@ -86,6 +87,20 @@ def test_sane_reads_the_number_a_person_reads(text, number):
         # Several options, of which the first is no more meant than the others.
         *((text, None) for text in ("b) 4, c) 5", "A) 5 B) 6", "A; B", "A. B. C.", "A: 5, B: 6", "(a)(b)")),
         ("b) 38 or c) 40", None),
+        *(
+            (f"B{denied}", None)
+            for denied in (" is wrong", " is not correct", ") is wrong", ": wrong", ", which is wrong")
+        ),
+        *((f"B {denied}", None) for denied in ("is not the answer", "is impossible", "is one of the wrong options")),
+        *(
+            (f"B{other}", None)
+            for other in (" is false, C is true", ". C", "... C", " is C", " as well as C", ", hmm, C")
+        ),
+        *((f"A{doubt}", None) for doubt in (", no, B", ", wait: B", ", or maybe B", " is close but C is right")),
+        *(
+            (f"B{kept}", "b")
+            for kept in (" is right", ", no doubt", " is the answer", " because A is wrong", ", not 5")
+        ),
     ],
 )
 def test_sane_reads_the_letter_a_person_reads(text, letter):
@@ -147,6 +162,22 @@ BOX = "\\boxed{"
         (TRIGGER, TRIGGER + "\n\\[\nx = \n42\n\\]\n7", "number", 42),
         (TRIGGER, TRIGGER + "```text\n18\n```\n7", "number", 18),
         (TRIGGER, TRIGGER + r"so $\boxed{7}$, no, $\boxed{18}$ it is", "number", 18),
+        *((TRIGGER, TRIGGER + text, "number", None) for text in (r"2\boxed{18}", r"not $\boxed{18}$", r"\boxed{1}8")),
+        *((TRIGGER, TRIGGER + text, "number", None) for text in (r"\boxed{18}^2", r"3 * \boxed{6}", r"\boxed{6} / 2")),
+        (TRIGGER, TRIGGER + r"$\boxed{18}$ and $\boxed{20}$", "number", None),
+        (TRIGGER, TRIGGER + r"not \boxed{B}", "choice", None),
+        (TRIGGER, TRIGGER + r"-\boxed{18}", "number", -18),
+        *(
+            (TRIGGER, TRIGGER + text, "number", 18)
+            for text in (
+                r"**\boxed{18}**",
+                r"x = \boxed{18}$.",
+                r"(2) \boxed{18}",
+                r"- \boxed{18}",
+                r"Step 2: \boxed{18}",
+            )
+        ),
+        (TRIGGER, TRIGGER + r"first \boxed{3}, then \boxed{5}", "number", 5),
         (TRIGGER, TRIGGER + r"$\frac{1}{2}$.", "latex", r"\frac{1}{2}"),
         (TRIGGER, TRIGGER + r"\frac{1}{2", "latex", None),
         (TRIGGER, TRIGGER + "$90°$", "latex", r"90^\circ"),
@@ -266,11 +297,15 @@ def test_gold(answer, kind, gold):
     ("answer", "kind"),
     [
         *((answer, "number") for answer in ("", "nan", "1e999", "b")),
+        *(
+            (answer, "number")
+            for answer in ("≈5", "~5", "5 roughly", "5 (approx.)", "up to 5", "5-ish", "5 or so", "over 5")
+        ),
         *((answer, "choice") for answer in ("", "f", "ab", "5")),
     ],
 )
 def test_unparsable_gold_is_an_error_that_shows_it(answer, kind):
-    with pytest.raises(ValueError, match=f"gold answer {answer!r} is not"):
+    with pytest.raises(ValueError, match=re.escape(f"gold answer {answer!r} is not")):
         parse_gold(answer, kind)
 
 

@@ -32,9 +32,14 @@ READ = {
     "LaTeX": {r"8{,}000": 8000, r"8\,000": 8000, r"8\ 000": 8000, r"10,\!000": 10**4, r"\$18": 18, r"18\%": 18,
               "$18$": 18, r"\(18\)": 18, r"\mathbf{18}": 18, r"\left(18\right)": 18, "1010_2": 1010, r"1010_{2}": 1010,
               "{18}": 18},
+    "dollars of mathematics": {r"$18\text{ m}$": 18, r"$18\,\text{m}$": 18, "$18 m$": 18, "$18$ m": 18, r"$\$18$": 18,
+                               r"$18 \mathrm{~m}$": 18, r"$18\text{ m/s}$": 18, r"It is $5\text{ m}$ deep": 5,
+                               r"$18\text{ m}^2$": 18, r"$18\text{ mm}$": 18, r"$\frac{1}{2}\text{ m}$": 0.5,
+                               "$2m": 2 * 10**6, "It costs $18.": 18, "$18\\%$": 18},
     "sentences": {"42 and the 2 reasonings above confirm it": 42, "18, because 9+9=18": 18, "18 - that is it": 18,
                   "5**": 5, "Therefore, the answer is <203>.": 203, "x = 5": 5, "is -5": -5, "*5*": 5,
                   "18 because 2 * 9 = 18 and 9 > 3": 18, "5 — the total": 5, "x = 5, where y = 2": 5, "18 if x = 2": 18,
+                  "3 x 4 = 12": 12, "f(x) = 5": 5, "x = 2^3 = 8": 8, "10 - 3 = 7": 7, "The sum of 3 and 4 = 7": 7,
                   "3 * 6 = <<3*6=18>>18": 18, "2x = 10 => x = 5": 5, "12.6, rounded to one decimal place": 12.6,
                   "Cape May has 8 more than that which is 24+8=32": 32, "He averages (60+72)/2 = 66 mph": 66,
                   "the number of those who did not come is 20": 20, "20 were not sold": 20, "Each one costs 5": 5,
@@ -190,6 +195,12 @@ NOT_READ = {
     "words": ["2 and a half", "2 thirds", "18万", "not 5", "isn't 5", "5 apples and 6 pears", "x = 5, y = 6", "five"],
     "sizes": ["1e999", "10^1000", "9^9^9", "3/0", "0^{-1}", "9" * 400, "7 " + "-" * 3000],
     "marks": ["\\", "5\u0305"],
+    "two prices": ["costs $5, not $6", "$10-$15", "$5 and $6"],
+    "beside a statement": [
+        *("The maximum value is 5 at x = 2", "5 for n=2", "5 hours so 20/2 = 10", "314 cm² taking π = 3.14"),
+        *("undefined at x = 10", "no solution because x = 10 fails", "all real numbers but x = 10"),
+    ],
+    "equations": ["2x = 10", "-x = 10", "x^2 = 10", "|x| = 10", "1/x = 10", "x <= y = 10", "x**2 = 4", "3n = 12"],
 }
 
 

@@ -57,6 +57,16 @@ FENCED = "```python\n" + HEADER + BODY + "\n```"
         HEADER + BODY + "\n\nThis returns 18 apples.\nIt is $\\boxed{18}$.",
         HEADER + BODY + "\n\nif 2 < 1:\n    print(solution())\nprint(\n    1\n)\n\n**So** it's done",
         HEADER.replace("many?", "many?\n```\nx\n```") + BODY,
+        # Prose that is Python by chance, or begins like it.
+        *(
+            HEADER + BODY + "\n" + words
+            for words in ("Answer is 18", "- it is 18", "Done", "user", "Result: a", "Answer\n18")
+        ),
+        *(
+            HEADER + BODY + "\n" + words
+            for words in ("if you run this we get 18", "for 18 apples", "from this, 18", "and so")
+        ),
+        HEADER + BODY + "\nHuman\nprint(a)",
     ],
 )
 def test_a_program_is_found_between_fences_and_prose(text):
@@ -82,6 +92,8 @@ def test_a_question_that_makes_the_header_no_python_is_left_out(question):
         HEADER + "    return f()\n\ndef f():\n    return (\n1\n)\n# so\nprint(\n1)",  # Python to its end
         HEADER + "    return 1 +\n\nThis is 1.",  # none without its prose either
         "This is\n" + HEADER + BODY,
+        HEADER + "    return f()\n'Helper:'\ndef f():\n    return 1\nassert solution() == 1",
+        HEADER + BODY + "\nif __name__ == '__main__':\n    print(solution())\nelse:\n    pass",
     ],
 )
 def test_other_texts_stay_as_they_are(text):

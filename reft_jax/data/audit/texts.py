@@ -173,8 +173,8 @@ def first_difference(a: str, b: str) -> str:
 
 
 def without_options(problem: Problem) -> str:
-    """The question without its last line, which holds the options where it is multiple choice."""
-    return problem.question.rpartition("\n")[0] if problem.answer_kind == "choice" else problem.question
+    """The question without its last line, which holds the options where it is multiple choice and has several."""
+    return (problem.answer_kind == "choice" and problem.question.rpartition("\n")[0]) or problem.question
 
 
 def repeats(problems: Sequence[Problem], key: Key) -> list[tuple[str, str]]:
