@@ -16,7 +16,7 @@ from reft_jax.config.ranges import NonNegativeInt
 from reft_jax.config.validation import range_errors, refuse
 from reft_jax.files import json_lines, user_path
 from reft_jax.problem import AnswerKind, Problem
-from reft_jax.reward.answers import likely_answer_kind
+from reft_jax.reward.answers import likely_answer_kind, parse_gold
 from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import Verdict, outcome_counts, verdicts_of
@@ -51,9 +51,10 @@ def read_rows(path: Path, completion_field: str, gold_field: str, answer: Answer
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the line and the field of what is missing or of a wrong type, or the file without rows.
+        ValueError: naming the line and the field of what is missing or of a wrong type, the file without rows, or all
+            lines whose gold answer cannot be read.
     """
-    rows = []
+    rows, faults = [], []
     for number, place, fields in json_lines(path):
         completion = _field(fields, completion_field, place, "completion_field")
         gold = str(_field(fields, gold_field, place, "gold_field", number=True))
@@ -61,6 +62,12 @@ def read_rows(path: Path, completion_field: str, gold_field: str, answer: Answer
         kind: AnswerKind = own if own == "none" else answer if answer != "auto" else own or likely_answer_kind(gold)
         problem = Problem(str(fields.get("id", number)), "", gold, kind)
         rows.append(Row(number, problem, str(completion)))
+        try:
+            parse_gold(gold, kind)
+        except ValueError as error:
+            faults.append(f"{place}: {error}")
+    if faults:
+        raise ValueError("\n".join(faults))
     if not rows:
         raise ValueError(f"{path}: holds no rows")
     return rows

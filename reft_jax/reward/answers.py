@@ -48,7 +48,8 @@ _BEHIND_BOX = re.compile(r"[0-9]|\s*(?:[/^+]|\*(?!\*))|_[0-9{]")
 _BOTH_BOXES = re.compile(r"\}\s*(?:\$|\\\))?\s*(?:,|and|or|,\s*(?:and|or))\s*(?:\$|\\\()?\s*$", re.IGNORECASE)
 _AS_LATEX = str.maketrans({"°": r"^\circ", "·": r"\cdot ", "∞": r"\infty ", "\u222a": r"\cup ", "²": "^2", "³": "^3"})
 _LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
-_QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:", "!?"  # around a text that is an answer, and at its end
+_QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:«»\u3002", "!?"  # around a text that is an answer, and at its end
+_CURLY = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 _MATHEMATICS = re.compile(r"\$+([^$]+)\$+[.\s]*")
 _BESIDE_A_MARK = re.compile(r"\s*([^\w\s])\s*")
 
@@ -243,7 +244,7 @@ def _read_letter(line: str) -> str | None:
 def _plain_text(line: str) -> str:
     """A text without case, typesetting, blanks beside marks, compatibility forms, and the punctuation around it."""
     text = unicodedata.normalize("NFKC", plain(_without_dollars(line)).casefold())
-    text = _BESIDE_A_MARK.sub(r"\1", text)
+    text = _BESIDE_A_MARK.sub(r"\1", text.translate(_CURLY))
     return text.strip(_QUOTES).rstrip(_QUOTES + _STOPS)
 
 

@@ -75,7 +75,10 @@ def main(arguments: list[str]) -> None:
 
         wanted = json.loads(libraries)
         sys.path += [folder for folder in wanted["path"] if folder not in sys.path]
-        names["call"] = functions.worker_call(wanted["function"])
+        try:
+            names["call"] = functions.worker_call(wanted["function"])
+        except Exception as error:  # of the user's own module, which may do anything
+            sys.exit(f"{type(error).__name__}: {error}")
     requests, replies = os.dup(0), os.dup(1)
     layers, seccomp = _confine_all(megabytes, contained=containment == "contained")
     os.write(replies, json.dumps(["ready", layers]).encode() + b"\n")

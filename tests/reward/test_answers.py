@@ -118,6 +118,7 @@ def test_sane_reads_the_letter_a_person_reads(text, letter):
             ("x = 5", "x=5"),
             ("[1, 2 ]", "[1,2]"),
         ],
+        *[("\u201cParis\u201d", "Paris"), ("O\u2019Neil", "O'Neil"), ("\u5317\u4eac\u3002", "\u5317\u4eac")],
         *[("cafe\u0301", "caf\u00e9"), ("<b>Tom</b>", "Tom"), (r"$\text{Tom}$.", "tom"), ("\ufb01n!", "fin")],
     ],
 )

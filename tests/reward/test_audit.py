@@ -91,13 +91,21 @@ def test_fields_and_rewards_can_be_named(tmp_path, capsys):
         ("\n[1]\n", "f.jsonl, line 2: should be a JSON object, is a list"),
         ('{"gold": "5"}\n', "f.jsonl, line 1: field `completion` is missing; there are gold"),
         ('{"gold": [5], "completion": ""}\n', "f.jsonl, line 1: field `gold` is a list"),
-        ('{"id": "q_7", "gold": "five", "completion": ""}\n', "problem q_7: gold answer 'five' is not a finite number"),
+        ('{"id": "q_7", "gold": "five", "completion": ""}\n', "f.jsonl, line 1: gold answer 'five' is not a finite"),
     ],
 )
 def test_reward_audit_names_what_is_wrong_in_its_file(tmp_path, capsys, text, message):
     (tmp_path / "f.jsonl").write_text(text)
     assert main([str(tmp_path / "f.jsonl")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_reward_audit_names_every_gold_answer_that_cannot_be_read(tmp_path, capsys):
+    golds = ["five", "5", "2x", "\u22485"]
+    path = write(tmp_path / "f.jsonl", [{"gold": gold, "completion": ""} for gold in golds])
+    assert main([str(path)]) == 2
+    told = capsys.readouterr().err
+    assert [n for n in range(1, 5) if f"f.jsonl, line {n}: gold answer" in told] == [1, 3, 4]
 
 
 def test_a_missing_file_and_a_bad_setting_are_named(tmp_path, capsys):
