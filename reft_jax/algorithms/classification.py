@@ -1,5 +1,6 @@
 """The steps of the reward model: cross-entropy of right and wrong, and the probability of right."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ def update(
         right = jnp.sum(real & (jnp.argmax(logits, axis=-1) == rows.labels))
         return total / rows_in_batch, (total, right)
 
+    cut = functools.partial(at_length, padded=batch.tokens.shape[1], lengths=lambda rows: rows.lengths)
     state, metrics, (totals, rights) = optimizer_step(
         loss,
         state,
@@ -58,7 +60,7 @@ def update(
         total_steps,
         count=count,
         mesh=classifier.mesh,
-        cut=lambda gradient: at_length(gradient, batch.tokens.shape[1], lambda rows: rows.lengths),
+        cut=cut if count > 1 else None,  # the bucket is the whole batch's
     )
     metrics |= {"loss": jnp.sum(totals) / rows_in_batch, "accuracy": jnp.sum(rights) / rows_in_batch}
     return state, metrics

@@ -7,6 +7,7 @@ included.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -291,7 +292,7 @@ def update(
         total_steps,
         count=count,
         mesh=policy.mesh,
-        cut=lambda gradient: at_length(gradient, padded, lambda part: part[0].sequences.lengths),
+        cut=functools.partial(at_length, padded=padded, lengths=lambda part: part[0].sequences.lengths),
     )
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
     return state, {**metrics, "rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"])}

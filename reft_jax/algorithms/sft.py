@@ -1,5 +1,6 @@
 """The supervised step: maximum likelihood of annotated chains of thought, for pretraining, warm-up and baseline."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,7 @@ def update(
         share = tokens_in_batch if config.loss_aggregation == "token_mean" else count * jnp.maximum(tokens, 1)
         return total / share, total
 
+    cut = functools.partial(at_length, padded=batch.tokens.shape[1], lengths=lambda rows: rows.lengths)
     state, metrics, totals = optimizer_step(
         loss,
         state,
@@ -57,7 +59,7 @@ def update(
         total_steps,
         count=count,
         mesh=policy.mesh,
-        cut=lambda gradient: at_length(gradient, batch.tokens.shape[1], lambda rows: rows.lengths),
+        cut=cut if count > 1 else None,  # the bucket is the whole batch's
     )
     return state, {**metrics, "loss": jnp.sum(totals) / tokens_in_batch, "tokens": tokens_in_batch}
 

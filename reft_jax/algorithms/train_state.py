@@ -153,9 +153,9 @@ def take_rows(tree: T, rows: Array) -> T:
 
 
 def cut_lengths(longest: int) -> tuple[int, ...]:
-    """Lengths that rows padded to `longest` tokens may be cut to: quarters of it, in whole sixteens."""
-    quarters = {min(longest, -(-longest * part // 64) * 16) for part in (1, 2, 3, 4)}
-    return tuple(sorted(quarters)) if longest >= LEAST_CUT else (longest,)
+    """Lengths that rows padded to `longest` tokens may be cut to: half of it and three quarters, in whole sixteens."""
+    sizes = {min(longest, -(-longest * part // 64) * 16) for part in (2, 3, 4)}
+    return tuple(sorted(sizes)) if longest >= LEAST_CUT else (longest,)
 
 
 def by_length(rows: T, lengths: Array, padded: int, count: int) -> T:
@@ -202,7 +202,7 @@ def accumulate(
     batch: Any,
     count: int,
     mesh: Mesh | None,
-    cut: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda gradient: gradient,
+    cut: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
 ) -> tuple[Params, Any]:
     """Gradient of `loss` by what is trainable, summed over `count` micro-batches of `batch`.
 
@@ -212,13 +212,14 @@ def accumulate(
         params: the policy's; the gradient is by `split_trainable`'s first part of them.
         batch: a tree of arrays [B, ...], B divisible by `count`.
         count: number of micro-batches.
-        cut: makes of `(params, micro-batch) -> (gradient, auxiliary arrays)` what is called: see `at_length`.
+        cut: makes of `(params, micro-batch) -> (gradient, auxiliary arrays)` what is called, as `at_length` does.
 
     Returns:
         (gradient, auxiliary arrays stacked over the micro-batches).
     """
     trainable, frozen = split_trainable(params)
-    gradient = cut(jax.grad(lambda trainable, batch: loss(join(trainable, frozen), batch), has_aux=True))
+    gradient = jax.grad(lambda trainable, batch: loss(join(trainable, frozen), batch), has_aux=True)
+    gradient = cut(gradient) if cut else gradient
     if count == 1:
         gradients, aux = gradient(trainable, batch)
         return gradients, jax.tree.map(lambda x: x[None], aux)
@@ -253,7 +254,7 @@ def optimizer_step(
     *,
     count: int,
     mesh: Mesh | None,
-    cut: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda gradient: gradient,
+    cut: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array], Any]:
     """One step of the optimizer on a batch; what every algorithm's update ends with.
 

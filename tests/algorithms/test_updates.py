@@ -399,10 +399,10 @@ def test_rows_that_are_cut_to_their_length_give_what_whole_ones_do(shape, monkey
         assert lengths[8:] == [*[11, 8, 8, 4] * 2, 11, 11], "two updates of four micro-batches, and two of one"
 
 
-def test_rows_may_be_cut_to_quarters_of_whole_sixteens():
+def test_rows_may_be_cut_to_half_and_three_quarters_in_whole_sixteens():
     assert [train_state.cut_lengths(n) for n in (1, 92, 127)] == [(1,), (92,), (127,)]
-    assert train_state.cut_lengths(128) == (32, 64, 96, 128)
-    assert train_state.cut_lengths(700) == (176, 352, 528, 700)
+    assert train_state.cut_lengths(128) == (64, 96, 128)
+    assert train_state.cut_lengths(700) == (352, 528, 700)
     for longest in range(128, 2000, 7):
         sizes = train_state.cut_lengths(longest)
         assert sizes[-1] == longest
