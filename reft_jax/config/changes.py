@@ -40,18 +40,8 @@ FROM_HERE_ON = (
 STAGE_FROM_HERE_ON = (
     *("epochs", "schedule_epochs", "stop_epoch", "evaluate_every", "optimizer", "loss_aggregation"),
     *("prompt_buckets", "response_buckets", "row_buckets"),
-    *(
-        "kl_coef",
-        "track_kl",
-        "kl_in",
-        "kl_estimator",
-        "vf_coef",
-        "clip_range",
-        "value_clip_range",
-        "discount",
-        "gae_lambda",
-    ),
-    *("whiten_advantages", "scale_by_group", "self_training", "collapse"),
+    *("kl_coef", "track_kl", "kl_in", "kl_estimator", "vf_coef", "clip_range", "value_clip_range"),
+    *("discount", "gae_lambda", "whiten_advantages", "scale_by_group", "self_training", "collapse"),
 )
 """The same of a stage that has begun; all settings of one that is yet to come may change so."""
 

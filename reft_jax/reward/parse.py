@@ -87,11 +87,10 @@ def _may_begin_code(line: str) -> bool:
 def _without_words(program: str) -> str:
     """A program up to what behind `solution` computes nothing and is Python by chance: `Answer is 18`, `Done`."""
     statements = ast.parse(program.replace("\\", "$")).body
-    while statements and not isinstance(statements[-1], _DEFINING):
-        statement = statements.pop()
-        if _is_idle(statement):
-            program = "".join(_LINE.findall(program)[: statement.lineno - 1])
-    return program
+    computing = (i for i in reversed(range(len(statements))) if isinstance(statements[i], _DEFINING))
+    behind = statements[next(computing, -1) + 1 :]
+    words = next((statement for statement in behind if _is_idle(statement)), None)
+    return program if words is None else "".join(_LINE.findall(program)[: words.lineno - 1])
 
 
 def _is_idle(statement: ast.stmt) -> bool:
