@@ -88,6 +88,21 @@ def test_two_processes_that_are_interrupted_are_one_run(finished, arguments, tmp
     assert_like_one_process(run_dir, finished[0])
 
 
+def test_a_process_that_is_alone_may_run_several_commands():
+    """JAX looks for other processes once: it will not when it has been at work."""
+    code = """
+import jax
+from reft_jax.config import DistributedConfig
+from reft_jax.parallel.processes import connect
+connect(DistributedConfig())
+jax.devices()
+connect(DistributedConfig())
+print("again", jax.process_count())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "again 1\n"), done.stderr
+
+
 @pytest.mark.compiles
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.ci), pytest.param(1, marks=pytest.mark.long)])
 def test_the_death_of_a_peer_ends_the_others(arguments, tmp_path, victim):
