@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.train_state import TrainState, abstract_sequences, abstract_stage, jit_update, optimizer_step
+from reft_jax.algorithms.train_state import (
+    TrainState,
+    abstract_sequences,
+    abstract_stage,
+    jit_update,
+    optimizer_step,
+    take_rows,
+)
 from reft_jax.config import ModelConfig, RlConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import masked_nll
@@ -55,7 +62,7 @@ def update(
         data: [B, ...], of the iteration.
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
-    batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
+    batch = take_rows(data, rows)
     gold_weight = config.self_training.gold_weight
     count_tokens = lambda part: jnp.maximum(jnp.sum(part), 1)
     sampled_tokens = count_tokens(jnp.where(batch.correct, batch.sampled.response_lengths, 0))
