@@ -8,7 +8,6 @@ tokens. b = 0 is likelihood of right completions. With constant w the mean over 
 with 1 / L a baseline adds -b grad E[1 / L], a pull towards longer responses.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from reft_jax.algorithms.rollout import SamplingParams
 from reft_jax.config import config_parser
 from reft_jax.data.batches import Sequences, training_prompts
 from reft_jax.losses import masked_mean
@@ -62,7 +62,7 @@ def sums(sampler: Sampler, params: Params, rollouts: int, batch: int, minibatch:
             prompt_buckets=sampler.config.generation.prompt_buckets,
             pad_id=sampler.model.ids.pad,
         )
-        rollout = sampler.rollout("evaluation", weights, prompts, i)
+        rollout = sampler.rollout(weights, prompts, i, SamplingParams())
         completions = sampler.judge(rollout, "train", prompts.problem)
         right = np.array([c.verdict.outcome == "correct" for c in completions], np.float32)
         if len(right) == batch:  # the last of an epoch has filler
@@ -148,10 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", default="", help="file for the figures; else they are printed")
     given = parser.parse_args(arguments)
     source, _ = read_source(parser, arguments, [given.folder], "train")
-    drawn = dataclasses.replace(
-        source.config.evaluation, temperature=1.0, top_k=0, top_p=1.0, batch_size=given.rollout_batch_size
-    )
-    source = dataclasses.replace(source, config=dataclasses.replace(source.config, evaluation=drawn))
     with open_model(source) as (sampler, params):
         found = sums(sampler, params, given.rollouts, given.rollout_batch_size, given.minibatch_size)
     figures = json.dumps(report(found, given.minibatch_size), indent=2)

@@ -25,11 +25,11 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from reft_jax.algorithms.ppo import build_experience, build_update
-from reft_jax.algorithms.rollout import SamplingParams, build_generate, build_layout, needs_layout
-from reft_jax.algorithms.sft import build_step
+from reft_jax.algorithms.rollout import SamplingParams
+from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import copy_params, init_params, init_state, make_optimizer
 from reft_jax.config import (
+    Config,
     DecoderConfig,
     Dtype,
     GenerationConfig,
@@ -38,11 +38,16 @@ from reft_jax.config import (
     OptimizerConfig,
     Remat,
     RlConfig,
-    SupervisedConfig,
+    SftConfig,
 )
 from reft_jax.data.batches import PromptBatch
+from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.policy import Policy
+from reft_jax.parallel.compilation import CompiledSteps
+from reft_jax.parallel.processes import StopRequest
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global
+from reft_jax.training.model import Model
+from reft_jax.training.slots import respond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,26 +138,28 @@ def jax_phases(shape: Shape, mesh: Mesh) -> tuple[Phases, float]:
         microbatch_size=shape.microbatch,
         optimizer=OptimizerConfig(learning_rate=1e-6, schedule="constant", lr_warmup_fraction=0.0),
     )
-    start = time.perf_counter()
-    sizes: dict[str, Any] = {"prompt": shape.prompt}
-    generate = _compile(
-        build_generate(
-            model,
-            mesh,
-            **sizes,
-            batch=shape.batch,
-            max_new_tokens=shape.response,
-            sampling=SamplingParams(),
-            eos=-1,  # never drawn
-            pad=0,
-            scan_layers=GenerationConfig.scan_layers,
-        )
+    config = Config(
+        model=model,
+        sft=SftConfig(
+            batch_size=shape.batch,
+            microbatch_size=shape.microbatch,
+            optimizer=rl.optimizer,
+            prompt_buckets=(shape.prompt,),
+            response_buckets=(shape.response,),
+        ),
+        rl=rl,
+        generation=GenerationConfig(prompt_buckets=(shape.prompt,), max_new_tokens=shape.response),
     )
-    sizes |= {"response": shape.response, "temperature": 1.0}
-    experience_step = _compile(build_experience(model, rl, mesh, **sizes))
-    update_step = _compile(build_update(model, rl, mesh, **sizes, total_steps=1000))
-    sft = SupervisedConfig(batch_size=shape.batch, microbatch_size=shape.microbatch, optimizer=rl.optimizer)
-    sft_step = _compile(build_step(model, sft, mesh, total_steps=1000, prompt=shape.prompt, response=shape.response))
+    ids = SpecialIds(pad=0, eos=-1, ends=(-1,))  # never drawn
+    compiled = CompiledSteps(steps(config, mesh, ids=ids))
+    worker = Model(config=config, mesh=mesh, ids=ids, compiled=compiled, stop=StopRequest())
+    start = time.perf_counter()
+    experience_step, update_step = (compiled.get(name, shape.prompt) for name in ("experience", "update"))
+    sft_step = compiled.get("sft", shape.prompt, shape.response)
+    layout = compiled.get("layout") if "layout" in compiled else lambda params: params
+    for reach in worker.sampling.reaches:
+        compiled.get("decode", reach)
+    compiled.get("prefill", shape.prompt, 1)
     compilation = time.perf_counter() - start
 
     params = init_params(policy, mesh, jax.random.key(0), value_head=True)
@@ -164,11 +171,10 @@ def jax_phases(shape: Shape, mesh: Mesh) -> tuple[Phases, float]:
         problem=np.arange(shape.batch, dtype=np.int32),
         sample=np.zeros(shape.batch, np.int32),
     )
-    prompts = to_global(prompts, batch_shardings(prompts, mesh))
-    layout = _compile(build_layout(model, mesh, "auto")) if needs_layout(model, mesh, "auto") else lambda params: params
 
     def sample() -> Any:
-        return jax.block_until_ready(generate(layout(reference), prompts, np.int32(0), np.int32(0)))
+        rollout = respond(worker, layout(reference), prompts, 0, SamplingParams())
+        return to_global(rollout, batch_shardings(rollout, mesh))
 
     rollout = sample()
     rewards = to_global(np.ones(shape.batch, np.float32), batch_shardings(np.ones(shape.batch), mesh))
@@ -190,11 +196,6 @@ def jax_phases(shape: Shape, mesh: Mesh) -> tuple[Phases, float]:
         jax.block_until_ready(metrics)
 
     return {"sft": learn, "rollout": sample, "experience": score, "update": update}, compilation
-
-
-def _compile(built: tuple[Any, tuple[Any, ...]]) -> Any:
-    jitted, args = built
-    return jitted.lower(*args).compile()
 
 
 def torch_phases(shape: Shape) -> Phases:

@@ -57,7 +57,6 @@ CONFIG = {
     "rl": {"algorithm": "grpo", "epochs": 1, "rollout_batch_size": 64, "samples_per_question": 4}
     | {"minibatch_size": 128, "microbatch_size": 0, "optimizer": {"learning_rate": 1e-4}},
     "generation": {"prompt_buckets": 96, "max_new_tokens": 48},
-    "evaluation": {"batch_size": 32},
 }
 
 

@@ -63,7 +63,6 @@ sft:  # the warm-up
   response_buckets: [256, 512]
 rl: {{epochs: 20, rollout_batch_size: 64, minibatch_size: 32, microbatch_size: 8, check_tolerance: 0.05}}
 generation: {{prompt_buckets: [128, 256], max_new_tokens: 400}}
-evaluation: {{batch_size: 64}}
 reward: {{correct: 1.0, wrong: 0.1, no_answer: 0.0}}  # what an answer earns
 """
 

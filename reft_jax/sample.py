@@ -54,7 +54,12 @@ def begin(file: SampleFile, sampler: Sampler, work: Work) -> int:
     """
     prompts, problems = sampler.prompts[work.source.split], sampler.problems[work.source.split]
     order = [(problems[prompts[i].problem].id, int(j)) for i, j in zip(*sample_rows(prompts, work.samples))]
-    return on_process_zero(lambda: file.begin(settings(sampler, work), order, sampler.config.evaluation.batch_size))
+    return on_process_zero(lambda: file.begin(settings(sampler, work), order, lines_together(sampler)))
+
+
+def lines_together(sampler: Sampler) -> int:
+    """Lines that are sampled and written together: several for each slot, since at their end slots stay empty."""
+    return 8 * sampler.model.sampling.slots
 
 
 def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: Work) -> int:
@@ -65,7 +70,7 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
 
     Args:
         file: process 0 has begun it.
-        done: lines that it has, whole batches.
+        done: lines that it has, whole batches of `lines_together`.
         sampler: with the problems.
         params: {"decoder"}.
         work: what is sampled.
@@ -78,7 +83,7 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
         Interrupted: as asked, after a batch.
     """
     config, split = sampler.config, work.source.split
-    lines, size = work.samples * len(sampler.prompts[split]), config.evaluation.batch_size
+    lines, size = work.samples * len(sampler.prompts[split]), lines_together(sampler)
     if done == lines:
         return lines
     batches = prompt_batches(
@@ -89,7 +94,7 @@ def sample(file: SampleFile, done: int, sampler: Sampler, params: Params, work: 
         pad_id=sampler.model.ids.pad,
         first=done // size,
     )
-    answers = sampler.sample(params, split, batches, SAMPLE)
+    answers = sampler.sample(params, split, batches, SAMPLE, work.samples)
     sampler.display.stage("sample", -(-lines // size), done // size)
     judged: list[bool] = []
     tokens, started = 0, time.monotonic()
@@ -123,7 +128,7 @@ def settings(sampler: Sampler, work: Work) -> dict[str, Any]:
     """What determines the lines, but for rounding: not the devices, nor how many rows go together."""
     config = to_dict(sampler.config)
     kept = {key: config[key] for key in ("seed", "model", "data", "generation", "reward", "evaluation")}
-    free = {"generation": ("weight_layout", "scan_layers"), "evaluation": ("batch_size",), "reward": ("workers",)}
+    free = {"generation": ("weight_layout", "scan_layers", "slots"), "reward": ("workers",)}
     for key, names in free.items():
         for name in names:
             del kept[key][name]
@@ -170,14 +175,15 @@ def shown_how(source: ModelSource, path: str, separator: str | None) -> ModelSou
     return dataclasses.replace(source, config=config)
 
 
-def drawing(source: ModelSource, temperature: float, top_k: int, top_p: float) -> ModelSource:
-    """The source with another way to draw tokens.
+def drawing(source: ModelSource, samples: int, temperature: float, top_k: int, top_p: float) -> ModelSource:
+    """The source with another way to draw tokens, and so many of them for a question.
 
     Raises:
         ValueError: naming the number that is out of its range.
     """
     how = dataclasses.replace(source.config.evaluation, temperature=temperature, top_k=top_k, top_p=top_p)
-    config = dataclasses.replace(source.config, evaluation=how)
+    asked = dataclasses.replace(source.config.rl, samples_per_question=samples)
+    config = dataclasses.replace(source.config, evaluation=how, rl=asked)
     validate(config, training=False)
     return dataclasses.replace(source, config=config)
 
@@ -207,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(given.paths) > 2:
             raise ValueError(f"give CHECKPOINT OUT, or OUT with --config FILE, not {' '.join(given.paths)}")
         source, _ = read_source(parser, arguments, given.paths[:-1], given.split)
-        source = drawing(source, given.temperature, given.top_k, given.top_p)
+        source = drawing(source, given.samples, given.temperature, given.top_k, given.top_p)
         source = shown_how(source, given.few_shot, given.separator) if given.few_shot else source
     except (ValueError, FileNotFoundError) as error:
         exit_with(f"error: {error}", REFUSED)

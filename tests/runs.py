@@ -73,7 +73,6 @@ TINY = {
         "optimizer": {"learning_rate": 0.005, "schedule": "constant", **OPTIMIZER},
     },
     "generation": {"prompt_buckets": [60, 72], "max_new_tokens": 20, "scan_layers": True},
-    "evaluation": {"batch_size": 12},
     "reward": {"program_timeout_s": 5.0},
     "logging": {"rollouts_every": 1, "rollouts_limit": 36},
 }

@@ -40,7 +40,7 @@ from tests.runs import TINY, restore, run, start
 
 pytestmark = pytest.mark.compiles
 SAMPLES, TEST = 3, 20
-COMMAND = ["--split", "test", "--samples", str(SAMPLES), "--evaluation.batch_size", "16"]
+COMMAND = ["--split", "test", "--samples", str(SAMPLES), "--generation.slots", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_sample_refuses_other_settings_and_other_files(take, whole, tmp_path):
         (["--temperature", "-1"], "--temperature is -1.0: it must be 0, or 0.001 or more"),
         (["--data.test.kind", "none"], "data.test.kind is `none`: there are no problems to ask"),
         (["--few_shot", "none.jsonl"], "no file `none.jsonl`"),
-        (["--evaluation.batch_size", "16", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 1 device"),
+        (["--generation.slots", "2", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 1 device"),
     ],
 )
 def test_sample_refuses_what_cannot_work(take, tmp_path, arguments, message):
@@ -266,7 +266,7 @@ def test_a_checkpoint_or_a_model_has_to_be_named(take, run_dir, tmp_path):
 def test_samples_depend_on_neither_batches_nor_devices(take, whole, tmp_path):
     """Other batches, and eight devices in a mesh of all three axes."""
     mesh = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
-    for number, (arguments, devices) in enumerate(((["--evaluation.batch_size", "7"], 1), (mesh, 8))):
+    for number, (arguments, devices) in enumerate(((["--generation.slots", "7"], 1), (mesh, 8))):
         out = tmp_path / f"{number}.jsonl"
         take(out, *arguments, devices=devices)
         assert without_log_probs(out) == without_log_probs(whole)
@@ -331,7 +331,7 @@ def test_tokens_are_drawn_from_the_models_distribution(run_dir, take, tmp_path):
         probs /= probs.sum()
         out, count = tmp_path / f"{top_k}.jsonl", 3000
         draw = ["--temperature", "0.8", "--top_k", str(top_k), "--data.test.limit", "1", "--samples", str(count)]
-        take(out, *draw, "--generation.max_new_tokens", "1", "--evaluation.batch_size", "500")
+        take(out, *draw, "--generation.max_new_tokens", "1", "--generation.slots", "500")
         cut = (tokenizer.eos_token_id, tokenizer.pad_token_id)  # all other tokens are seen, special ones too
         texts = ["" if i in cut else tokenizer.decode([i]) for i in range(len(tokenizer))]
         expected: Counter = Counter()

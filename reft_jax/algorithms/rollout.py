@@ -1,10 +1,12 @@
-"""Sampling: one jitted program from prompts to finished rows (prefill, then one token at a time until all ended).
+"""Sampling: prompts are read into slots, and one jitted step draws the next tokens of all slots.
 
-Rows stay contiguous, each with its own length, so that what comes out is what the trainer scores. A token's random
-number depends on (seed, step, problem, sample, place in the response) alone: neither the batch a row sits in nor its
-neighbours change it.
+Each slot is at a place of its own in its response, so that a row that has ended makes room for the next one; which rows
+those are, the host decides (`training.slots`). A row stays contiguous, and what comes out is what the trainer scores. A
+token's random number depends on (seed, step, problem, sample, place in the response) alone: neither its slot nor what
+sits in the others changes it.
 
-Shapes: B batch, P prompt, R response, T = P + R, V vocabulary, D embed.
+Shapes: B rows, S slots, N prompts, M slots to fill, P prompt, R response, C positions of the cache, V vocabulary,
+D embed.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from reft_jax.algorithms.train_state import abstract_params
-from reft_jax.config import ModelConfig, SamplingLayout
+from reft_jax.config import GenerationConfig, ModelConfig, SamplingLayout
 from reft_jax.data.batches import ArrayT, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
-from reft_jax.models.decoder import KVCache, empty_cache, repeat_rows
+from reft_jax.models.decoder import KVCache, empty_cache
 from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy, call
-from reft_jax.parallel.sharding import abstract_rows, batch_shardings, constrain, replicated, shard_count
+from reft_jax.parallel.sharding import constrain, partition_spec, replicated, shard_count
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
@@ -42,30 +44,36 @@ class Rollout(Generic[ArrayT]):
     ended: Bool[ArrayT, " B"]  # False where the response was cut at its longest length
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class SamplingParams:
-    """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled."""
+    """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled.
 
-    temperature: float = 1.0  # divides the logits; 0 takes the most likely token
-    top_k: int = 0  # only the k most likely tokens; 0, or more than there are, keeps all
-    top_p: float = 1.0  # only the most likely tokens that together reach this probability
+    Numbers, or arrays that a compiled step is given: rollouts and evaluations then share it.
+    """
+
+    temperature: float | Float[Array, ""] = 1.0  # divides the logits; 0 takes the most likely token
+    top_k: int | Int[Array, ""] = 0  # only the k most likely tokens; 0, or more than there are, keeps all
+    top_p: float | Float[Array, ""] = 1.0  # only the most likely tokens that together reach this probability
 
 
 def filter_logits(logits: Float[Array, "B V"], sampling: SamplingParams) -> Float[Array, "B V"]:
     """Divides by the temperature and hides the tokens that top-k and top-p exclude."""
-    hidden = jnp.finfo(logits.dtype).min
-    if sampling.temperature > 0:
-        logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < kth, hidden, logits)
-    if sampling.top_p < 1:
+    hidden, size = jnp.finfo(logits.dtype).min, logits.shape[-1]
+    temperature = jnp.asarray(sampling.temperature, logits.dtype)
+    top_k, top_p = jnp.asarray(sampling.top_k), jnp.asarray(sampling.top_p, logits.dtype)
+    logits = logits / jnp.where(temperature > 0, temperature, 1)
+
+    def filtered(logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
         descending = jnp.sort(logits, axis=-1, descending=True)
-        probs = jax.nn.softmax(descending, axis=-1)
-        needed = jnp.cumsum(probs, axis=-1) - probs < sampling.top_p  # the most likely token always is
+        last = jnp.where((top_k > 0) & (top_k < size), top_k, size) - 1
+        kth = jnp.take_along_axis(descending, jnp.full((logits.shape[0], 1), last), axis=-1)
+        logits = jnp.where(logits < kth, hidden, logits)
+        probs = jax.nn.softmax(jnp.where(descending < kth, hidden, descending), axis=-1)
+        needed = jnp.cumsum(probs, axis=-1) - probs < top_p  # the most likely token always is
         least = jnp.min(jnp.where(needed, descending, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, hidden, logits)
-    return logits
+        return jnp.where((logits < least) & (top_p < 1), hidden, logits)
+
+    return jax.lax.cond((top_k > 0) | (top_p < 1), filtered, lambda logits: logits, logits)
 
 
 def draw(
@@ -77,9 +85,13 @@ def draw(
         (tokens, int32; their log-probs under the filtered distribution).
     """
     logits = filter_logits(logits, sampling)
-    if sampling.temperature == 0:
-        tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return tokens, token_log_probs(logits, tokens)
+    greedy = lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    tokens = jax.lax.cond(jnp.asarray(sampling.temperature) == 0, greedy, lambda logits: _invert(logits, keys), logits)
+    return tokens, token_log_probs(logits, tokens)
+
+
+def _invert(logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
+    """The token of each row at which its distribution function exceeds its uniform number."""
     probs = jax.nn.softmax(logits, axis=-1)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=logits.dtype))(keys)
     # A sum over a whole vocabulary, once for each of its tokens, would cost more than the softmax: first a block of
@@ -90,8 +102,7 @@ def draw(
     mass = jnp.sum(blocks, axis=-1)
     block, rest = _first_beyond(mass, uniform * jnp.sum(mass, axis=-1))
     inside, _ = _first_beyond(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], rest)
-    tokens = block * width + inside
-    return tokens, token_log_probs(logits, tokens)
+    return block * width + inside
 
 
 def _first_beyond(mass: Float[Array, "B n"], target: Float[Array, " B"]) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
@@ -108,24 +119,208 @@ def _first_beyond(mass: Float[Array, "B n"], target: Float[Array, " B"]) -> tupl
     return place, target - before
 
 
-def row_keys(seed: Int[Array, ""], step: Int[Array, ""], prompts: PromptBatch) -> Key[Array, " B"]:
+def row_keys(
+    seed: Int[Array, ""], step: Int[Array, ""], problem: Int[Array, " B"], sample: Int[Array, " B"]
+) -> Key[Array, " B"]:
     """One random key a row, from (seed, step, problem, sample)."""
     base = jax.random.fold_in(jax.random.key(seed), step)
     fold = lambda problem, sample: jax.random.fold_in(jax.random.fold_in(base, problem), sample)
-    return jax.vmap(fold)(prompts.problem, prompts.sample)
+    return jax.vmap(fold)(problem, sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Where a response ends."""
+
+    max_new_tokens: int  # it has no more tokens
+    ends: tuple[int, ...]  # ids that end it and count as its last token
 
 
 @struct.dataclass
-class _Loop:
-    """The decode loop's carry: `t` tokens of each row's response are drawn."""
+class Slots:
+    """Rows in flight."""
 
-    t: Int[Array, ""]
     cache: tuple[KVCache, ...]
-    token: Int[Array, " B"]  # the newest token
-    responses: Int[Array, "B R"]
-    log_probs: Float[Array, "B R"]
-    lengths: Int[Array, " B"]  # response lengths, end token included
-    ended: Bool[Array, " B"]
+    problem: Int[Array, " S"]
+    sample: Int[Array, " S"]
+    prompt_lengths: Int[Array, " S"]
+    drawn: Int[Array, " S"]  # tokens of the response so far
+    token: Int[Array, " S"]  # the newest of them
+    live: Bool[Array, " S"]  # more are to come
+
+
+@struct.dataclass
+class Admission(Generic[ArrayT]):
+    """Prompts that are read into slots. With a mesh, slots and prompts are counted from the device's first one."""
+
+    tokens: Int[ArrayT, "N P"]
+    lengths: Int[ArrayT, " N"]  # at least 1
+    source: Int[ArrayT, " M"]  # the prompt, of those above, that a slot takes
+    slot: Int[ArrayT, " M"]  # to be filled; beyond the last one, nothing is
+    problem: Int[ArrayT, " M"]
+    sample: Int[ArrayT, " M"]
+
+
+def empty_slots(policy: Policy, slots: int, positions: int) -> Slots:
+    """S = `slots` without rows, C = `positions`."""
+    zeros = jnp.zeros(slots, jnp.int32)
+    return Slots(
+        cache=empty_cache(policy.config, slots, positions, policy.mesh, policy.layout),
+        problem=zeros,
+        sample=zeros,
+        prompt_lengths=zeros + 1,
+        drawn=zeros,
+        token=zeros,
+        live=zeros > 0,
+    )
+
+
+def prefill(
+    policy: Policy,
+    params: Params,
+    slots: Slots,
+    new: Admission,
+    seed: Int[Array, ""],
+    step: Int[Array, ""],
+    sampling: SamplingParams,
+    limits: Limits,
+) -> tuple[Slots, Int[Array, " M"], Float[Array, " M"]]:
+    """Reads prompts into slots and draws the first token of each of these.
+
+    Args:
+        policy: the model.
+        params: its parameters; the value head is not used.
+        slots: with room at `new.slot`.
+        new: the prompts; several slots may take the same one, which is read once.
+        seed, step: see `row_keys`.
+        sampling: how tokens are drawn.
+        limits: where a response ends.
+
+    Returns:
+        (slots; the tokens and their log-probs in nats, of `new.slot`).
+    """
+    cache = empty_cache(policy.config, *new.tokens.shape, policy.mesh, policy.layout)
+    positions = jnp.arange(new.tokens.shape[1])[None]
+    hidden, cache = call(policy, params, new.tokens, positions, cache, method="step")
+    last = jnp.take_along_axis(hidden, (new.lengths - 1)[:, None, None], axis=1)[:, 0]
+    pick = _by_device(lambda rows, source: jax.tree.map(lambda x: x[source], rows), policy, 2)
+    last, prompt_lengths = pick((last, new.lengths), new.source)
+    keys = row_keys(seed, step, new.problem, new.sample)
+    token, log_prob = _next(policy, params, last, keys, jnp.zeros_like(new.slot), sampling)
+    filled = Slots(
+        cache=cache,
+        problem=new.problem,
+        sample=new.sample,
+        prompt_lengths=prompt_lengths,
+        drawn=jnp.ones_like(new.slot),
+        token=token,
+        live=_goes_on(token, jnp.ones_like(new.slot), limits),
+    )
+    return _by_device(_fill, policy, 4)(slots, filled, new.slot, new.source), token, log_prob
+
+
+def _fill(slots: Slots, new: Slots, place: Int[Array, " M"], source: Int[Array, " M"]) -> Slots:
+    """The slots with new rows at `place`; of the new cache each takes the row `source`."""
+    size = new.cache[0].k.shape[3]
+    cache = jax.tree.map(
+        lambda old, x: old.at[:, place, :, :size].set(x[:, source], mode="drop"), slots.cache, new.cache
+    )
+    rest = [dataclasses.replace(x, cache=()) for x in (slots, new)]
+    put = lambda old, x: old.at[place].set(x, mode="drop")
+    return dataclasses.replace(jax.tree.map(put, *rest), cache=cache)
+
+
+def _by_device(function: Callable[..., Any], policy: Policy, arguments: int) -> Callable[..., Any]:
+    """The function of rows, or of a cache, on each device's own; left to itself the compiler would gather all."""
+    if policy.mesh is None:
+        return function
+
+    def mapped(*args: Any) -> Any:
+        specs = jax.tree.map(lambda x: _row_spec(x, policy), args)
+        out = specs[0]
+        return jax.shard_map(function, mesh=policy.mesh, in_specs=specs, out_specs=out)(*args)
+
+    return mapped
+
+
+def _row_spec(x: jax.Array | jax.ShapeDtypeStruct, policy: Policy) -> PartitionSpec:
+    """How rows, or a layer's cache of five dimensions, are split over the mesh."""
+    axes = ("layers", "batch", "activation_kv_heads", None, None) if x.ndim == 5 else ("batch", *(None,) * (x.ndim - 1))
+    return partition_spec(axes, policy.layout)
+
+
+def _next(
+    policy: Policy,
+    params: Params,
+    hidden: Float[Array, "B D"],
+    keys: Key[Array, " B"],
+    drawn: Int[Array, " B"],
+    sampling: SamplingParams,
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """The token behind each hidden state, which is the `drawn`th of its response from 0, and its log-prob."""
+    # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
+    logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
+    tokens, log_probs = draw(logits, jax.vmap(jax.random.fold_in)(keys, drawn), sampling)
+    rows = lambda x: constrain(x, policy.mesh, "batch", layout=policy.layout)
+    return rows(tokens), rows(log_probs)
+
+
+def _goes_on(token: Int[Array, " B"], drawn: Int[Array, " B"], limits: Limits) -> Bool[Array, " B"]:
+    return ~jnp.isin(token, jnp.array(limits.ends)) & (drawn < limits.max_new_tokens)
+
+
+def decode(
+    policy: Policy,
+    params: Params,
+    slots: Slots,
+    seed: Int[Array, ""],
+    step: Int[Array, ""],
+    sampling: SamplingParams,
+    limits: Limits,
+    *,
+    count: int,
+    positions: int | None = None,
+) -> tuple[Slots, Int[Array, "S n"], Float[Array, "S n"]]:
+    """Draws up to n = `count` further tokens of each live row.
+
+    Args:
+        policy, params, seed, step, sampling, limits: as for `prefill`.
+        slots: the rows.
+        count: tokens of each row; fewer where all rows end before.
+        positions: of the cache, those that the rows can reach meanwhile; all without it. The others are not read.
+
+    Returns:
+        (slots; the tokens and their log-probs in nats, of each row those that it drew and then anything).
+    """
+    size = len(slots.token)
+    keys = row_keys(seed, step, slots.problem, slots.sample)
+    whole = slots.cache
+    slots = dataclasses.replace(slots, cache=jax.tree.map(lambda x: x[:, :, :, :positions], whole))
+
+    def turn(
+        carry: tuple[Int[Array, ""], Slots, Int[Array, "S n"], Float[Array, "S n"]],
+    ) -> tuple[Int[Array, ""], Slots, Int[Array, "S n"], Float[Array, "S n"]]:
+        t, slots, tokens, log_probs = carry
+        place = slots.prompt_lengths + slots.drawn - 1
+        hidden, cache = call(policy, params, slots.token[:, None], place[:, None], slots.cache, method="step")
+        token, log_prob = _next(policy, params, hidden[:, 0], keys, slots.drawn, sampling)
+        token = jnp.where(slots.live, token, slots.token)
+        drawn = slots.drawn + slots.live
+        live = slots.live & _goes_on(token, drawn, limits)
+        slots = dataclasses.replace(slots, cache=cache, token=token, drawn=drawn, live=live)
+        first = jnp.zeros_like(t)  # a plain 0 is wider in 64-bit mode
+        write = lambda old, new: jax.lax.dynamic_update_slice(old, new[:, None].astype(old.dtype), (first, t))
+        return t + 1, slots, write(tokens, token), write(log_probs, log_prob)
+
+    rows = lambda x: constrain(x, policy.mesh, "batch", None, layout=policy.layout)
+    wide = jnp.promote_types(policy.config.dtype, jnp.float32)
+    start = jnp.int32(0), slots, rows(jnp.zeros((size, count), jnp.int32)), rows(jnp.zeros((size, count), wide))
+    goes_on = lambda carry: (carry[0] < count) & jnp.any(carry[1].live)
+    _, slots, tokens, log_probs = jax.lax.while_loop(goes_on, turn, start)
+    if positions is not None:
+        back = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0,) * old.ndim)
+        slots = dataclasses.replace(slots, cache=jax.tree.map(back, whole, slots.cache))
+    return slots, tokens, log_probs
 
 
 def generate(
@@ -141,76 +336,52 @@ def generate(
     pad: int,
     samples: int = 1,
 ) -> Rollout:
-    """Samples one response a row until its end token or `max_new_tokens` tokens.
+    """Samples one response a row until its end token or `max_new_tokens` tokens: a slot for each row, none used twice.
 
     Args:
         policy: the model.
         params: its parameters; the value head is not used.
-        prompts: B rows; filler rows (problem -1) end at once with an empty response.
+        prompts: B rows; filler rows (problem -1) have an empty response.
         seed, step: see `row_keys`.
         max_new_tokens: R.
         sampling: how tokens are drawn.
         eos: id, or ids, that end a response and count as its last token.
         pad: id written after the end; no meaning is ever read from it.
-        samples: how many rows next to each other have the same prompt, which is prefilled once.
+        samples: how many rows next to each other have the same prompt, which is read once.
     """
+    limits = Limits(max_new_tokens, (eos,) if isinstance(eos, int) else eos)
+    batch, prompt = prompts.tokens.shape
     rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), layout=policy.layout)
-    prompts = jax.tree.map(rows, prompts)
-    batch, prompt_size = prompts.tokens.shape
-    keys = row_keys(seed, step, prompts)
-    cache = empty_cache(policy.config, batch // samples, prompt_size + max_new_tokens, policy.mesh, policy.layout)
-
-    def emit(loop: _Loop, hidden: Float[Array, "B D"]) -> _Loop:
-        """Draws the next token from the newest hidden states."""
-        key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, loop.t)
-        # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
-        logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
-        token, log_prob = draw(logits, key, sampling)
-        token, first = jnp.where(loop.ended, pad, token), jnp.zeros_like(loop.t)  # a plain 0 is wider in 64-bit mode
-        return dataclasses.replace(
-            loop,
-            t=loop.t + 1,
-            token=token,
-            responses=jax.lax.dynamic_update_slice(loop.responses, token[:, None], (first, loop.t)),
-            log_probs=jax.lax.dynamic_update_slice(
-                loop.log_probs,
-                jnp.where(loop.ended, 0, log_prob)[:, None].astype(loop.log_probs.dtype),
-                (first, loop.t),
-            ),
-            lengths=loop.lengths + ~loop.ended,
-            ended=loop.ended | jnp.isin(token, jnp.array(eos)),
-        )
-
-    def decode(loop: _Loop) -> _Loop:
-        positions = prompts.lengths + loop.t - 1
-        hidden, cache = call(policy, params, loop.token[:, None], positions[:, None], loop.cache, method="step")
-        return emit(dataclasses.replace(loop, cache=cache), hidden[:, 0])
-
-    first = lambda x: x.reshape(batch // samples, samples, *x.shape[1:])[:, 0]
-    tokens, lengths = first(prompts.tokens), first(prompts.lengths)
-    hidden, cache = call(policy, params, tokens, jnp.arange(prompt_size)[None], cache, method="step")
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    if samples > 1:
-        last, cache = jnp.repeat(last, samples, axis=0), repeat_rows(cache, samples, policy.mesh, policy.layout)
-    filler = prompts.problem < 0
-    empty = _Loop(
-        t=jnp.int32(0),
-        cache=cache,
-        token=jnp.full(batch, pad, jnp.int32),
-        responses=jnp.full((batch, max_new_tokens), pad, jnp.int32),
-        log_probs=jnp.zeros((batch, max_new_tokens), jnp.promote_types(hidden.dtype, jnp.float32)),
-        lengths=jnp.zeros(batch, jnp.int32),
-        ended=filler,
+    shards = shard_count(policy.mesh, "batch", policy.layout) if policy.mesh else 1
+    slot = jnp.arange(batch) % (batch // shards)
+    new = Admission(
+        tokens=prompts.tokens[::samples],
+        lengths=prompts.lengths[::samples],
+        source=slot // samples,
+        slot=jnp.where(prompts.problem < 0, batch, slot),
+        problem=prompts.problem,
+        sample=prompts.sample,
     )
-    loop = jax.lax.while_loop(lambda loop: (loop.t < max_new_tokens) & ~jnp.all(loop.ended), decode, emit(empty, last))
+    slots = empty_slots(policy, batch, prompt + max_new_tokens)
+    slots, first, its_log_prob = prefill(policy, params, slots, jax.tree.map(rows, new), seed, step, sampling, limits)
+    slots, tokens, log_probs = decode(
+        policy, params, slots, seed, step, sampling, limits, count=max(1, max_new_tokens - 1)
+    )
+    responses = jnp.concatenate([first[:, None], tokens], axis=1)[:, :max_new_tokens]
+    log_probs = jnp.concatenate([its_log_prob[:, None], log_probs], axis=1)[:, :max_new_tokens]
+    shown = jnp.arange(max_new_tokens) < slots.drawn[:, None]
+    responses = jnp.where(shown, responses, pad)
     # Pad, then write the response behind each row's prompt.
-    tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max_new_tokens)), constant_values=pad)
+    whole = jnp.pad(prompts.tokens, ((0, 0), (0, max_new_tokens)), constant_values=pad)
     write = lambda row, response, start: jax.lax.dynamic_update_slice(row, response, (start,))
-    tokens = jax.vmap(write)(tokens, loop.responses, prompts.lengths)
     sequences = Sequences(
-        tokens=tokens, prompt_lengths=prompts.lengths, responses=loop.responses, response_lengths=loop.lengths
+        tokens=jax.vmap(write)(whole, responses, prompts.lengths),
+        prompt_lengths=prompts.lengths,
+        responses=responses,
+        response_lengths=slots.drawn,
     )
-    return Rollout(sequences=sequences, log_probs=loop.log_probs, ended=loop.ended)
+    ended = jnp.isin(slots.token, jnp.array(limits.ends)) | (prompts.problem < 0)
+    return Rollout(sequences=sequences, log_probs=jnp.where(shown, log_probs, 0), ended=ended)
 
 
 def rollout_policy(
@@ -271,44 +442,103 @@ def build_layout(
     return jax.jit(convert, out_shardings=shardings), (abstract_params(Policy(config, mesh), mesh, value_head=False),)
 
 
-def build_generate(
-    config: ModelConfig,
-    mesh: Mesh,
-    *,
-    batch: int,
-    prompt: int,
-    max_new_tokens: int,
-    sampling: SamplingParams,
-    eos: int | tuple[int, ...],
-    pad: int,
-    scan_layers: bool,
-    weight_layout: SamplingLayout = "auto",
-    samples: int = 1,
-) -> tuple[Callable[..., Rollout], tuple[Params, PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]]:
-    """The jitted `(params, prompts, seed, step) -> Rollout` for one bucket, and its abstract arguments.
+TOKENS_A_CALL = 8
+"""Tokens that `decode` draws before the host looks which rows have ended: these sit idle for half of them."""
 
-    `params` are laid out as by `build_layout`; prompts and rollout lie on `mesh` as all batches do. `samples` rows next
-    to each other have the same prompt; where they would not lie on one device, each row is prefilled by itself.
+_AUTO_CACHE = 2e9
+_AUTO_SLOTS = {"cpu": 64}
+
+
+def slots_per_device(config: ModelConfig, generation: GenerationConfig, mesh: Mesh) -> int:
+    """Rows in flight on each device: `generation.slots`, where `auto` is what 2 GB of cache hold.
+
+    That is a power of two, at most 64 on a CPU, where a row costs what it costs, and 256 elsewhere.
     """
-    together = samples if batch % (samples * shard_count(mesh, "batch")) == 0 else 1
-    policy = rollout_policy(config, mesh, weight_layout, scan_layers=scan_layers)
+    if generation.slots:
+        return generation.slots
+    d = config.decoder
+    positions = max(generation.prompt_buckets) + generation.max_new_tokens
+    row = 2 * d.num_layers * d.num_kv_heads * d.head_dim * positions * jnp.dtype(config.dtype).itemsize
+    most = _AUTO_SLOTS.get(mesh.devices.flat[0].platform, 256)
+    return min(most, 1 << int(math.log2(max(1.0, _AUTO_CACHE / row))))
 
-    def step(params: Params, prompts: PromptBatch, seed: jax.Array, step: jax.Array) -> Rollout:
-        return generate(
-            policy,
-            params,
-            prompts,
-            seed,
-            step,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            eos=eos,
-            pad=pad,
-            samples=together,
-        )
 
-    ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.int32)
-    prompts = PromptBatch(tokens=ids(prompt), lengths=ids(), problem=ids(), sample=ids())
-    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    args = (abstract_rollout_params(policy), abstract_rows(prompts, mesh), scalar, scalar)
-    return jax.jit(step, out_shardings=batch_shardings(jax.eval_shape(step, *args), mesh)), args
+def admission_size(slots: int, samples: int) -> tuple[int, int]:
+    """How many prompts are read at once, and how many slots they fill, on a device that has `slots`.
+
+    Args:
+        slots: of the device.
+        samples: rows next to each other with the same prompt.
+    """
+    rows = max(slots // 8, min(samples, slots // 4), 1)
+    return max(1, rows // samples), rows
+
+
+def reaches(positions: int) -> tuple[int, ...]:
+    """How much of a cache of `positions` a call of `decode` may read: a quarter, a half, or all."""
+    return tuple(sorted({max(-(-positions // part), min(64, positions)) for part in (4, 2, 1)}))
+
+
+def _abstract(policy: Policy, tree: Any) -> Any:
+    """Shapes and types with the shardings that rows and caches sample with."""
+    shard = lambda x: NamedSharding(cast(Mesh, policy.mesh), _row_spec(x, policy))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shard(x)), tree)
+
+
+def _abstract_slots(policy: Policy, slots: int, positions: int) -> Slots:
+    return cast(Slots, _abstract(policy, jax.eval_shape(lambda: empty_slots(policy, slots, positions))))
+
+
+def _abstract_scalars(policy: Policy) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, SamplingParams]:
+    """Seed, step, and how tokens are drawn."""
+    scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated(cast(Mesh, policy.mesh)))
+    wide = jnp.promote_types(policy.config.dtype, jnp.float32)
+    how = SamplingParams(temperature=scalar(wide), top_k=scalar(jnp.int32), top_p=scalar(wide))
+    return scalar(jnp.int32), scalar(jnp.int32), how
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def build_slots(policy: Policy, slots: int, positions: int) -> tuple[Callable[[], Slots], tuple[()]]:
+    """The jitted `() -> Slots` that makes empty ones."""
+    out = _shardings(_abstract_slots(policy, slots, positions))
+    return jax.jit(lambda: empty_slots(policy, slots, positions), out_shardings=out), ()
+
+
+def build_prefill(
+    policy: Policy, slots: int, positions: int, limits: Limits, *, prompts: int, rows: int, prompt: int
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted `prefill` of N = `prompts` into M = `rows` slots, and its abstract arguments; donates the slots.
+
+    Their numbers are those of all devices together.
+    """
+    mesh = cast(Mesh, policy.mesh)
+    state = _abstract_slots(policy, slots, positions)
+    ids: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+    new = Admission(
+        tokens=ids(prompts, prompt),
+        lengths=ids(prompts),
+        source=ids(rows),
+        slot=ids(rows),
+        problem=ids(rows),
+        sample=ids(rows),
+    )
+    args = (abstract_rollout_params(policy), state, _abstract(policy, new), *_abstract_scalars(policy))
+    step = functools.partial(prefill, policy, limits=limits)
+    out = (_shardings(state), replicated(mesh), replicated(mesh))
+    return jax.jit(step, out_shardings=out, donate_argnums=1), args
+
+
+def build_decode(
+    policy: Policy, slots: int, positions: int, limits: Limits, *, reach: int
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted `decode` of `TOKENS_A_CALL` tokens that reads `reach` positions of the cache; donates the slots."""
+    mesh = cast(Mesh, policy.mesh)
+    state = _abstract_slots(policy, slots, positions)
+    cut = reach if reach < positions else None
+    step = functools.partial(decode, policy, limits=limits, count=TOKENS_A_CALL, positions=cut)
+    args = (abstract_rollout_params(policy), state, *_abstract_scalars(policy))
+    out = (_shardings(state), replicated(mesh), replicated(mesh))
+    return jax.jit(step, out_shardings=out, donate_argnums=1), args

@@ -2,7 +2,7 @@
 
 pretrain, sft              an optimizer step on annotated chains of thought
 layout                     the weights as sampling wants them
-rollout, evaluation        sampling, in reinforcement and elsewhere
+slots, prefill, decode     sampling: room for rows, prompts read into it, the next tokens of all rows
 experience, update         scoring of a rollout, an optimizer step on it
 reward_model, classify     an optimizer step of the reward model, and P(correct) of completions
 """
@@ -11,15 +11,18 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reft_jax.algorithms import classification, ppo, self_training, sft
-from reft_jax.algorithms.rollout import SamplingParams, build_generate, build_layout, needs_layout
+from reft_jax.algorithms import classification, ppo, rollout, self_training, sft
+from reft_jax.algorithms.rollout import build_layout, needs_layout
 from reft_jax.config import Config, LoraConfig, ModelConfig, SupervisedConfig
 from reft_jax.data.tokenizers import SpecialIds
-from reft_jax.parallel.compilation import Bucket, Step
+from reft_jax.models.policy import Policy
+from reft_jax.parallel.compilation import Bucket, Lowerable, Step
+from reft_jax.parallel.sharding import shard_count
 
 ANY_IDS = SpecialIds(pad=1, eos=2, ends=(2,))
 ANY_SCHEDULE = 1000
@@ -40,7 +43,7 @@ def steps(
     Raises:
         ValueError: the weights cannot be laid out for sampling as asked; names the parameter.
     """
-    model, rl, evaluation = config.model, config.rl, config.evaluation
+    model, rl = config.model, config.rl
     total = lambda stage: (schedules or {}).get(stage, ANY_SCHEDULE)
     found: dict[str, Step] = {}
     if config.pretrain.epochs:  # there, a fresh model learns with all its weights
@@ -52,13 +55,9 @@ def steps(
         layout = (model, mesh, config.generation.weight_layout)
         if needs_layout(*layout):
             found["layout"] = Step(functools.partial(build_layout, *layout), ((),))
+        found |= _sampling_steps(config, sampling_of(config, mesh, ids))
         if rl.epochs:
-            sampling = SamplingParams(config.generation.temperature)
-            batch = rl.completions_per_iteration
-            found["rollout"] = _generate(config, mesh, batch, sampling, ids, rl.samples_per_question)
             found |= _reinforcement(config, mesh, total("rl"))
-        sampling = SamplingParams(evaluation.temperature, evaluation.top_k, evaluation.top_p)
-        found["evaluation"] = _generate(config, mesh, evaluation.batch_size, sampling, ids)
     if config.reward_model.samples:  # in a run of its own
         settings, buckets = config.reward_model, _each(config.reward_model.row_buckets)
         learn = lambda length: classification.build_step(
@@ -85,24 +84,86 @@ def _supervised(model: ModelConfig, settings: SupervisedConfig, mesh: Mesh, tota
     )
 
 
-def _generate(
-    config: Config, mesh: Mesh, batch: int, sampling: SamplingParams, ids: SpecialIds, samples: int = 1
-) -> Step:
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The sizes of sampling on a mesh."""
+
+    policy: Policy
+    limits: rollout.Limits
+    per_device: int
+    """Slots of a device."""
+    shards: int
+    """Devices, or groups of them along `tensor`, that split a batch between them."""
+    positions: int
+    """Of the cache of a slot."""
+
+    @property
+    def slots(self) -> int:
+        """Rows in flight."""
+        return self.per_device * self.shards
+
+    @property
+    def blocks(self) -> int:
+        """Pieces that the slots are split into: with `sharded` weights fewer than there are devices."""
+        return shard_count(cast(Mesh, self.policy.mesh), "batch", self.policy.layout)
+
+    def admission(self, samples: int) -> tuple[int, int]:
+        """How many prompts a call of `prefill` reads for a block, and how many slots of it they fill."""
+        prompts, rows = rollout.admission_size(self.per_device, samples)
+        devices = self.shards // self.blocks
+        return prompts * devices, rows * devices
+
+    @property
+    def reaches(self) -> tuple[int, ...]:
+        """How many positions a call of `decode` may read."""
+        return rollout.reaches(self.positions)
+
+    @property
+    def wide(self) -> Any:
+        """The type of log-probs."""
+        return jnp.promote_types(self.policy.config.dtype, jnp.float32)
+
+
+def sampling_of(config: Config, mesh: Mesh, ids: SpecialIds) -> Sampling:
+    """The sizes of sampling.
+
+    Raises:
+        ValueError: the weights cannot be laid out for sampling as asked; names the parameter.
+    """
     generation = config.generation
-    build = lambda prompt: build_generate(
-        config.model,
-        mesh,
-        batch=batch,
-        prompt=prompt,
-        max_new_tokens=generation.max_new_tokens,
-        sampling=sampling,
-        eos=ids.ends,
-        pad=ids.pad,
-        scan_layers=generation.scan_layers,
-        weight_layout=generation.weight_layout,
-        samples=samples,
+    policy = rollout.rollout_policy(config.model, mesh, generation.weight_layout, scan_layers=generation.scan_layers)
+    shards = shard_count(mesh, "batch")
+    per_device = rollout.slots_per_device(config.model, generation, mesh)
+    if config.rl.epochs and not generation.slots:
+        per_device = min(per_device, -(-config.rl.completions_per_iteration // shards))
+    return Sampling(
+        policy=policy,
+        limits=rollout.Limits(generation.max_new_tokens, ids.ends),
+        per_device=per_device,
+        shards=shards,
+        positions=max(generation.prompt_buckets) + generation.max_new_tokens,
     )
-    return Step(build, _each(generation.prompt_buckets), batch, generation.max_new_tokens)
+
+
+def _sampling_steps(config: Config, sampling: Sampling) -> dict[str, Step]:
+    """The steps that sample; `prefill` by the prompt's length and the samples that share it."""
+    sizes = (sampling.policy, sampling.slots, sampling.positions)
+    longest = config.generation.max_new_tokens
+
+    def prefill(prompt: int, samples: int) -> Lowerable:
+        prompts, rows = (n * sampling.blocks for n in sampling.admission(samples))
+        return rollout.build_prefill(*sizes, sampling.limits, prompts=prompts, rows=rows, prompt=prompt)
+
+    shared = sorted({1, config.rl.samples_per_question})
+    decode = lambda reach: rollout.build_decode(*sizes, sampling.limits, reach=reach)
+    prompts, _ = sampling.admission(1)
+    return {
+        "slots": Step(functools.partial(rollout.build_slots, *sizes[:3]), ((),)),
+        "prefill": Step(
+            prefill, tuple(itertools.product(config.generation.prompt_buckets, shared)), prompts * sampling.blocks
+        ),
+        "decode": Step(decode, _each(sampling.reaches), sampling.slots, longest),
+    }
 
 
 def _reinforcement(config: Config, mesh: Mesh, total_steps: int) -> dict[str, Step]:

@@ -20,7 +20,7 @@ SOURCES = ("data.train", "data.dev", "data.test", "pretrain.source", "reward_mod
 ANY_TIME = (
     *("run_dir", "mesh", "distributed", "checkpoint", "logging", "allow_changed", "compilation_cache_dir"),
     *("model.remat", "model.attention", "model.scan_layers", "model.logits_chunk"),
-    *("generation.weight_layout", "generation.scan_layers", "evaluation.batch_size"),
+    *("generation.weight_layout", "generation.scan_layers", "generation.slots"),
     *("pretrain.microbatch_size", "sft.microbatch_size", "rl.microbatch_size", "reward_model.microbatch_size"),
     *("sft.save_every", "rl.save_every", "reward_model.save_every"),
     *("reward.workers", "reward.batch_deadline_s", "reward.function_timeout_s", "rl.check_tolerance"),

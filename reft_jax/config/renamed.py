@@ -27,6 +27,7 @@ RENAMED: Mapping[str, str] = {
     "distributed.timeout": "distributed.heartbeat_timeout_seconds",
     **{f"{source}.answer_kind": "data.answer" for source in ("data.train", "data.dev", "data.test", "pretrain.source")},
     "logging.compilation_cache": "compilation_cache_dir",
+    "evaluation.batch_size": "generation.slots",
 }
 """Old dotted keys to new ones."""
 

@@ -510,6 +510,9 @@ class GenerationConfig:
     itself goes on to the end token."""
     temperature: Temperature = 1.0
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
+    slots: NonNegativeInt = 0
+    """Rows in flight on each device, in training and evaluation; a row that has ended makes room for the next. 0 means
+    as many as 2 GB of KV cache hold: a power of two, at most 256 or on a CPU 64, not more than an iteration samples."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
     weight_layout: SamplingLayout = "auto"
@@ -566,8 +569,6 @@ class RewardConfig:
 class EvaluationConfig:
     """Greedy evaluation on dev and test."""
 
-    batch_size: PositiveInt = 32
-    """Problems per batch; batches hold problems of similar length."""
     dev_limit: NonNegativeInt = 0
     """Use only this many dev problems; 0 uses all. Test is always read whole."""
     temperature: GreedyOrTemperature = 0.0

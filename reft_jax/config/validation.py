@@ -310,8 +310,6 @@ def check_batches(config: Config, shards: int) -> None:
         ValueError: a line for each fault, naming the key.
     """
     sizes = {}
-    if not config.only_reward_model:
-        sizes["evaluation.batch_size"] = config.evaluation.batch_size
     if config.pretrain.epochs:
         sizes["pretrain.microbatch_size"] = config.pretrain.microbatch_size
     if config.sft.schedule_epochs:

@@ -59,11 +59,6 @@ def empty_cache(
     return tuple(KVCache(k=zeros(), v=zeros()) for _ in range(d.num_layers // layers))
 
 
-def repeat_rows(cache: tuple[KVCache, ...], times: int, mesh: Mesh | None, layout: WeightLayout) -> tuple[KVCache, ...]:
-    """The cache with each of its rows `times` times, next to each other."""
-    return jax.tree.map(lambda x: _split(jnp.repeat(x, times, axis=1), mesh, layout), cache)
-
-
 def _split(cache: Float[Array, "L B K S h"], mesh: Mesh | None, layout: WeightLayout) -> Float[Array, "L B K S h"]:
     return constrain(cache, mesh, "layers", "batch", "activation_kv_heads", None, None, layout=layout)
 

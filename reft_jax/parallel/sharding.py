@@ -181,38 +181,3 @@ def to_global(tree: Any, shardings: Any) -> Any:
 def to_host(tree: Any) -> Any:
     """Global arrays that every process holds whole, as numpy arrays."""
     return jax.tree.map(np.asarray, jax.device_get(tree))
-
-
-def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """Which rows of a batch this process reads on the host: each row is one process's, and that one holds it.
-
-    Processes that hold the same rows, as where `tensor` spans hosts, share them out.
-
-    Returns:
-        Their indices, ascending.
-    """
-    holders: dict[tuple[int, int], set[int]] = {}
-    pieces: dict[Any, Any] = dict(named_sharding(mesh, "batch").devices_indices_map((rows,)))
-    for device, (piece,) in pieces.items():
-        start, stop, _ = piece.indices(rows)
-        holders.setdefault((start, stop), set()).add(device.process_index)
-    process, own = jax.process_index(), [np.arange(0)]
-    for (start, stop), owners in sorted(holders.items()):
-        if process in owners:
-            own.append(np.array_split(np.arange(start, stop), len(owners))[sorted(owners).index(process)])
-    return np.concatenate(own)
-
-
-def rows_to_host(tree: Any, rows: np.ndarray) -> Any:
-    """Some rows, which this process holds, of global arrays [B, ...] that are laid out by `batch_shardings`."""
-
-    def read(x: jax.Array) -> np.ndarray:
-        out = np.empty((len(rows), *x.shape[1:]), x.dtype)
-        for shard in x.addressable_shards:
-            start, stop, _ = shard.index[0].indices(x.shape[0])
-            inside = (rows >= start) & (rows < stop)
-            if inside.any():
-                out[inside] = np.asarray(shard.data)[rows[inside] - start]
-        return out
-
-    return jax.tree.map(read, tree)

@@ -62,10 +62,12 @@ def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> di
     }
 
 
+SAMPLING = ("prefill", "decode")
+
 STAGES = {
     "pretrain": ("pretrain",),
-    "sft": ("sft", "layout", "evaluation"),
-    "rl": ("layout", "rollout", "experience", "update", "evaluation"),
+    "sft": ("sft", "layout", *SAMPLING),
+    "rl": ("layout", *SAMPLING, "experience", "update"),
     "reward_model": ("reward_model", "classify"),
 }
 """The steps of each stage, in their order; the last is a run of its own."""
@@ -96,14 +98,14 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
 
 def _parts_of(step: str, plan: Plan, measures: Measures) -> dict[str, int]:
     """What a step adds to the state of its stage."""
-    parts, planned, found = {}, plan["steps"][step], measures[step]
-    if "layout" in measures and step in ("layout", "rollout", "evaluation"):
-        parts["weights"] = plan["steps"]["evaluation"]["arguments"]["weights"]
+    parts, arguments, found = {}, plan["steps"][step]["arguments"], measures[step]
+    if "layout" in measures and step in ("layout", *SAMPLING):
+        parts["weights"] = plan["steps"]["decode"]["arguments"]["weights"]
     if "refused" not in found:
         needed = found["needed"] - found["argument"]
         needed -= found["output"] if step == "layout" else 0  # these are the weights
-        parts["cache"] = planned["cache"]
-        parts["work"] = max(0, needed - planned["cache"]) + planned["arguments"].get("batch", 0)
+        parts["cache"] = arguments.get("cache", 0)
+        parts["work"] = needed + arguments.get("batch", 0)
     return parts
 
 
@@ -117,7 +119,7 @@ def findings(plan: Plan, measures: Measures) -> Iterator[str]:
         if found["not_aliased"]:
             names, size = sorted(found["not_aliased"]), text_of(sum(found["not_aliased"].values()))
             yield f"{name}: {len(names)} donated inputs ({size}) are not reused for an output, such as {names[0]}"
-        if found["open_loops"] > (plan["steps"][name]["cache"] > 0):  # sampling has one
+        if found["open_loops"] > (name == "decode"):  # it ends when all rows have
             yield f"{name}: {found['open_loops']} loops of unknown length; their collectives are counted by the turn"
 
 
@@ -145,13 +147,12 @@ def changes(config: Config, target: Target, plan: Plan, over: list[dict[str, Any
     yield from _smaller_logits(config, target, plan, [step for step in training if step not in STAGES["reward_model"]])
     if model.dtype == "float32":
         yield "model.dtype: bfloat16: halves activations, KV cache and the weights that are sampled with"
-    if "evaluation" in steps and (rows := config.evaluation.batch_size) > shards:
-        half = max(shards, rows // 2 // shards * shards)
-        yield f"evaluation.batch_size: {rows} -> {half}, down to {shards}: a smaller KV cache"
-    if steps & {"rollout", "evaluation", "layout"} and config.generation.weight_layout == "replicated":
+    if steps & {*SAMPLING} and (slots := plan["slots"]) > 1:
+        yield f"generation.slots: {slots} -> {slots // 2}, down to 1: a smaller KV cache, and more calls"
+    if steps & {*SAMPLING, "layout"} and config.generation.weight_layout == "replicated":
         yield "generation.weight_layout: auto: each device holds only its share of the weights while sampling"
-    if "rollout" in steps:
-        yield "generation.max_new_tokens or rl.rollout_batch_size: smaller, for the KV cache grows with both"
+    if steps & {*SAMPLING}:
+        yield "generation.max_new_tokens or generation.prompt_buckets: smaller, for the KV cache grows with both"
     if plan["mesh"]["data"] > 1:
         yield "mesh: {data: 1, fsdp: -1}: weights and Adam's moments are split over all devices, not copied to each"
     if not model.lora.rank and steps - set(STAGES["reward_model"]):

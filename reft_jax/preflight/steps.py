@@ -19,18 +19,17 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.rollout import rollout_policy
-from reft_jax.algorithms.steps import steps
+from reft_jax.algorithms.rollout import Slots
+from reft_jax.algorithms.steps import ANY_IDS, sampling_of, steps
 from reft_jax.algorithms.train_state import TrainState, abstract_params
 from reft_jax.config import Config
 from reft_jax.config.validation import check_batches, check_lengths
 from reft_jax.data.tokenizers import load_tokenizer
-from reft_jax.models.decoder import empty_cache
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import Step
 from reft_jax.parallel.processes import enable_x64
-from reft_jax.parallel.sharding import make_mesh, named_sharding, shard_count
+from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.preflight.devices import Target
 from reft_jax.preflight.hlo import Traffic, aliased_inputs, collectives
 
@@ -71,17 +70,16 @@ def argument_parts(step: str, args: tuple[Any, ...]) -> dict[str, int]:
         return {"params": device_bytes(first.params), "optimizer": device_bytes(optimizer), "batch": device_bytes(rest)}
     if step == "experience":
         return {"params": device_bytes(first), "reference": device_bytes(rest[0]), "batch": device_bytes(rest[1:])}
-    return {"params" if step == "layout" else "weights": device_bytes(first), "batch": device_bytes(rest)}
+    found = {"params" if step == "layout" else "weights": device_bytes(first)}
+    if rest and isinstance(rest[0], Slots):
+        found["cache"] = device_bytes(rest[0].cache)
+        rest[0] = dataclasses.replace(rest[0], cache=())
+    return {**found, "batch": device_bytes(rest)}
 
 
-def cache_bytes(config: Config, mesh: Mesh, rows: int) -> int:
-    """Bytes of the KV cache of a generation on one device."""
-    policy = rollout_policy(config.model, mesh, config.generation.weight_layout)
-    slots = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
-    (cache,) = jax.eval_shape(lambda: empty_cache(dataclasses.replace(config.model, scan_layers=True), rows, slots))
-    axes = ("layers", "batch", "activation_kv_heads", None, None)
-    piece = named_sharding(mesh, *axes, layout=policy.layout).shard_shape(cache.k.shape)
-    return 2 * math.prod(piece) * cache.k.dtype.itemsize
+def _compiled(config: Config, mesh: Mesh) -> dict[str, Step]:
+    """The steps of the config but for `slots`, which only makes what the next ones are given."""
+    return {name: step for name, step in steps(config, mesh).items() if name != "slots"}
 
 
 def plan(config: Config, mesh: Mesh) -> dict[str, Any]:
@@ -92,14 +90,14 @@ def plan(config: Config, mesh: Mesh) -> dict[str, Any]:
     """
     check_batches(config, shard_count(mesh, "batch"))
     planned: dict[str, Any] = {}
-    for name, step in steps(config, mesh).items():
+    for name, step in _compiled(config, mesh).items():
         _, args = step.build(*step.largest)
-        cache = cache_bytes(config, mesh, step.rows) if name in ("rollout", "evaluation") else 0
-        planned[name] = {"bucket": bucket(step), "arguments": argument_parts(name, args), "cache": cache}
+        planned[name] = {"bucket": bucket(step), "arguments": argument_parts(name, args)}
     decoder = abstract_params(Policy(config.model, mesh), mesh, value_head=False, adapters=False)
     return {
         "mesh": dict(mesh.shape),
         "shards": shard_count(mesh, "batch"),
+        "slots": sampling_of(config, mesh, ANY_IDS).per_device if config.needs_sampling else 0,
         "vocabulary": config.model.decoder.vocab_size,
         "parameters": sum(x.size for x in jax.tree.leaves(decoder)),
         "decoder": device_bytes(decoder),
@@ -166,7 +164,7 @@ def answers(config: Config, target: Target, names: Sequence[str] | None) -> Iter
     check_lengths(config)
     mesh = make_mesh(config.mesh, target.devices())
     yield plan(config, mesh)
-    compiled = steps(config, mesh)
+    compiled = _compiled(config, mesh)
     for name in compiled if names is None else names:
         yield measure(compiled[name], target)
 

@@ -23,7 +23,7 @@ from reft_jax.parallel.processes import (
 T = TypeVar("T")
 
 OUT_OF_MEMORY = (
-    "Lower the microbatch_size of the stage or evaluation.batch_size, or set model.remat or model.logits_chunk; "
+    "Lower the microbatch_size of the stage or generation.slots, or set model.remat or model.logits_chunk; "
     "python -m reft_jax.preflight says how full each step makes a device"
 )
 

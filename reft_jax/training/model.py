@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from reft_jax.algorithms.steps import steps
+from reft_jax.algorithms.steps import Sampling, sampling_of, steps
 from reft_jax.algorithms.train_state import abstract_params, init_params, init_parts
 from reft_jax.config import Config
 from reft_jax.data.tokenizers import SpecialIds
@@ -38,6 +38,11 @@ class Model:
     def policy(self) -> Policy:
         """The policy, for building parameters."""
         return Policy(self.config.model, self.mesh)
+
+    @functools.cached_property
+    def sampling(self) -> Sampling:
+        """The sizes of sampling."""
+        return sampling_of(self.config, self.mesh, self.ids)
 
     def with_schedules(self, schedules: Mapping[str, int]) -> "Model":
         """The model with the lengths of its stages' learning-rate schedules, in optimizer steps, known to its steps."""

@@ -4,9 +4,9 @@ import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from reft_jax.algorithms.rollout import Rollout, SamplingParams
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import CollapseConfig
 from reft_jax.data.batches import PromptBatch, training_prompts
@@ -61,11 +61,10 @@ def reinforce(
             stop.check()
             clock = PhaseClock()
             prompts = draw(sampler, stage, number)
-            rollout = sampler.rollout("rollout", sampler.sampling_params(state.params), prompts, number)
-            jax.block_until_ready(rollout)
+            rollout = sample(sampler, state.params, prompts, number)
             clock.lap("rollout")
             completions = sampler.judge(rollout, "train", prompts.problem)
-            rollout = sampler.as_judged(rollout, completions)
+            rollout = sampler.on_devices(rollout, completions)
             clock.lap("reward")
             if number == 0 and (warning := unread(completions)):
                 records.display.message(warning)
@@ -93,6 +92,12 @@ def draw(sampler: Sampler, stage: Stage, number: int) -> PromptBatch:
         prompt_buckets=config.generation.prompt_buckets,
         pad_id=sampler.model.ids.pad,
     )
+
+
+def sample(sampler: Sampler, params: Params, prompts: PromptBatch, number: int) -> Rollout[np.ndarray]:
+    """The responses of an iteration, drawn from the whole policy."""
+    config, how = sampler.config, SamplingParams(sampler.config.generation.temperature)
+    return sampler.rollout(sampler.sampling_params(params), prompts, number, how, config.rl.samples_per_question)
 
 
 def unread(completions: Sequence[Completion]) -> str:

@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reft_jax.algorithms.rollout import Rollout
+from reft_jax.algorithms.rollout import Rollout, SamplingParams
 from reft_jax.config import Config
 from reft_jax.data.batches import PromptBatch, evaluation_batches
 from reft_jax.data.encoding import Prompt
 from reft_jax.models.params import Params, select
-from reft_jax.parallel.dispatch import one_ahead
 from reft_jax.parallel.processes import gather
-from reft_jax.parallel.sharding import batch_shardings, own_rows, rows_to_host, to_global
+from reft_jax.parallel.sharding import batch_shardings, to_global
 from reft_jax.problem import Problem
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction
@@ -24,6 +23,7 @@ from reft_jax.reward.pool import ProgramRunner
 from reft_jax.training.completion import Completion, VerdictFunction, judge
 from reft_jax.training.evaluation import Evaluation
 from reft_jax.training.model import Model
+from reft_jax.training.slots import respond
 
 EVALUATION, SAMPLE = -1, -2
 """Steps of the random numbers of an evaluation and of a file of samples, which are never an iteration's."""
@@ -52,34 +52,39 @@ class Sampler:
         """The model's."""
         return self.model.config
 
-    def rollout(self, step: str, params: Params, prompts: PromptBatch, number: int) -> Rollout:
-        """Dispatches the sampling of a batch.
+    def rollout(
+        self, params: Params, prompts: PromptBatch, number: int, how: SamplingParams, samples: int = 1
+    ) -> Rollout[np.ndarray]:
+        """Samples a response to each prompt; host arrays, the same on all processes.
 
         Args:
-            step: of the compiled steps, `rollout` or `evaluation`.
             params: of `sampling_params`.
-            prompts: [B, P], as large as the step is compiled for.
+            prompts: [B, P] on the host.
             number: step of the random numbers, see `rollout.row_keys`.
-        """
-        generate = self.model.compiled.get(step, prompts.tokens.shape[1])
-        inputs = to_global(prompts, batch_shardings(prompts, self.model.mesh))
-        return generate(params, inputs, np.int32(self.config.seed), np.int32(number))
-
-    def judge(self, rollout: Rollout, split: str, rows: np.ndarray) -> list[Completion]:
-        """Reads and judges a rollout; each process takes the rows that it holds, and all get all completions.
-
-        Args:
-            rollout: [B, ...].
-            split: of the problems.
-            rows: [B] the problem of each row, -1 in filler.
+            how: tokens are drawn.
+            samples: rows next to each other that have the same prompt.
 
         Raises:
             Interrupted: the run was asked to stop.
         """
         self.model.stop.check()
-        own = own_rows(self.model.mesh, len(rows))
+        return respond(self.model, params, prompts, number, how, samples)
+
+    def judge(self, rollout: Rollout[np.ndarray], split: str, rows: np.ndarray) -> list[Completion]:
+        """Reads and judges a rollout; each process takes a part of the rows, and all get all completions.
+
+        Args:
+            rollout: [B, ...], the same on all processes.
+            split: of the problems.
+            rows: [B] the problem of each row, -1 in filler, which comes last.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+        """
+        self.model.stop.check()
+        own = np.array_split(np.arange(len(rows)), jax.process_count())[jax.process_index()]
         completions = judge(
-            rows_to_host(rollout, own),
+            jax.tree.map(lambda x: x[own], rollout),
             self.problems[split],
             rows[own],
             tokenizer=self.tokenizer,
@@ -89,26 +94,24 @@ class Sampler:
             function_timeout=self.config.reward.function_timeout_s,
             stop=self.config.generation.stop,
         )
-        shared = gather(list(zip(own.tolist(), completions)))
-        return [completion for _, completion in sorted(itertools.chain(*shared), key=lambda pair: pair[0])]
+        return list(itertools.chain(*gather(completions)))
 
-    def as_judged(self, rollout: Rollout, completions: Sequence[Completion]) -> Rollout:
-        """A rollout on the devices with its responses as long as they were judged, which `generation.stop` decides.
+    def on_devices(self, rollout: Rollout[np.ndarray], completions: Sequence[Completion]) -> Rollout:
+        """A rollout on the devices, its responses as long as they were judged, which `generation.stop` decides.
 
         Their further tokens are padding then, which no number depends on.
 
         Args:
             rollout: [B, ...].
-            completions: of `judge`, from all processes.
+            completions: of `judge`.
         """
-        if not self.config.generation.stop:
-            return rollout
-        lengths, ended = np.zeros(rollout.ended.shape, np.int32), np.ones(rollout.ended.shape, bool)
-        lengths[: len(completions)] = [completion.tokens for completion in completions]
-        ended[: len(completions)] = [completion.ended for completion in completions]
-        lengths, ended = to_global((lengths, ended), batch_shardings((lengths, ended), self.model.mesh))
-        sequences = dataclasses.replace(rollout.sequences, response_lengths=lengths)
-        return dataclasses.replace(rollout, sequences=sequences, ended=ended)
+        if self.config.generation.stop:
+            lengths, ended = np.zeros(rollout.ended.shape, np.int32), np.ones(rollout.ended.shape, bool)
+            lengths[: len(completions)] = [completion.tokens for completion in completions]
+            ended[: len(completions)] = [completion.ended for completion in completions]
+            sequences = dataclasses.replace(rollout.sequences, response_lengths=lengths)
+            rollout = dataclasses.replace(rollout, sequences=sequences, ended=ended)
+        return to_global(rollout, batch_shardings(rollout, self.model.mesh))
 
     def sampling_params(self, params: Params) -> Params:
         """What sampling takes: decoder and adapters, these 0 for a model into which they were merged."""
@@ -119,26 +122,28 @@ class Sampler:
         return compiled.get("layout")(adapted) if "layout" in compiled else adapted
 
     def sample(
-        self, params: Params, split: str, batches: Iterable[PromptBatch], number: int
+        self, params: Params, split: str, batches: Iterable[PromptBatch], number: int, samples: int = 1
     ) -> Iterator[tuple[PromptBatch, list[Completion]]]:
-        """Yields each batch of prompts with its judged completions; the next is sampled while one is judged.
+        """Yields each batch of prompts with its judged completions, drawn as `config.evaluation` says.
 
         Args:
             params: {"decoder"}, with or without other parts.
             split: of the problems that the batches ask.
-            batches: of `evaluation.batch_size` rows.
+            batches: of any size.
             number: step of the random numbers.
+            samples: rows next to each other that have the same prompt.
         """
-        weights = self.sampling_params(params)
-        rollouts = ((batch, self.rollout("evaluation", weights, batch, number)) for batch in batches)
-        for batch, rollout in one_ahead(rollouts):
-            yield batch, self.judge(rollout, split, batch.problem)
+        weights, evaluation = self.sampling_params(params), self.config.evaluation
+        how = SamplingParams(evaluation.temperature, evaluation.top_k, evaluation.top_p)
+        for batch in batches:
+            yield batch, self.judge(self.rollout(weights, batch, number, how, samples), split, batch.problem)
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
-        """What `params` ({"decoder"}; a value head is ignored) answer on a split: every prompt once, longest first."""
+        """What `params` ({"decoder"}; a value head is ignored) answer on a split: every prompt once."""
+        prompts = self.prompts[split]
         batches = evaluation_batches(
-            self.prompts[split],
-            batch_size=self.config.evaluation.batch_size,
+            prompts,
+            batch_size=max(1, len(prompts)),
             prompt_buckets=self.config.generation.prompt_buckets,
             pad_id=self.model.ids.pad,
         )

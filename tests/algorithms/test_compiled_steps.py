@@ -12,12 +12,13 @@ import jax
 import pytest
 
 from reft_jax.algorithms import ppo, sft
-from reft_jax.algorithms.rollout import SamplingParams, build_generate, generate
+from reft_jax.algorithms.rollout import SamplingParams, generate
 from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import DecoderConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
 from reft_jax.preflight import hlo
 from tests.devices import mesh
+from tests.generation import build_generate
 
 pytestmark = pytest.mark.compiles
 

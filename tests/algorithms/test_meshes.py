@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from reft_jax.algorithms import ppo, sft
-from reft_jax.algorithms.rollout import Rollout, SamplingParams, build_generate, build_layout
+from reft_jax.algorithms.rollout import Rollout, SamplingParams, build_layout
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import LoraConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.data.batches import PromptBatch, Sequences
@@ -28,6 +28,7 @@ from reft_jax.models.hf import configs as family_configs
 from reft_jax.models.hf.configs import ConfigFields
 from reft_jax.parallel.sharding import fake_cpu_devices, to_global, to_host
 from tests.devices import mesh
+from tests.generation import build_generate
 
 pytestmark = pytest.mark.compiles
 

@@ -13,7 +13,6 @@ from scipy import stats
 
 from reft_jax.algorithms.rollout import (
     SamplingParams,
-    build_generate,
     build_layout,
     draw,
     filter_logits,
@@ -28,6 +27,7 @@ from reft_jax.models.policy import Policy, call, score_responses
 from reft_jax.parallel.compilation import CompiledSteps, Step
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
 from tests.devices import mesh
+from tests.generation import build_generate
 
 pytestmark = pytest.mark.compiles
 

@@ -21,6 +21,9 @@ def test_a_config_runs_on_every_number_of_devices(paths):
     config = load_config([*(f"--config={path}" for path in paths), "--run_dir=r"])
     for devices in (1, 2, 4, 8):
         check_batches(config, devices)
-    uneven = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=250))
-    with pytest.raises(ValueError, match=r"evaluation.batch_size \(250\) must be a multiple of mesh.data \* mesh.fsdp"):
+    stage = "rl" if config.rl.epochs else "sft"
+    uneven = dataclasses.replace(config, **{stage: dataclasses.replace(getattr(config, stage), microbatch_size=250)})
+    with pytest.raises(
+        ValueError, match=rf"{stage}.microbatch_size \(250\) must be a multiple of mesh.data \* mesh.fsdp"
+    ):
         check_batches(uneven, 4)

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reft_jax.config import DistributedConfig, load_config
-from reft_jax.parallel import processes, sharding
+from reft_jax.parallel import processes
 from reft_jax.parallel.processes import STOPPED, gather, on_process_zero
-from reft_jax.parallel.sharding import own_rows
 from tests.runs import ITERATIONS, RECORDS, SFT_STEPS, assert_same_run, end, read, repeatable, steps, wait_for_step
 
 ROOT = Path(__file__).parents[2]
@@ -150,8 +147,8 @@ def test_an_error_of_one_process_ends_the_others(arguments, tmp_path):
 @pytest.mark.compiles
 @pytest.mark.ci
 def test_two_processes_refuse_bad_settings_before_anything_is_computed(arguments, tmp_path):
-    output = end(launch(arguments(tmp_path / "bad", evaluation__batch_size=3)), 2)
-    assert "error: evaluation.batch_size (3) must be a multiple of mesh.data * mesh.fsdp (2)" in output
+    output = end(launch(arguments(tmp_path / "bad", rl__microbatch_size=3, rl__minibatch_size=3)), 2)
+    assert "rl.microbatch_size (3) must be a multiple of mesh.data * mesh.fsdp (2)" in output
 
 
 @pytest.mark.parametrize(
@@ -172,42 +169,6 @@ def test_flags_that_name_no_process_are_refused(arguments, tmp_path, flags, mess
 
 
 # The pieces, in one process
-
-
-class Device:
-    def __init__(self, process_index: int) -> None:
-        self.process_index = process_index
-
-
-@given(
-    data=st.integers(1, 3), fsdp=st.integers(1, 3), tensor=st.integers(1, 4), per_row=st.integers(1, 5), seed=st.data()
-)
-def test_each_row_is_read_by_one_process_that_holds_it(data, fsdp, tensor, per_row, seed):
-    """For any mesh, cut into processes anywhere, `tensor` across several of them included."""
-    count = data * fsdp * tensor
-    local = seed.draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0]))
-    rows = data * fsdp * per_row
-    devices = [Device(i // local) for i in range(count)]
-    pieces = {d: (slice(i // tensor * per_row, (i // tensor + 1) * per_row),) for i, d in enumerate(devices)}
-
-    class Layout:
-        def devices_indices_map(self, shape):
-            assert shape == (rows,)
-            return pieces
-
-    read_by: list[list[int]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "named_sharding", lambda *_: Layout())
-        for process in range(count // local):
-            patch.setattr(sharding.jax, "process_index", lambda process=process: process)
-            own = own_rows(None, rows)
-            held = {r for d in devices if d.process_index == process for r in range(rows)[pieces[d][0]]}
-            assert set(own) <= held
-            assert list(own) == sorted(own)
-            read_by.append(list(own))
-    assert sorted(row for own in read_by for row in own) == list(range(rows))
-    sizes = [len(own) for own in read_by]
-    assert max(sizes) - min(sizes) <= per_row, "the work is shared out"
 
 
 def test_one_process_speaks_to_itself_for_nothing(monkeypatch):

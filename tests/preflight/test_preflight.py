@@ -18,7 +18,7 @@ from reft_jax.preflight.report import assess, pool_fraction, show
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-SMALL = ["--pretrain.epochs", "0", "--model.decoder.num_layers", "1", "--evaluation.batch_size", "256"]
+SMALL = ["--pretrain.epochs", "0", "--model.decoder.num_layers", "1", "--generation.slots", "32"]
 SFT_ONLY = [*SMALL, "--rl.epochs", "0", "--sft.microbatch_size", "16"]
 
 
@@ -43,11 +43,11 @@ def quickstart(tmp_path_factory):
 @pytest.mark.ci
 def test_a_run_that_fits_says_so_and_how_full_it_gets(quickstart):
     printed, report = quickstart
-    steps = ["sft", "layout", "rollout", "experience", "update", "evaluation"]
+    steps = ["sft", "layout", "prefill", "decode", "experience", "update"]
     assert list(report["steps"]) == steps
     assert [(phase["stage"], phase["step"]) for phase in report["phases"]] == [
-        *(("sft", step) for step in ("sft", "layout", "evaluation")),
-        *(("rl", step) for step in ("layout", "rollout", "experience", "update", "evaluation")),
+        *(("sft", step) for step in ("sft", "layout", "prefill", "decode")),
+        *(("rl", step) for step in ("layout", "prefill", "decode", "experience", "update")),
     ]
     assert (report["fits"], report["mesh"]) == (True, {"data": 1, "fsdp": 8, "tensor": 1})
     assert report["target"]["count"] == 8
@@ -78,7 +78,12 @@ def test_arguments_are_those_of_the_hand_formula(quickstart):
     assert steps["update"]["alias"] == 3 * (params + head) + counters
     rollout = 256 // 8 * (72 + 20 + 20 + 2 + 20 + 1) * 4  # with log-probs and a reward; whether it ended is not read
     assert steps["experience"]["argument"] == 2 * params + head + rollout
-    assert steps["rollout"]["cache"] == 2 * 256 // 8 * (72 + 20) * 2 * 32 * 4  # k and v of two heads of 32
+    cache = 2 * 32 * (72 + 20) * 2 * 32 * 4  # k and v of two heads of 32, in 32 slots
+    assert steps["prefill"]["arguments"]["cache"] == steps["decode"]["arguments"]["cache"] == cache
+    assert (
+        steps["decode"]["arguments"]["batch"] == 32 * (5 * 4 + 1) + 2 * 4 + 3 * 4
+    )  # five numbers a row, whether it goes on
+    assert steps["decode"]["alias"] == cache + 32 * (5 * 4 + 1)
 
 
 @pytest.mark.compiles
@@ -91,7 +96,7 @@ def test_donated_inputs_are_all_reused(quickstart):
 @pytest.mark.ci
 def test_only_sampling_has_a_loop_of_unknown_length_and_it_gathers_no_weights(quickstart):
     for name, step in quickstart[1]["steps"].items():
-        assert step["open_loops"] == (name in ("rollout", "evaluation"))
+        assert step["open_loops"] == (name == "decode")
         assert sum(kind["bytes"] for kind in step["per_turn"].values()) < 1000, "not even one weight"
 
 
@@ -100,15 +105,15 @@ def test_only_sampling_has_a_loop_of_unknown_length_and_it_gathers_no_weights(qu
 def test_the_update_holds_the_reference_and_the_rollout_everything(quickstart):
     report = quickstart[1]
     parts = {(phase["stage"], phase["step"]): phase["parts"] for phase in report["phases"]}
-    weights = report["steps"]["rollout"]["arguments"]["weights"]
+    weights = report["steps"]["decode"]["arguments"]["weights"]
     reference = report["steps"]["experience"]["arguments"]["reference"]
     assert reference == report["steps"]["layout"]["argument"]
-    for step in ("layout", "rollout", "experience", "update", "evaluation"):
+    for step in ("layout", "prefill", "decode", "experience", "update"):
         held = parts["rl", step]
         assert held["reference"] == reference
         assert held["adam"] == report["steps"]["update"]["arguments"]["optimizer"]
-        assert held["weights"] == (weights if step in ("layout", "rollout", "evaluation") else 0)
-        assert (held["cache"] > 0) == (step in ("rollout", "evaluation"))
+        assert held["weights"] == (weights if step in ("layout", "prefill", "decode") else 0)
+        assert (held["cache"] > 0) == (step in ("prefill", "decode"))
     assert all(held["reference"] == 0 for (stage, _), held in parts.items() if stage == "sft")
     update = report["steps"]["update"]
     assert sum(parts["rl", "update"].values()) == update["argument"] + update["temp"] + reference + (
@@ -139,7 +144,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
         (["--target", "tpu:v5e:2x2x2"], "there is no target"),
         (["--target", "a100:8"], "there is no target"),
         (["--target", "cpu:8", "--mesh.fsdp", "3"], "mesh.fsdp=3, mesh.tensor=1 does not fit 8 device"),
-        (["--target", "cpu:8", "--evaluation.batch_size", "250"], "evaluation.batch_size (250) must be a multiple"),
+        (["--target", "cpu:8", "--sft.microbatch_size", "4"], "sft.microbatch_size (4) must be a multiple"),
         (["--target", "cpu:2", "--generation.max_new_tokens", "300"], "the model has 256 positions"),
         (["--target", "cpu:2", "--model.path", "some/model"], "--model_config FILE"),
         (["--target", "cpu:2", "--model_config", "none.json"], "--model_config none.json: there is no such file"),
@@ -231,9 +236,11 @@ def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():
     assert sft["bucket"] == [48, 320, 704, 9]
     assert sft["arguments"]["params"] == 4 * (split // 8 + norms)
     assert sft["arguments"]["optimizer"] == 2 * sft["arguments"]["params"] + 12
-    rollout = plan["steps"]["rollout"]
-    assert rollout["arguments"]["weights"] == 2 * split // 8 + 4 * norms  # bfloat16, norms in float32
-    assert rollout["cache"] == 2 * 32 * 32 * 700 * 4096 * 2 // 8
+    decode = plan["steps"]["decode"]
+    assert decode["arguments"]["weights"] == 2 * split // 8 + 4 * norms  # bfloat16, norms in float32
+    row = 2 * 32 * 700 * 4096 * 2  # bytes of cache; 2 GB hold five such rows, and an iteration has 32 on 8 devices
+    assert plan["slots"] == 4 == 32 // 8
+    assert decode["arguments"]["cache"] == 32 * row // 8
 
 
 def test_a_reward_model_is_planned_without_output_projection_and_adapters():
@@ -247,8 +254,8 @@ def test_a_reward_model_is_planned_without_output_projection_and_adapters():
     params = 4 * (split // 8 + 7 * 64)
     arguments = {"params": params, "optimizer": 2 * params + 12, "batch": 24 // 8 * (120 + 2) * 4}
     assert plan["steps"] == {
-        "reward_model": {"bucket": [24, 120, 0, 2], "arguments": arguments, "cache": 0},
-        "classify": {"bucket": [8, 120, 0, 2], "arguments": {"weights": params, "batch": 121 * 4}, "cache": 0},
+        "reward_model": {"bucket": [24, 120, 0, 2], "arguments": arguments},
+        "classify": {"bucket": [8, 120, 0, 2], "arguments": {"weights": params, "batch": 121 * 4}},
     }
 
 
@@ -270,19 +277,16 @@ def fake(config: Config, **measures):
     arguments = {
         "sft": state,
         "layout": {"params": 100},
-        "rollout": {"weights": 50, "batch": 10},
+        "prefill": {"weights": 50, "cache": 30, "batch": 10},
+        "decode": {"weights": 50, "cache": 30, "batch": 10},
         "experience": {"params": 100, "reference": 90, "batch": 10},
         "update": state,
-        "evaluation": {"weights": 50, "batch": 10},
         "reward_model": state,
         "classify": {"weights": 95, "batch": 10},
     }
-    steps = {
-        name: {"bucket": [8, 16, 16, 1], "arguments": arguments[name], "cache": 30 * (name == "rollout")}
-        for name in measures
-    }
+    steps = {name: {"bucket": [8, 16, 16, 1], "arguments": arguments[name]} for name in measures}
     mesh = {"data": 1, "fsdp": 8, "tensor": 1}
-    plan = {"mesh": mesh, "shards": 8, "vocabulary": 100, "parameters": 25, "decoder": 90, "steps": steps}
+    plan = {"mesh": mesh, "shards": 8, "slots": 4, "vocabulary": 100, "parameters": 25, "decoder": 90, "steps": steps}
     empty = {"findings": [], "not_aliased": {}, "collectives": {}, "per_turn": {}, "open_loops": 0, "seconds": 0}
     sizes = {"argument": 110, "output": 0, "alias": 0, "temp": 0, "peak": 0, "code": 0}
     found = {name: one if "refused" in one else {**empty, **sizes, **one} for name, one in measures.items()}
@@ -291,18 +295,18 @@ def fake(config: Config, **measures):
 
 def test_what_is_resident_is_added_up_by_hand():
     measures = {
-        "rollout": {"argument": 60, "needed": 140},
+        "prefill": {"argument": 90, "needed": 170},
+        "decode": {"argument": 90, "needed": 91},
         "experience": {"argument": 200, "needed": 260},
         "update": {"argument": 310, "needed": 400},
-        "evaluation": {"argument": 60, "needed": 61},
     }
     totals = lambda report: {phase["step"]: phase["total"] for phase in report["phases"]}
     state, decoder, batch = 300, 90, 10
     expected = {  # what each step needs beside its arguments
-        "rollout": state + decoder + 80 + batch,
+        "prefill": state + decoder + 30 + 80 + batch,
+        "decode": state + decoder + 30 + 1 + batch,
         "experience": state + decoder + 60 + batch,
         "update": state + decoder + 90 + batch,
-        "evaluation": state + decoder + 1 + batch,
     }
     assert totals(fake(Config(), **measures)) == expected
     adapted = Config(model=ModelConfig(lora=LoraConfig(rank=4)))
@@ -311,7 +315,7 @@ def test_what_is_resident_is_added_up_by_hand():
     alone = Config(rl=RlConfig(kl_coef=0.0))
     assert totals(fake(alone, **measures)) == {name: total - decoder for name, total in expected.items()}
     copied = fake(Config(), **measures, layout={"argument": 100, "output": 50, "needed": 170})
-    more = {"rollout": expected["rollout"] + 50, "evaluation": expected["evaluation"] + 50}
+    more = {step: expected[step] + 50 for step in ("prefill", "decode")}
     assert totals(copied) == expected | more | {"layout": state + decoder + 50 + 20}
 
 

@@ -122,5 +122,5 @@ def test_every_command_that_asks_a_model_explains_a_device_without_memory(comman
     code, _, err = run(line, command=command)
     assert code == 1
     assert "the devices have too little memory" in err
-    assert "evaluation.batch_size" in err
+    assert "generation.slots" in err
     assert "Traceback" not in err

@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.algorithms.rollout import SamplingParams, build_generate
+from reft_jax.algorithms.rollout import SamplingParams
 from reft_jax.config import LoraConfig, MeshConfig, ModelConfig, load_config
 from reft_jax.data.batches import PromptBatch
 from reft_jax.data.encoding import encode_prompts
@@ -29,6 +29,7 @@ from reft_jax.parallel.sharding import batch_shardings, make_mesh, to_global, to
 from reft_jax.problem import Problem
 from reft_jax.records.checkpoint import Checkpoints, part_name
 from reft_jax.training.startup import prepare
+from tests.generation import build_generate
 from tests.models.hf.test_export_adapters import random_adapters
 from tests.models.test_parity import CASES, forward
 from tests.tiers import few
