@@ -46,34 +46,33 @@ class Rollout(Generic[ArrayT]):
 
 @struct.dataclass
 class SamplingParams:
-    """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled.
-
-    Numbers, or arrays that a compiled step is given: rollouts and evaluations then share it.
-    """
+    """How tokens are drawn. PPO uses `temperature` alone, so that its log-probs are those of what was sampled."""
 
     temperature: float | Float[Array, ""] = 1.0  # divides the logits; 0 takes the most likely token
-    top_k: int | Int[Array, ""] = 0  # only the k most likely tokens; 0, or more than there are, keeps all
-    top_p: float | Float[Array, ""] = 1.0  # only the most likely tokens that together reach this probability
+    top_k: int = struct.field(pytree_node=False, default=0)  # only the k likeliest tokens; 0, or too many, keeps all
+    top_p: float = struct.field(pytree_node=False, default=1.0)  # only the likeliest that together reach it
+
+    @property
+    def filters(self) -> bool:
+        """Whether some tokens are excluded."""
+        return self.top_k > 0 or self.top_p < 1
 
 
 def filter_logits(logits: Float[Array, "B V"], sampling: SamplingParams) -> Float[Array, "B V"]:
     """Divides by the temperature and hides the tokens that top-k and top-p exclude."""
-    hidden, size = jnp.finfo(logits.dtype).min, logits.shape[-1]
+    hidden = jnp.finfo(logits.dtype).min
     temperature = jnp.asarray(sampling.temperature, logits.dtype)
-    top_k, top_p = jnp.asarray(sampling.top_k), jnp.asarray(sampling.top_p, logits.dtype)
     logits = logits / jnp.where(temperature > 0, temperature, 1)
-
-    def filtered(logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        descending = jnp.sort(logits, axis=-1, descending=True)
-        last = jnp.where((top_k > 0) & (top_k < size), top_k, size) - 1
-        kth = jnp.take_along_axis(descending, jnp.full((logits.shape[0], 1), last), axis=-1)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
         logits = jnp.where(logits < kth, hidden, logits)
-        probs = jax.nn.softmax(jnp.where(descending < kth, hidden, descending), axis=-1)
-        needed = jnp.cumsum(probs, axis=-1) - probs < top_p  # the most likely token always is
+    if sampling.top_p < 1:
+        descending = jnp.sort(logits, axis=-1, descending=True)
+        probs = jax.nn.softmax(descending, axis=-1)
+        needed = jnp.cumsum(probs, axis=-1) - probs < sampling.top_p  # the most likely token always is
         least = jnp.min(jnp.where(needed, descending, jnp.inf), axis=-1, keepdims=True)
-        return jnp.where((logits < least) & (top_p < 1), hidden, logits)
-
-    return jax.lax.cond((top_k > 0) | (top_p < 1), filtered, lambda logits: logits, logits)
+        logits = jnp.where(logits < least, hidden, logits)
+    return logits
 
 
 def draw(
@@ -199,8 +198,9 @@ def prefill(
     Returns:
         (slots; the tokens and their log-probs in nats, of `new.slot`).
     """
-    cache = empty_cache(policy.config, *new.tokens.shape, policy.mesh, policy.layout)
-    positions = jnp.arange(new.tokens.shape[1])[None]
+    count, size = new.tokens.shape
+    cache = empty_cache(policy.config, count, size, policy.mesh, policy.layout)
+    positions = jnp.arange(size)[None]
     hidden, cache = call(policy, params, new.tokens, positions, cache, method="step")
     last = jnp.take_along_axis(hidden, (new.lengths - 1)[:, None, None], axis=1)[:, 0]
     pick = _by_device(lambda rows, source: jax.tree.map(lambda x: x[source], rows), policy, 2)
@@ -353,7 +353,7 @@ def generate(
     batch, prompt = prompts.tokens.shape
     rows = lambda x: constrain(x, policy.mesh, "batch", *(None,) * (x.ndim - 1), layout=policy.layout)
     shards = shard_count(policy.mesh, "batch", policy.layout) if policy.mesh else 1
-    slot = jnp.arange(batch) % (batch // shards)
+    slot = jnp.arange(batch, dtype=jnp.int32) % (batch // shards)
     new = Admission(
         tokens=prompts.tokens[::samples],
         lengths=prompts.lengths[::samples],
@@ -369,7 +369,7 @@ def generate(
     )
     responses = jnp.concatenate([first[:, None], tokens], axis=1)[:, :max_new_tokens]
     log_probs = jnp.concatenate([its_log_prob[:, None], log_probs], axis=1)[:, :max_new_tokens]
-    shown = jnp.arange(max_new_tokens) < slots.drawn[:, None]
+    shown = jnp.arange(max_new_tokens)[None] < slots.drawn[:, None]
     responses = jnp.where(shown, responses, pad)
     # Pad, then write the response behind each row's prompt.
     whole = jnp.pad(prompts.tokens, ((0, 0), (0, max_new_tokens)), constant_values=pad)
@@ -489,12 +489,13 @@ def _abstract_slots(policy: Policy, slots: int, positions: int) -> Slots:
     return cast(Slots, _abstract(policy, jax.eval_shape(lambda: empty_slots(policy, slots, positions))))
 
 
-def _abstract_scalars(policy: Policy) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, SamplingParams]:
-    """Seed, step, and how tokens are drawn."""
+def _abstract_scalars(
+    policy: Policy, sampling: SamplingParams
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, SamplingParams]:
+    """Seed, step, and how tokens are drawn: at any temperature."""
     scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated(cast(Mesh, policy.mesh)))
     wide = jnp.promote_types(policy.config.dtype, jnp.float32)
-    how = SamplingParams(temperature=scalar(wide), top_k=scalar(jnp.int32), top_p=scalar(wide))
-    return scalar(jnp.int32), scalar(jnp.int32), how
+    return scalar(jnp.int32), scalar(jnp.int32), dataclasses.replace(sampling, temperature=cast(Any, scalar(wide)))
 
 
 def _shardings(tree: Any) -> Any:
@@ -508,11 +509,19 @@ def build_slots(policy: Policy, slots: int, positions: int) -> tuple[Callable[[]
 
 
 def build_prefill(
-    policy: Policy, slots: int, positions: int, limits: Limits, *, prompts: int, rows: int, prompt: int
+    policy: Policy,
+    slots: int,
+    positions: int,
+    limits: Limits,
+    sampling: SamplingParams,
+    *,
+    prompts: int,
+    rows: int,
+    prompt: int,
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `prefill` of N = `prompts` into M = `rows` slots, and its abstract arguments; donates the slots.
 
-    Their numbers are those of all devices together.
+    Their numbers are those of all devices together; the temperature is an argument.
     """
     mesh = cast(Mesh, policy.mesh)
     state = _abstract_slots(policy, slots, positions)
@@ -525,20 +534,20 @@ def build_prefill(
         problem=ids(rows),
         sample=ids(rows),
     )
-    args = (abstract_rollout_params(policy), state, _abstract(policy, new), *_abstract_scalars(policy))
+    args = (abstract_rollout_params(policy), state, _abstract(policy, new), *_abstract_scalars(policy, sampling))
     step = functools.partial(prefill, policy, limits=limits)
     out = (_shardings(state), replicated(mesh), replicated(mesh))
     return jax.jit(step, out_shardings=out, donate_argnums=1), args
 
 
 def build_decode(
-    policy: Policy, slots: int, positions: int, limits: Limits, *, reach: int
+    policy: Policy, slots: int, positions: int, limits: Limits, sampling: SamplingParams, *, reach: int
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `decode` of `TOKENS_A_CALL` tokens that reads `reach` positions of the cache; donates the slots."""
     mesh = cast(Mesh, policy.mesh)
     state = _abstract_slots(policy, slots, positions)
     cut = reach if reach < positions else None
     step = functools.partial(decode, policy, limits=limits, count=TOKENS_A_CALL, positions=cut)
-    args = (abstract_rollout_params(policy), state, *_abstract_scalars(policy))
+    args = (abstract_rollout_params(policy), state, *_abstract_scalars(policy, sampling))
     out = (_shardings(state), replicated(mesh), replicated(mesh))
     return jax.jit(step, out_shardings=out, donate_argnums=1), args

@@ -2,7 +2,8 @@
 
 pretrain, sft              an optimizer step on annotated chains of thought
 layout                     the weights as sampling wants them
-slots, prefill, decode     sampling: room for rows, prompts read into it, the next tokens of all rows
+slots, prefill, decode     sampling at any temperature: room for rows, prompts read into it, the next tokens of all rows
+..._filtered               the same for the top-k or the top-p of evaluation
 experience, update         scoring of a rollout, an optimizer step on it
 reward_model, classify     an optimizer step of the reward model, and P(correct) of completions
 """
@@ -118,6 +119,10 @@ class Sampling:
         """How many positions a call of `decode` may read."""
         return rollout.reaches(self.positions)
 
+    def step(self, name: str, how: rollout.SamplingParams) -> str:
+        """What `prefill` or `decode` is called where tokens are drawn so."""
+        return f"{name}_filtered" if how.filters else name
+
     @property
     def wide(self) -> Any:
         """The type of log-probs."""
@@ -150,20 +155,26 @@ def _sampling_steps(config: Config, sampling: Sampling) -> dict[str, Step]:
     sizes = (sampling.policy, sampling.slots, sampling.positions)
     longest = config.generation.max_new_tokens
 
-    def prefill(prompt: int, samples: int) -> Lowerable:
-        prompts, rows = (n * sampling.blocks for n in sampling.admission(samples))
-        return rollout.build_prefill(*sizes, sampling.limits, prompts=prompts, rows=rows, prompt=prompt)
+    evaluation = rollout.SamplingParams(top_k=config.evaluation.top_k, top_p=config.evaluation.top_p)
 
-    shared = sorted({1, config.rl.samples_per_question})
-    decode = lambda reach: rollout.build_decode(*sizes, sampling.limits, reach=reach)
+    def prefill(prompt: int, samples: int, how: rollout.SamplingParams) -> Lowerable:
+        prompts, rows = (n * sampling.blocks for n in sampling.admission(samples))
+        return rollout.build_prefill(*sizes, sampling.limits, how, prompts=prompts, rows=rows, prompt=prompt)
+
+    def decode(reach: int, how: rollout.SamplingParams) -> Lowerable:
+        return rollout.build_decode(*sizes, sampling.limits, how, reach=reach)
+
     prompts, _ = sampling.admission(1)
-    return {
-        "slots": Step(functools.partial(rollout.build_slots, *sizes[:3]), ((),)),
-        "prefill": Step(
-            prefill, tuple(itertools.product(config.generation.prompt_buckets, shared)), prompts * sampling.blocks
-        ),
-        "decode": Step(decode, _each(sampling.reaches), sampling.slots, longest),
-    }
+    shapes = tuple(itertools.product(config.generation.prompt_buckets, sorted({1, config.rl.samples_per_question})))
+    found = {"slots": Step(functools.partial(rollout.build_slots, *sizes), ((),))}
+    for how in ([rollout.SamplingParams()] if config.rl.epochs else []) + [evaluation]:
+        found[sampling.step("prefill", how)] = Step(
+            functools.partial(prefill, how=how), shapes, prompts * sampling.blocks
+        )
+        found[sampling.step("decode", how)] = Step(
+            functools.partial(decode, how=how), _each(sampling.reaches), sampling.slots, longest
+        )
+    return found
 
 
 def _reinforcement(config: Config, mesh: Mesh, total_steps: int) -> dict[str, Step]:

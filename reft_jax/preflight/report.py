@@ -62,7 +62,7 @@ def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> di
     }
 
 
-SAMPLING = ("prefill", "decode")
+SAMPLING = ("prefill", "decode", "prefill_filtered", "decode_filtered")
 
 STAGES = {
     "pretrain": ("pretrain",),
@@ -98,9 +98,10 @@ def phases(config: Config, plan: Plan, measures: Measures) -> Iterator[dict[str,
 
 def _parts_of(step: str, plan: Plan, measures: Measures) -> dict[str, int]:
     """What a step adds to the state of its stage."""
-    parts, arguments, found = {}, plan["steps"][step]["arguments"], measures[step]
+    parts, steps, found = {}, plan["steps"], measures[step]
+    arguments = steps[step]["arguments"]
     if "layout" in measures and step in ("layout", *SAMPLING):
-        parts["weights"] = plan["steps"]["decode"]["arguments"]["weights"]
+        parts["weights"] = next(steps[name]["arguments"]["weights"] for name in SAMPLING if name in steps)
     if "refused" not in found:
         needed = found["needed"] - found["argument"]
         needed -= found["output"] if step == "layout" else 0  # these are the weights
@@ -119,7 +120,7 @@ def findings(plan: Plan, measures: Measures) -> Iterator[str]:
         if found["not_aliased"]:
             names, size = sorted(found["not_aliased"]), text_of(sum(found["not_aliased"].values()))
             yield f"{name}: {len(names)} donated inputs ({size}) are not reused for an output, such as {names[0]}"
-        if found["open_loops"] > (name == "decode"):  # it ends when all rows have
+        if found["open_loops"] > name.startswith("decode"):  # it ends when all rows have
             yield f"{name}: {found['open_loops']} loops of unknown length; their collectives are counted by the turn"
 
 

@@ -64,16 +64,17 @@ class _Flight:
         """Samples all rows."""
         compiled = self._model.compiled
         wide = self._sampling.wide.type
-        drawn_by = SamplingParams(wide(how.temperature), np.int32(how.top_k), wide(how.top_p))
-        common: tuple[Any, ...] = (np.int32(self._model.config.seed), np.int32(number), drawn_by)
+        read, draw = (self._sampling.step(name, how) for name in ("prefill", "decode"))
+        how = dataclasses.replace(how, temperature=wide(how.temperature))
+        common: tuple[Any, ...] = (np.int32(self._model.config.seed), np.int32(number), how)
         slots = compiled.get("slots")()
         while self._waiting or np.any(self._row >= 0):
             begun = []
             for places, admission in self._admissions():
-                prefill = compiled.get("prefill", admission.tokens.shape[1], self._samples)
+                prefill = compiled.get(read, admission.tokens.shape[1], self._samples)
                 slots, *first = prefill(params, slots, self._placed(admission), *common)
                 begun.append((places, first))
-            slots, *drawn = compiled.get("decode", self._reach())(params, slots, *common)
+            slots, *drawn = compiled.get(draw, self._reach())(params, slots, *common)
             for places, first in begun:  # only now, for reading waits for the devices
                 used, entry = np.array(places).T
                 self._take(used, *(np.asarray(x)[entry, None] for x in first))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reft_jax.algorithms import rollout as sampling_module
 from reft_jax.algorithms.rollout import (
     SamplingParams,
     build_layout,
@@ -411,8 +412,9 @@ def test_draw_never_takes_a_token_without_probability(monkeypatch, size):
     spread = np.arange(-24, 25)[None] * 2.0**-25
     uniforms = np.clip(cumulative[:, None] + spread, 0, 1 - 2.0**-24).astype(np.float32).ravel()
     monkeypatch.setattr(jax.random, "uniform", lambda key, **_: key)
-    unchecked = inspect.unwrap(draw)  # its keys are the numbers themselves
-    draw_with = lambda u: unchecked(jnp.asarray(logits)[None], u[None], SAMPLED)
+    for name in ("draw", "_invert"):  # unchecked, for their keys are the numbers themselves
+        monkeypatch.setattr(sampling_module, name, inspect.unwrap(getattr(sampling_module, name)))
+    draw_with = lambda u: sampling_module.draw(jnp.asarray(logits)[None], u[None], SAMPLED)
     tokens, log_probs = jax.vmap(draw_with)(jnp.asarray(uniforms))
     assert logits[np.asarray(tokens)].min() > -1e30
     assert np.asarray(log_probs).min() > -1e3

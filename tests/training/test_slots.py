@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reft_jax.algorithms.rollout import TOKENS_A_CALL, Admission, Limits, SamplingParams, admission_size, reaches
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import init_params
-from reft_jax.config import Config, DecoderConfig, GenerationConfig, ModelConfig, RlConfig, SftConfig
+from reft_jax.config import Config, DecoderConfig, EvaluationConfig, GenerationConfig, ModelConfig, RlConfig, SftConfig
 from reft_jax.data.batches import PromptBatch
 from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.policy import Policy
@@ -119,6 +119,7 @@ def flown(prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, s
         positions=positions,
         reaches=reaches(positions),
         policy=SimpleNamespace(layout="training"),
+        step=lambda name, how: name,
     )
     config = SimpleNamespace(seed=0, generation=SimpleNamespace(prompt_buckets=buckets))
     ids = SpecialIds(pad=PAD, eos=EOS, ends=(EOS, OTHER_END))
@@ -206,15 +207,16 @@ def wide():
         yield
 
 
-def model_of(shape: tuple[int, int], slots: int, samples: int) -> Model:
+def model_of(shape: tuple[int, int], slots: int, samples: int, how: SamplingParams) -> Model:
     config = Config(
         model=MODEL,
         sft=SftConfig(schedule_epochs=0),
         rl=dataclasses.replace(RlConfig(epochs=0), samples_per_question=samples),
+        evaluation=EvaluationConfig(top_k=how.top_k, top_p=how.top_p),
         generation=GenerationConfig(prompt_buckets=(4, PROMPT), max_new_tokens=LONGEST, slots=slots),
         seed=11,
     )
-    ids, where = SpecialIds(pad=PAD, eos=EOS, ends=(EOS, OTHER_END)), mesh(*shape)
+    ids, where = SpecialIds(pad=PAD, eos=EOS, ends=(EOS,)), mesh(*shape)
     compiled = CompiledSteps(steps(config, where, ids=ids))
     return Model(config=config, mesh=where, ids=ids, compiled=compiled, stop=StopRequest())
 
@@ -242,14 +244,14 @@ def test_any_slots_say_what_one_program_says(wide, shape, slots, samples, how):
         prompt=PROMPT,
         max_new_tokens=LONGEST,
         sampling=how,
-        eos=(EOS, OTHER_END),
+        eos=EOS,
         pad=PAD,
         scan_layers=True,
     )
     key = jax.random.key(0)
     alone = init_params(Policy(MODEL, mesh()), mesh(), key, value_head=False)
     expected = to_host(step(alone, to_global(prompts, batch_shardings(prompts, mesh())), np.int32(11), np.int32(5)))
-    model = model_of(shape, slots, samples)
+    model = model_of(shape, slots, samples, how)
     params = init_params(Policy(MODEL, model.mesh), model.mesh, key, value_head=False)
     params = model.compiled.get("layout")(params) if "layout" in model.compiled else params
     found = respond(model, params, prompts, 5, how, samples)
@@ -260,4 +262,4 @@ def test_any_slots_say_what_one_program_says(wide, shape, slots, samples, how):
     np.testing.assert_array_equal(found.ended, expected.ended)
     np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-12, rtol=0)
     calls = model.compiled._compiled
-    assert sum(name == "decode" for name, _ in calls) > 1, "the cache is read in more than one length"
+    assert sum(name.startswith("decode") for name, _ in calls) > 1, "the cache is read in more than one length"
