@@ -6,6 +6,7 @@ directory      the run's folder, taken up where its last resume point left it
 announcements  what a run says when it begins, is stopped and is over
 state          stages, progress, and the records that a run keeps
 model          the model at work: devices, compiled steps, where parameters come from
+slots          rows in flight: prompts into slots, tokens out of them
 sampler        a model with problems: sample, judge, evaluate
 completion     tokens to text, text to verdicts
 evaluation     what an evaluation said
