@@ -445,22 +445,26 @@ def build_layout(
 TOKENS_A_CALL = 8
 """Tokens that `decode` draws before the host looks which rows have ended: these sit idle for half of them."""
 
-_AUTO_CACHE = 2e9
-_AUTO_SLOTS = {"cpu": 64}
+_CACHE, _ROWS, _ROWS_OF_A_CPU, _WORK_OF_A_CPU = 2e9, 256, 32, 4e8
 
 
-def slots_per_device(config: ModelConfig, generation: GenerationConfig, mesh: Mesh) -> int:
-    """Rows in flight on each device: `generation.slots`, where `auto` is what 2 GB of cache hold.
+def slots_per_device(policy: Policy, generation: GenerationConfig) -> int:
+    """Rows in flight on each device: `generation.slots`, or a power of two in its place.
 
-    That is a power of two, at most 64 on a CPU, where a row costs what it costs, and 256 elsewhere.
+    As many as 2 GB of cache hold, and at most 256. A CPU gains nothing from more rows once these are work enough for
+    it: with more than 400 million parameters and rows, multiplied, there are at most 32.
     """
     if generation.slots:
         return generation.slots
+    config, mesh = policy.config, cast(Mesh, policy.mesh)
     d = config.decoder
     positions = max(generation.prompt_buckets) + generation.max_new_tokens
     row = 2 * d.num_layers * d.num_kv_heads * d.head_dim * positions * jnp.dtype(config.dtype).itemsize
-    most = _AUTO_SLOTS.get(mesh.devices.flat[0].platform, 256)
-    return min(most, 1 << int(math.log2(max(1.0, _AUTO_CACHE / row))))
+    most = min(_CACHE / row, _ROWS)
+    if mesh.devices.flat[0].platform == "cpu":
+        parameters = sum(x.size for x in jax.tree.leaves(abstract_rollout_params(policy)))
+        most = min(most, max(_WORK_OF_A_CPU / parameters, _ROWS_OF_A_CPU))
+    return 1 << int(math.log2(max(most, 1)))
 
 
 def admission_size(slots: int, samples: int) -> tuple[int, int]:

@@ -138,7 +138,7 @@ def sampling_of(config: Config, mesh: Mesh, ids: SpecialIds) -> Sampling:
     generation = config.generation
     policy = rollout.rollout_policy(config.model, mesh, generation.weight_layout, scan_layers=generation.scan_layers)
     shards = shard_count(mesh, "batch")
-    per_device = rollout.slots_per_device(config.model, generation, mesh)
+    per_device = rollout.slots_per_device(policy, generation)
     if config.rl.epochs and not generation.slots:
         per_device = min(per_device, -(-config.rl.completions_per_iteration // shards))
     return Sampling(

@@ -512,7 +512,8 @@ class GenerationConfig:
     """Divides the logits in PPO's rollouts, and in every log-prob of PPO. Evaluation is greedy."""
     slots: NonNegativeInt = 0
     """Rows in flight on each device, in training and evaluation; a row that has ended makes room for the next. 0 means
-    as many as 2 GB of KV cache hold: a power of two, at most 256 or on a CPU 64, not more than an iteration samples."""
+    as many as 2 GB of KV cache hold, and not more than an iteration samples: a power of two, at most 256, and on a CPU
+    32 unless the model is tiny."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer."""
     weight_layout: SamplingLayout = "auto"
