@@ -1,4 +1,5 @@
-"""The list of steps against what runs ask for: whole runs whose steps return zeros, so that nothing is compiled."""
+"""The list of steps against what runs ask for: whole runs whose steps return zeros, and responses that end at once, so
+that nothing is compiled."""
 
 import dataclasses
 import itertools
@@ -13,6 +14,7 @@ import pytest
 from reft_jax import train
 from reft_jax.algorithms.steps import steps
 from reft_jax.config import TemplateConfig, load_config
+from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.models.hf.load import resolve_model
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.sharding import make_mesh
@@ -63,6 +65,7 @@ def variants() -> dict[str, list[str]]:
 @pytest.fixture
 def asked(monkeypatch) -> dict[tuple[str, tuple[int, ...]], object]:
     """What runs in this process ask for, by step and bucket: shapes and types of the arguments of the last call."""
+    end = load_tokenizer("embedded", "main").eos_token_id
     calls: dict[tuple[str, tuple[int, ...]], object] = {}
     built: dict[tuple[str, tuple[int, ...]], object] = {}
 
@@ -74,7 +77,10 @@ def asked(monkeypatch) -> dict[tuple[str, tuple[int, ...]], object]:
 
         def call(*args):
             calls[name, bucket] = jax.tree.map(lambda x: (np.shape(x), x.dtype), args)
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), built[name, bucket])
+            out = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), built[name, bucket])
+            if name.startswith(("prefill", "decode")):  # responses end at once
+                out = out[0], jnp.full_like(out[1], end), out[2]
+            return out
 
         return call
 
