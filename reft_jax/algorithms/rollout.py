@@ -261,8 +261,7 @@ def _next(
     # Drawing needs whole rows of logits: each device takes some rows, instead of a part of all of them.
     logits = constrain(call(policy, params, hidden, method="logits"), policy.mesh, "batch", None)
     tokens, log_probs = draw(logits, jax.vmap(jax.random.fold_in)(keys, drawn), sampling)
-    rows = lambda x: constrain(x, policy.mesh, "batch", layout=policy.layout)
-    return rows(tokens), rows(log_probs)
+    return constrain(tokens, policy.mesh, "batch", layout=policy.layout), log_probs
 
 
 def _goes_on(token: Int[Array, " B"], drawn: Int[Array, " B"], limits: Limits) -> Bool[Array, " B"]:
@@ -301,20 +300,22 @@ def decode(
         carry: tuple[Int[Array, ""], Slots, Int[Array, "S n"], Float[Array, "S n"]],
     ) -> tuple[Int[Array, ""], Slots, Int[Array, "S n"], Float[Array, "S n"]]:
         t, slots, tokens, log_probs = carry
-        place = slots.prompt_lengths + slots.drawn - 1
-        hidden, cache = call(policy, params, slots.token[:, None], place[:, None], slots.cache, method="step")
+        rows = lambda x: constrain(x, policy.mesh, "batch", layout=policy.layout)  # not as tokens are drawn
+        place = rows(slots.prompt_lengths + slots.drawn - 1)
+        hidden, cache = call(policy, params, rows(slots.token)[:, None], place[:, None], slots.cache, method="step")
         token, log_prob = _next(policy, params, hidden[:, 0], keys, slots.drawn, sampling)
-        token = jnp.where(slots.live, token, slots.token)
-        drawn = slots.drawn + slots.live
-        live = slots.live & _goes_on(token, drawn, limits)
+        token = rows(jnp.where(slots.live, token, slots.token))
+        drawn = rows(slots.drawn + slots.live)
+        live = rows(slots.live & _goes_on(token, drawn, limits))
         slots = dataclasses.replace(slots, cache=cache, token=token, drawn=drawn, live=live)
         first = jnp.zeros_like(t)  # a plain 0 is wider in 64-bit mode
         write = lambda old, new: jax.lax.dynamic_update_slice(old, new[:, None].astype(old.dtype), (first, t))
         return t + 1, slots, write(tokens, token), write(log_probs, log_prob)
 
-    rows = lambda x: constrain(x, policy.mesh, "batch", None, layout=policy.layout)
     wide = jnp.promote_types(policy.config.dtype, jnp.float32)
-    start = jnp.int32(0), slots, rows(jnp.zeros((size, count), jnp.int32)), rows(jnp.zeros((size, count), wide))
+    tokens = constrain(jnp.zeros((size, count), jnp.int32), policy.mesh, "batch", None, layout=policy.layout)
+    log_probs = constrain(jnp.zeros((size, count), wide), policy.mesh, "batch", None)
+    start = jnp.int32(0), slots, tokens, log_probs
     goes_on = lambda carry: (carry[0] < count) & jnp.any(carry[1].live)
     _, slots, tokens, log_probs = jax.lax.while_loop(goes_on, turn, start)
     if positions is not None:

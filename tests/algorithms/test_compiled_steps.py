@@ -12,13 +12,11 @@ import jax
 import pytest
 
 from reft_jax.algorithms import ppo, sft
-from reft_jax.algorithms.rollout import SamplingParams, generate
-from reft_jax.algorithms.train_state import abstract_params
+from reft_jax.algorithms.rollout import Limits, SamplingParams, build_decode, build_prefill, rollout_policy
 from reft_jax.config import DecoderConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
 from reft_jax.preflight import hlo
 from tests.devices import mesh
-from tests.generation import build_generate
 
 pytestmark = pytest.mark.compiles
 
@@ -26,7 +24,8 @@ D, H, K, h, M, V, L = 128, 16, 8, 16, 192, 256, 3  # embed, heads, kv heads, hea
 KERNELS = {"q": D * H * h, "k": D * K * h, "v": D * K * h, "o": H * h * D, "gate": D * M, "up": D * M, "down": M * D}
 BLOCK, TABLE, NORMS = sum(KERNELS.values()), V * D, (2 * L + 1) * D  # entries; two norms a block and one behind them
 B, PROMPT, RESPONSE, DEVICES = 16, 8, 24, 8
-ROWS, SAMPLED = 8, 1016  # prompts, and longest responses to them
+ROWS, SAMPLED = 8, 1016  # slots, and longest responses in them
+SLOT = PROMPT + SAMPLED  # positions of a slot
 T = PROMPT + RESPONSE
 DECODER = DecoderConfig(
     vocab_size=V,
@@ -103,15 +102,10 @@ def test_a_step_is_given_twelve_bytes_a_parameter_over_the_devices():
 
 @functools.cache
 def sampler(weights: Any, *shape: int) -> Any:
-    """The compiled generation, `weights` in one of the layouts for sampling, or in `training`'s."""
+    """The compiled decoding, `weights` in one of the layouts for sampling, or in `training`'s."""
     model, where = ModelConfig(decoder=DECODER), mesh(*shape)
-    ids = {"sampling": SamplingParams(), "eos": 1, "pad": 0, "max_new_tokens": SAMPLED}
-    how = {"scan_layers": True, "weight_layout": "auto" if weights == "training" else weights}
-    step, args = build_generate(model, where, batch=ROWS, prompt=PROMPT, **ids, **how)
-    if weights == "training":
-        policy = Policy(model, where)
-        step = jax.jit(functools.partial(generate, policy, **ids))
-        args = (abstract_params(policy, where, value_head=False), *args[1:])
+    policy = Policy(model, where) if weights == "training" else rollout_policy(model, where, weights)
+    step, args = build_decode(policy, ROWS, SLOT, Limits(SAMPLED, (1,)), SamplingParams(), reach=SLOT)
     return step.lower(*args).compile()
 
 
@@ -141,8 +135,21 @@ def test_copied_weights_need_no_other_device_but_to_stop_together():
 
 
 def test_split_weights_add_up_each_half_of_a_block():
-    """Sums [ROWS, D] over devices: the rows of the table, attention and MLP of each layer. And whether to stop."""
-    assert turn("sharded", 1, 8, 1)["all-reduce"] == hlo.Traffic(2 * L + 2, (2 * L + 1) * 4 * ROWS * D + 1)
+    """Sums [ROWS, D] over devices: the rows of the table, attention and MLP of each layer. All know when to stop."""
+    assert turn("sharded", 1, 8, 1)["all-reduce"] == hlo.Traffic(2 * L + 1, (2 * L + 1) * 4 * ROWS * D)
+
+
+@pytest.mark.parametrize(("weights", "shape"), [("sharded", (1, 8, 1)), ("replicated", (1, 4, 2))], ids=str)
+def test_reading_prompts_gathers_no_weights_and_no_cache(weights, shape):
+    """Beside sums of activations there are the states from which the first tokens are drawn, and these tokens."""
+    policy = rollout_policy(ModelConfig(decoder=DECODER), mesh(*shape), weights)
+    limits, sizes = Limits(SAMPLED, (1,)), {"prompts": ROWS, "rows": ROWS, "prompt": PROMPT}
+    step, args = build_prefill(policy, ROWS, SLOT, limits, SamplingParams(), **sizes)
+    program = step.lower(*args).compile()
+    found = hlo.collectives(program.as_text())
+    assert set(found.once) <= {"all-gather", "all-reduce", "all-to-all"}
+    assert found.once["all-gather"].bytes < 4 * ROWS * (D + V + 8)
+    assert program.memory_analysis().alias_size_in_bytes >= 2 * 4 * L * ROWS * K * SLOT * h // 8
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,9 @@ def test_each_device_holds_an_eighth_of_one_cache(weights, shape, rows, heads):
     program = sampler(weights, *shape)
     carries = re.findall(r" = (\(.*\)) while\(", program.as_text())
     shapes = [tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", " ".join(carries))]
-    piece = (L, rows, heads, PROMPT + SAMPLED, h)
+    piece = (L, rows, heads, SLOT, h)
     assert {shape for shape in shapes if len(shape) == 5} == {piece}
-    # Beside keys and values of all layers there are those of the layer at work, and little else: not a second cache.
-    assert program.memory_analysis().temp_size_in_bytes < (1 + 1 / L + 0.25) * 2 * 4 * math.prod(piece)
+    # Beside the cache, which is the argument's own, there are keys and values of the layer at work, and little else.
+    whole = 2 * 4 * math.prod(piece)
+    assert program.memory_analysis().alias_size_in_bytes >= whole
+    assert program.memory_analysis().temp_size_in_bytes < (1 / L + 0.25) * whole

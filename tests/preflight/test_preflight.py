@@ -81,7 +81,7 @@ def test_arguments_are_those_of_the_hand_formula(quickstart):
     cache = 2 * 32 * (72 + 20) * 2 * 32 * 4  # k and v of two heads of 32, in 32 slots
     assert steps["prefill"]["arguments"]["cache"] == steps["decode"]["arguments"]["cache"] == cache
     rows = 32 * (5 * 4 + 1)  # of each five numbers, and whether it goes on
-    assert steps["decode"]["arguments"]["batch"] == rows + 5 * 4
+    assert steps["decode"]["arguments"]["batch"] == rows + 3 * 4  # seed, step, temperature
     assert steps["decode"]["alias"] == cache + rows
 
 
@@ -341,7 +341,7 @@ def test_what_a_compiler_refuses_does_not_fit(capsys):
     from rich.console import Console
 
     refusal = "Ran out of memory on HBM, the total memory required (17.31G) exceeds available HBM (15.75G)."
-    report = fake(Config(), sft={"refused": refusal}, evaluation={"argument": 60, "needed": 61})
+    report = fake(Config(), sft={"refused": refusal}, decode={"argument": 90, "needed": 91})
     assert not report["fits"]
     assert f"sft: refused by the compiler: {refusal}" in report["findings"]
     assert report["changes"]
