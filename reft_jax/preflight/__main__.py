@@ -2,10 +2,12 @@
 
 It compiles the real steps of the config for the target, in the largest bucket of each, and needs neither the hardware
 nor weights, data or network: the model's shape comes from its `config.json`. It says how much memory each phase of the
-run takes, what moves between devices, and what to change where it does not fit. These are the compiler's facts, not a
-run's: speed and numerics stay open. Exit status: 0 fits, 1 does not, 2 could not tell.
+run takes, what moves between devices, what to change where it does not fit, and by the target's data sheet how long it
+will take. All but the last are the compiler's facts; numerics stay open. Exit status: 0 fits, 1 does not, 2 could not
+tell.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -28,6 +30,7 @@ from reft_jax.config.files import SHIPPED
 from reft_jax.config.invocation import program
 from reft_jax.data.buckets import automatic
 from reft_jax.files import user_path
+from reft_jax.preflight.bill import Lengths
 from reft_jax.preflight.devices import FORMS, Target, missing_wheels, parse_target
 from reft_jax.preflight.report import assess, show
 
@@ -65,7 +68,8 @@ def main(args: Sequence[str] | None = None) -> int:
         shaped = with_model_directory(config, own.model_config)
         if command := missing_wheels(target):
             raise CannotTellError(f"compiling for {own.target} needs wheels that are not installed here: {command}")
-        report = compile_all(shaped, target, notes, isolate=own.isolate)
+        mean = Lengths(*own.mean_tokens) if own.mean_tokens else None
+        report = compile_all(shaped, target, notes, isolate=own.isolate, problems=own.problems, mean=mean)
     except (CannotTellError, ValueError) as error:
         notes.print(f"could not tell: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
@@ -93,8 +97,23 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--model_config", default="", help="config.json of a model that the package does not know")
     parser.add_argument("--json", default="", help="file that all figures are written to; default: none")
+    parser.add_argument("--problems", type=_positive, default=0, help="to train on, for the hours of the whole run")
+    parser.add_argument(
+        "--mean_tokens",
+        type=_positive,
+        nargs=2,
+        metavar=("PROMPT", "RESPONSE"),
+        help="of a row on average, for the estimate of time; default: those of the largest buckets",
+    )
     parser.add_argument("--isolate", action="store_true", help="compile each step in a process of its own")
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number that is more than 0."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number that is more than 0")
+    return int(text)
 
 
 def with_model_directory(config: Config, model_config: str) -> Config:
@@ -121,7 +140,15 @@ def with_model_directory(config: Config, model_config: str) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, path=str(directory)))
 
 
-def compile_all(config: Config, target: Target, notes: Console, *, isolate: bool = False) -> dict[str, Any]:
+def compile_all(
+    config: Config,
+    target: Target,
+    notes: Console,
+    *,
+    isolate: bool = False,
+    problems: int = 0,
+    mean: Lengths | None = None,
+) -> dict[str, Any]:
     """Plans, compiles all steps in one process, or each in its own, and assesses what came of it.
 
     Raises:
@@ -140,7 +167,7 @@ def compile_all(config: Config, target: Target, notes: Console, *, isolate: bool
         measures[step]["findings"] = list(known_lines(stderr))
         if not notes.is_terminal:
             notes.print(f"compiled {step} for {target.name} in {time.monotonic() - started:.0f} s", highlight=False)
-    return assess(config, target, plan, measures)
+    return assess(config, target, plan, measures, problems=problems, mean=mean)
 
 
 def in_subprocess(config: Config, target: Target, names: Sequence[str] | None) -> Iterator[tuple[dict[str, Any], str]]:

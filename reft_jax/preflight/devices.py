@@ -22,7 +22,9 @@ class Gpu:
 
     name: str
     memory: float  # bytes that CUDA reports
+    flops: float  # operations/s in bfloat16, dense
     bandwidth: float  # bytes/s
+    link: float  # bytes/s to the other cards, each way
     capability: tuple[int, int]
     multiprocessors: int
     fpus: int  # float32 lanes of each multiprocessor
@@ -66,10 +68,10 @@ _HOPPER: dict[str, Any] = {
     "clock_ghz": 1.98,
 }
 GPUS: Mapping[str, Gpu] = {
-    "a100": Gpu("NVIDIA A100-SXM4-80GB", 85.0e9, 2.039e12, **_AMPERE),
-    "a100_40gb": Gpu("NVIDIA A100-SXM4-40GB", 42.3e9, 1.555e12, **_AMPERE),
-    "h100": Gpu("NVIDIA H100 80GB HBM3", 84.9e9, 3.352e12, **_HOPPER),
-    "h200": Gpu("NVIDIA H200", 150.0e9, 4.8e12, **_HOPPER),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 85.0e9, 312e12, 2.039e12, 300e9, **_AMPERE),
+    "a100_40gb": Gpu("NVIDIA A100-SXM4-40GB", 42.3e9, 312e12, 1.555e12, 300e9, **_AMPERE),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 84.9e9, 989e12, 3.352e12, 450e9, **_HOPPER),
+    "h200": Gpu("NVIDIA H200", 150.0e9, 989e12, 4.8e12, 450e9, **_HOPPER),
 }
 GPU_RESERVE = 4.0e9
 GPU_POOL = 0.75
@@ -78,18 +80,23 @@ GPU_POOL = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Tpu:
-    """A generation of TPU; memory as libtpu states it when it refuses a program, each device a whole chip."""
+    """A generation of TPU, each device a whole chip: memory as libtpu states it when it refuses a program, speeds from
+    Google's pages."""
 
     dimensions: int
     memory: float  # bytes a program may use
+    flops: float  # operations/s in bfloat16
+    bandwidth: float  # bytes/s
+    link: float  # bytes/s to the neighbours, all together, each way
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 TPUS: Mapping[str, Tpu] = {
-    "v4": Tpu(3, 30.75 * GIB, {"chip_config_name": "megacore"}),  # without it a chip is two devices
-    "v5e": Tpu(2, 15.75 * GIB),
-    "v5p": Tpu(3, 95.74 * GIB),
-    "v6e": Tpu(2, 31.25 * GIB),
+    # Without megacore a chip of it is two devices.
+    "v4": Tpu(3, 30.75 * GIB, 275e12, 1.228e12, 300e9, {"chip_config_name": "megacore"}),
+    "v5e": Tpu(2, 15.75 * GIB, 197e12, 0.819e12, 200e9),
+    "v5p": Tpu(3, 95.74 * GIB, 459e12, 2.765e12, 600e9),
+    "v6e": Tpu(2, 31.25 * GIB, 918e12, 1.64e12, 400e9),
 }
 TPU_RESERVE = 0.25e9
 
@@ -111,6 +118,9 @@ class Target:
     memory: float  # bytes of one device
     reserve: float  # bytes of it that are left free for what no compiler counts
     reserved_for: str
+    flops: float = 0.0  # operations/s of one device in bfloat16, by its data sheet; 0 where there is none
+    bandwidth: float = 0.0  # bytes/s of its memory
+    link: float = 0.0  # bytes/s to other devices, each way
 
     @property
     def usable(self) -> float:
@@ -177,10 +187,12 @@ def parse_target(name: str, memory_gb: float = 0.0) -> Target:
     elif family in GPUS and _is_topology(rest, 3):
         text = "CUDA context, NCCL, cuBLAS and cuDNN workspaces and fragmentation (an allowance, not measured)"
         memory = GPUS[family].memory
-        target = Target(name, "gpu", family, rest, _product(rest), memory, GPU_RESERVE, text)
+        speeds = GPUS[family].flops, GPUS[family].bandwidth, GPUS[family].link
+        target = Target(name, "gpu", family, rest, _product(rest), memory, GPU_RESERVE, text, *speeds)
     elif family == "tpu" and kind in TPUS and _is_topology(topology, TPUS[kind].dimensions):
         text = "fragmentation (an allowance, not measured)"
-        target = Target(name, "tpu", kind, topology, _product(topology), TPUS[kind].memory, TPU_RESERVE, text)
+        speeds = TPUS[kind].flops, TPUS[kind].bandwidth, TPUS[kind].link
+        target = Target(name, "tpu", kind, topology, _product(topology), TPUS[kind].memory, TPU_RESERVE, text, *speeds)
     else:
         raise ValueError(f"there is no target {name!r}; targets are {FORMS}")
     if memory_gb:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reft_jax.config import Config
+from reft_jax.preflight import bill
 from reft_jax.preflight.devices import GPU_POOL, Target
 
 PARTS = {
@@ -33,7 +34,15 @@ Plan = Mapping[str, Any]
 Measures = Mapping[str, Mapping[str, Any]]
 
 
-def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> dict[str, Any]:
+def assess(
+    config: Config,
+    target: Target,
+    plan: Plan,
+    measures: Measures,
+    *,
+    problems: int = 0,
+    mean: bill.Lengths | None = None,
+) -> dict[str, Any]:
     """The whole answer as plain data, as it goes to JSON.
 
     Args:
@@ -41,6 +50,8 @@ def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> di
         target: the devices.
         plan: of `preflight_steps.plan`.
         measures: of each step, of `preflight_steps.measure`, with the compiler's own `findings`.
+        problems: to train on, for the hours of the whole; 0 where that is not asked.
+        mean: tokens of a row on average, for the estimate of time.
     """
     found = list(phases(config, plan, measures))
     for phase in found:
@@ -59,6 +70,7 @@ def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> di
         "steps": {name: {**plan["steps"][name], **measures[name]} for name in measures},
         "findings": list(findings(plan, measures)),
         "changes": list(changes(config, target, plan, over)) if over else [],
+        "bill": bill.bill(config, target, plan, measures, problems=problems, mean=mean),
     }
 
 
@@ -216,6 +228,10 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     ):
         console.print(f"\n[bold]{title}[/bold]", highlight=False)
         console.print(table)
+    if report["bill"]:
+        console.print("\n[bold]Time[/bold]")
+        for line in bill.lines(report["bill"]):
+            console.print(Text(line))
     for title, lines in (("Findings", report["findings"]), ("What to change", report["changes"])):
         if lines:
             console.print(f"\n[bold]{title}[/bold]")

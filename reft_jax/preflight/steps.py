@@ -99,6 +99,7 @@ def plan(config: Config, mesh: Mesh) -> dict[str, Any]:
         "shards": shard_count(mesh, "batch"),
         "slots": sampling_of(config, mesh, ANY_IDS).per_device if config.needs_sampling else 0,
         "vocabulary": config.model.decoder.vocab_size,
+        "shape": dataclasses.asdict(config.model.decoder),
         "parameters": sum(x.size for x in jax.tree.leaves(decoder)),
         "decoder": device_bytes(decoder),
         "steps": planned,

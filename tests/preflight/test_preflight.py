@@ -285,7 +285,16 @@ def fake(config: Config, **measures):
     }
     steps = {name: {"bucket": [8, 16, 16, 1], "arguments": arguments[name]} for name in measures}
     mesh = {"data": 1, "fsdp": 8, "tensor": 1}
-    plan = {"mesh": mesh, "shards": 8, "slots": 4, "vocabulary": 100, "parameters": 25, "decoder": 90, "steps": steps}
+    plan = {
+        "mesh": mesh,
+        "shards": 8,
+        "slots": 4,
+        "vocabulary": 100,
+        "parameters": 25,
+        "decoder": 90,
+        "shape": {},
+        "steps": steps,
+    }
     empty = {"findings": [], "not_aliased": {}, "collectives": {}, "per_turn": {}, "open_loops": 0, "seconds": 0}
     sizes = {"argument": 110, "output": 0, "alias": 0, "temp": 0, "peak": 0, "code": 0}
     found = {name: one if "refused" in one else {**empty, **sizes, **one} for name, one in measures.items()}
