@@ -292,7 +292,6 @@ def fake(config: Config, **measures):
         "vocabulary": 100,
         "parameters": 25,
         "decoder": 90,
-        "shape": {},
         "steps": steps,
     }
     empty = {"findings": [], "not_aliased": {}, "collectives": {}, "per_turn": {}, "open_loops": 0, "seconds": 0}
