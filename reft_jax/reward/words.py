@@ -28,7 +28,8 @@ UNITS = LENGTHS | _words(
 POWERED = LENGTHS | _words("s sec second seconds unit units meter meters metre metres")  # m^2, and m/s^2
 BEFORE_UNITS = frozenset("'\u2019/*·") | _words("per sq cu square cubic degrees")  # of one letter, as m in sq. m
 SHORT_WORDS = _words("a of in on at is by so as if up us we he it to me do go be an my no")  # behind a number, of prose
-VARIABLES = _words("abc xyz ijk pqr")  # which look like words
+VARIABLES = _words("xy ab abc xyz ijk pqr")  # which look like words
+ONE_LETTER = _words("a à é è")  # before a number no variable: articles, and "is" of other languages
 
 # What makes a number another one, or none: on both sides of it, before it, behind it.
 FUNCTIONS = _words(
@@ -38,19 +39,26 @@ FUNCTIONS = _words(
     "upsilon phi chi psi omega"
 )
 FUNCTIONS_BEFORE = FUNCTIONS | _words(
-    "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and"
+    "max min reciprocal inverse square cube over under times and past from shy opposite negative divisible multiple "
+    "multiples factors divisors digits más mais più mehr weniger mitad moitié hälfte metà tiers tercio terzo drittel "
+    "viertel doppelte raíz raiz racine wurzel quadratwurzel carré carrée cuadrado cuadrada quadrado quadrato"
 )
-FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised")
+MULTIPLIERS = _words("half twice thrice double triple quadruple absolute halb doppelt doble doppio")  # of any noun
+FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised repeating recurring")
 FRACTIONS = _words(
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth "
     "eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths sixteenth sixteenths twentieth "
     "twentieths hundredth hundredths thousandth thousandths millionth millionths"
 )
-NUMBERS = _words(
-    "zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+BELOW_TWENTY = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
+TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+NUMBERS = frozenset((*BELOW_TWENTY, *TENS)) - {"", "one"}  # one may be a pronoun
 TO_NUMBERS = _words("and by to plus minus times than point remainder below")
+# Between a number in words and another: one in 18, two students out of 18.
+RATIOS_BEFORE = _words("in of out every over by to per")
 # Behind a number: with another one soon after (3 out of ten), or at the end (3 in ten, but 3 in one hour).
 RATIOS = dict.fromkeys(("of", "out", "every", "over", "by", "to", "per"), "soon") | {"in": "last", "for": "last"}
 
@@ -68,14 +76,22 @@ OTHER_SCALES_BEGIN = (
     *("نصف", "ربع", "دزينة", "हज", "सौ", "लाख", "करोड", "दर्जन", "হাজার", "লাখ", "কোটি", "พัน", "หมื่น"),
     *("แสน", "ล้าน", "โหล", "ஆயிரம்", "אלף", "מיליון", "חצי"),
 )
-OTHER_SCALES_HOLD = (*"百千万萬亿億兆十打半又", "分之", "以上", "以下")
-
-# Before a number: what denies it, a negative sign, and the verbs that begin the phrase that it is in.
-DENIALS = _words(
-    "not never neither nor cannot t except excluding without besides but than nicht kein nunca moins menos 大于 小于"
+OTHER_SCALES_HOLD = (
+    *("分之", "以上", "以下", "以内", "左右", "不到", "未満", "的平方", "的立方", "倍数"),
+    *("이상", "이하", "미만", "초과", *"百千万萬亿億兆十打半又多余餘强弱来來几幾"),
 )
-DENYING = frozenset("不非负負")
-MINUS = _words("minus negative neg")
+
+# Before a number: what denies it or makes it a limit, a negative sign, and the verbs that begin the phrase it is in.
+DENIALS = _words(
+    "not never neither nor no none cannot t hardly unlikely impossible except excluding without besides but than "
+    "unless above below beyond exceeds exceeding between instead short upwards different unequal nicht kein keine nie "
+    "ohne niemals außer über unter statt als wie pas jamais sans sauf entre moins inférieur supérieur nunca excepto "
+    "menos que meno não non niet dan bukan dari không hơn değil niż"
+)
+DENYING = frozenset("不非负負没沒")
+# What a word of another script than Latin must end in, for that which follows it to be stated.
+STATING = tuple(_words("是 为 為 等于 等於 共 有 约 は 은 는 답 ответ равно это всего итого около उत्तर है هو คือ"))
+MINUS = _words("minus negative neg минус")
 VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes")
 BEFORE_MINUS = VERBS | _words("to of at a the")
-CONNECTIVES = _words("of the a an to by number")  # the square root of the number 16
+CONNECTIVES = _words("of the a an to by number de di von")  # the square root of the number 16
