@@ -262,7 +262,8 @@ def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
 def _leaves(tokens: Sequence[_Token]) -> bool:
     """Whether the phrase that a number ends, `the square root of` or `cannot be`, leaves it as it is."""
     rest = [token.lower for token in tokens if token.kind == "word" or token.text in _PAUSES]
-    is_ratio = bool(words.RATIOS_BEFORE & set(rest[-2:]))  # one in 18, one of the 18
+    of_number = words.NUMBERS | {"one"} if words.RATIOS_BEFORE & set(rest[-2:]) else frozenset()  # one of the 18
+    multiplied = words.MULTIPLIERS if words.COMPARED & set(rest[-2:]) else frozenset()
     while rest and rest[-1] in words.CONNECTIVES:
         rest.pop()
     last = rest[-1] if rest else ""
@@ -272,16 +273,18 @@ def _leaves(tokens: Sequence[_Token]) -> bool:
         and not last.endswith(words.STATING)
     ):
         return False
-    if last in words.FUNCTIONS_BEFORE | words.FRACTIONS | words.NUMBERS or last.removesuffix("s") in words.SCALES:
+    other = words.FUNCTIONS_BEFORE | words.LIMITS | words.FRACTIONS | words.NUMBERS
+    if last in other or last.removesuffix("s") in words.SCALES or "no" in rest[-2:]:
         return False
     for i in reversed(range(len(rest))):
         word = rest[i]
-        if word in words.DENIALS | words.MULTIPLIERS or set(word) & words.DENYING:
+        if word in words.DENIALS | multiplied or set(word) & words.DENYING:
             return False
-        if is_ratio and word in words.NUMBERS | {"one"} and rest[i - 1 : i] != ["the"]:  # the two meet in 18 hours
+        nouns = set(rest[i + 1 :]) - words.RATIOS_BEFORE
+        if word in of_number and len(nouns) < 2 and rest[i - 1 : i] != ["the"]:  # the two meet in 18 hours
             return False
         if word in words.VERBS:
-            return i == 0 or rest[i - 1] not in words.DENIALS
+            return i == 0 or rest[i - 1] not in words.DENIALS | {"no"}
         if word in _PAUSES:
             return True
     return True
@@ -393,7 +396,7 @@ def _is_prose(tokens: Sequence[_Token]) -> bool:
         if token.kind == "word":
             abbreviated = before.text == "." and i > 1  # sq. m
             before = tokens[i - 2] if abbreviated else before
-            powered = _past_power(tokens, i) > i or (len(before.text) > 1 and token.text in words.UNITS)
+            powered = _past_power(tokens, i) > i or (len(before.text) > 1 and token.text in words.LENGTHS)
             unit = before.text in words.UNITS and powered  # m s^-1, kg m/s
             if i and not unit and not _may_come_later(token, before, last=after is _END, near=i == 1):
                 return False

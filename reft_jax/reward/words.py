@@ -39,11 +39,16 @@ FUNCTIONS = _words(
     "upsilon phi chi psi omega"
 )
 FUNCTIONS_BEFORE = FUNCTIONS | _words(
-    "max min reciprocal inverse square cube over under times and past from shy opposite negative divisible multiple "
-    "multiples factors divisors digits más mais più mehr weniger mitad moitié hälfte metà tiers tercio terzo drittel "
-    "viertel doppelte raíz raiz racine wurzel quadratwurzel carré carrée cuadrado cuadrada quadrado quadrato"
+    "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and per "
+    "opposite negative divisible multiple multiples factors divisors digits mitad moitié hälfte metà tiers tercio "
+    "terzo drittel viertel halb doppelt doppelte doble doppio raíz raiz racine wurzel quadratwurzel carré carrée "
+    "cuadrado cuadrada quadrado quadrato"
 )
-MULTIPLIERS = _words("half twice thrice double triple quadruple absolute halb doppelt doble doppio")  # of any noun
+LIMITS = _words(
+    "above below beyond exceeds exceeding between instead short shy upwards from unequal más mais più mehr weniger dan "
+    "über unter entre inférieur supérieur"
+)
+MULTIPLIERS = _words("half twice thrice double triple quadruple absolute")  # half as many as 18, absolute value of 18
 FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised repeating recurring")
 FRACTIONS = _words(
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth "
@@ -57,8 +62,9 @@ BELOW_TWENTY = (
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 NUMBERS = frozenset((*BELOW_TWENTY, *TENS)) - {"", "one"}  # one may be a pronoun
 TO_NUMBERS = _words("and by to plus minus times than point remainder below")
-# Between a number in words and another: one in 18, two students out of 18.
-RATIOS_BEFORE = _words("in of out every over by to per")
+# Before a number: behind one in words and at most a noun (one student out of every 18), or behind a multiplier.
+RATIOS_BEFORE = _words("in of out every")
+COMPARED = _words("as of")
 # Behind a number: with another one soon after (3 out of ten), or at the end (3 in ten, but 3 in one hour).
 RATIOS = dict.fromkeys(("of", "out", "every", "over", "by", "to", "per"), "soon") | {"in": "last", "for": "last"}
 
@@ -81,17 +87,16 @@ OTHER_SCALES_HOLD = (
     *("이상", "이하", "미만", "초과", *"百千万萬亿億兆十打半又多余餘强弱来來几幾"),
 )
 
-# Before a number: what denies it or makes it a limit, a negative sign, and the verbs that begin the phrase it is in.
+# Before a number: what denies it, a negative sign, and the verbs that begin the phrase that it is in.
 DENIALS = _words(
-    "not never neither nor no none cannot t hardly unlikely impossible except excluding without besides but than "
-    "unless above below beyond exceeds exceeding between instead short upwards different unequal nicht kein keine nie "
-    "ohne niemals außer über unter statt als wie pas jamais sans sauf entre moins inférieur supérieur nunca excepto "
-    "menos que meno não non niet dan bukan dari không hơn değil niż"
+    "not never neither nor none cannot t hardly unlikely impossible except excluding without besides but than unless "
+    "nicht kein keine nie niemals ohne außer statt als wie pas jamais sans sauf moins nunca excepto menos que meno não "
+    "non niet bukan dari không hơn değil niż"
 )
 DENYING = frozenset("不非负負没沒")
 # What a word of another script than Latin must end in, for that which follows it to be stated.
 STATING = tuple(_words("是 为 為 等于 等於 共 有 约 は 은 는 답 ответ равно это всего итого около उत्तर है هو คือ"))
 MINUS = _words("minus negative neg минус")
-VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes")
+VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes es est ist sind")
 BEFORE_MINUS = VERBS | _words("to of at a the")
-CONNECTIVES = _words("of the a an to by number de di von")  # the square root of the number 16
+CONNECTIVES = _words("of the a an to by past number de di von à")  # the square root of the number 16
