@@ -25,7 +25,7 @@ _ANOTHER_LETTER = re.compile(
 _DENIED = re.compile(  # of a letter that it is the answer, at the beginning of what follows it
     r"\W*(?:(?:which|that)\s+)?(?:(?:is|was|are)\b\W*)?(?:(?:one|of|the|also|clearly|probably|definitely|just|a)\s+)*"
     r"(?:not\b(?!\W*(?:[a-j]\b|option|[0-9]))|(?:wrong|incorrect|false|untrue|impossible)\b)"
-    r"|\W*(?:(?:or|but)\s+)?(?:no(?!\s+doubt)|wait|hmm+|sorry|i\s+mean|alternatively|maybe|actually)\b"
+    r"|\W*(?:(?:or|but)\s+)?(?:no(?!\s+doubt)|wait|hmm+|sorry|i\s+mean|rather(?!\s+than)|alternatively|maybe|actually)\b"
     r"|.*\b[a-j]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
 )
 _REASON = re.compile(r"\b(?:because|since|as|which|so|but|not|than)\b")

@@ -21,7 +21,7 @@ _SENTENCE = re.compile(
 _THEY = r"(?:the|that|this|these|it|he|she|they|we)"
 _REASON = re.compile(
     r"(?:[,;]\s*|\s+)(?:(?:because|since|where|when|if|given|namely|which(?!\s+(?:gives|means|implies|makes|leads"
-    r"|is\s+(?:not|wrong|incorrect|false|impossible))))\b"
+    r"|(?:is|was)(?:n['\u2019]t|\s+(?:not|wrong|incorrect|false|impossible)))))\b"
     rf"|i\.e\.|e\.g\.|(?<=[,;] )that\sis\b|(?<=[,;] )as\s+[0-9]|as\s+(?:{_THEY}|so)\b"
     r"|(?:rounded\s+|correct\s+)?to\s+(?:the\s+nearest|(?:\w+\s+)?(?:decimal|significant))\b)",
     re.IGNORECASE,
@@ -249,10 +249,8 @@ def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
             return _leaves(rest)
         if "," in tokens[begin + signed].text and _at(tokens, begin + signed + 1).text in ("", *_BRACKETS.values()):
             return False  # (3,400) may be a pair
-        if before.kind == "word" and (
-            token.glued or before.lower == "one" or _is_variable(before, _at(tokens, begin - 3))
-        ):
-            return False  # sin(30), one (3), x (3)
+        if before.kind == "word" and (token.glued or _is_variable(before, _at(tokens, begin - 3))):
+            return False  # sin(30), x (3)
         return _leaves(rest)
     if token.text in (".", ","):
         return not number.glued
@@ -261,33 +259,42 @@ def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
 
 def _leaves(tokens: Sequence[_Token]) -> bool:
     """Whether the phrase that a number ends, `the square root of` or `cannot be`, leaves it as it is."""
-    rest = [token.lower for token in tokens if token.kind == "word" or token.text in _PAUSES]
-    of_number = words.NUMBERS | {"one"} if words.RATIOS_BEFORE & set(rest[-2:]) else frozenset()  # one of the 18
-    multiplied = words.MULTIPLIERS if words.COMPARED & set(rest[-2:]) else frozenset()
+    rest = _phrase(tokens)
+    near = set(rest[-2:])
+    of_number = words.NUMBERS | {"one"} if near & words.RATIOS_BEFORE else frozenset()  # one of the 18
+    multiplied = words.MULTIPLIERS if near & words.COMPARED else frozenset()
     while rest and rest[-1] in words.CONNECTIVES:
         rest.pop()
     last = rest[-1] if rest else ""
-    if (
-        last[:1].isalpha()
-        and not unicodedata.name(last[0], "").startswith("LATIN")
-        and not last.endswith(words.STATING)
-    ):
+    foreign = last[:1].isalpha() and not unicodedata.name(last[0], "").startswith("LATIN")
+    if foreign and not last.endswith(words.STATING):
         return False
-    other = words.FUNCTIONS_BEFORE | words.LIMITS | words.FRACTIONS | words.NUMBERS
-    if last in other or last.removesuffix("s") in words.SCALES or "no" in rest[-2:]:
+    if last in words.CHANGING or last.removesuffix("s") in words.SCALES or "no" in rest[-2:]:
         return False
     for i in reversed(range(len(rest))):
-        word = rest[i]
+        word, before = rest[i], rest[max(i - 1, 0) : i]
         if word in words.DENIALS | multiplied or set(word) & words.DENYING:
             return False
         nouns = set(rest[i + 1 :]) - words.RATIOS_BEFORE
-        if word in of_number and len(nouns) < 2 and rest[i - 1 : i] != ["the"]:  # the two meet in 18 hours
+        if word in of_number and len(nouns) < 2 and before != ["the"]:  # the two meet in 18 hours
             return False
         if word in words.VERBS:
-            return i == 0 or rest[i - 1] not in words.DENIALS | {"no"}
+            reach = 3 if word == "be" or before == ["to"] else 1  # cannot possibly be, unlikely to have
+            denied = words.DENIALS.intersection(rest[max(i - reach, 0) : i])
+            return not denied and "no" not in rest[max(i - 2, 0) : i]
         if word in _PAUSES:
             return True
     return True
+
+
+def _phrase(tokens: Sequence[_Token]) -> list[str]:
+    """The words and pauses of tokens; a `t` is that of can't, not that of t-shirts."""
+    found = []
+    for i, token in enumerate(tokens):
+        denies = token.lower != "t" or _at(tokens, i - 1).text in ("'", "\u2019")
+        if token.text in _PAUSES or (token.kind == "word" and denies):
+            found.append(token.lower)
+    return found
 
 
 def _is_variable(word: _Token, before: _Token) -> bool:
@@ -425,7 +432,7 @@ def _may_come_later(word: _Token, before: _Token, last: bool, near: bool) -> boo
         or (lower in words.NUMBERS | {"one"} and of in words.TO_NUMBERS)
     ):
         return False  # 5 dollars fifty, 5 dollars and fifty cents; but 5 dollars for two days
-    if lower.startswith(words.OTHER_SCALES_BEGIN):  # 5 с половиной
+    if lower.startswith(words.OTHER_SCALES_BEGIN) or lower in words.OTHER_SCALES_HOLD:  # 5 с половиной, 5개 이상
         return False
     if (lower.removesuffix("s") in words.SCALES and of != "per") or (lower in ("a", "an") and of == "and"):
         return False

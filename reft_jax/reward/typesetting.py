@@ -38,7 +38,7 @@ _LATEX = [
         (r"\\[,;: ]|\\(?:quad|qquad|thinspace)(?![A-Za-z])|(?<=[0-9])~(?=\S)|(?<=[\s\w{}])~(?=[A-Za-z\\{])", " "),
         (r"\\([$%#&])", r"\1"),
         (r"\\(?:times|cdot)(?![A-Za-z])", "*"),
-        (r"\\(?:approx|simeq)(?![A-Za-z])", " "),
+        (r"\\(?:approx|simeq)(?![A-Za-z])", "≈"),
         (r"\\not\s*=|\\neq?(?![A-Za-z])", "≠"),
         (r"\\leq?(?:slant)?(?![A-Za-z])", "≤"),
         (r"\\geq?(?:slant)?(?![A-Za-z])", "≥"),

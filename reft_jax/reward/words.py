@@ -40,9 +40,9 @@ FUNCTIONS = _words(
 )
 FUNCTIONS_BEFORE = FUNCTIONS | _words(
     "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and per "
-    "opposite negative divisible multiple multiples factors divisors digits mitad moitié hälfte metà tiers tercio "
-    "terzo drittel viertel halb doppelt doppelte doble doppio raíz raiz racine wurzel quadratwurzel carré carrée "
-    "cuadrado cuadrada quadrado quadrato"
+    "opposite negative divisible multiple multiples factors divisors digits mitad moitié hälfte metà metade helft "
+    "tiers tercio terzo drittel viertel halb doppelt doppelte doble doppio dobro raíz raiz racine wurzel carré carrée "
+    "cuadrado cuadrada quadrado quadrato quadratwurzel"
 )
 LIMITS = _words(
     "above below beyond exceeds exceeding between instead short shy upwards from unequal más mais più mehr weniger dan "
@@ -61,6 +61,7 @@ BELOW_TWENTY = (
 )
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 NUMBERS = frozenset((*BELOW_TWENTY, *TENS)) - {"", "one"}  # one may be a pronoun
+CHANGING = FUNCTIONS_BEFORE | LIMITS | FRACTIONS | NUMBERS | {"one"}  # right before a number
 TO_NUMBERS = _words("and by to plus minus times than point remainder below")
 # Before a number: behind one in words and at most a noun (one student out of every 18), or behind a multiplier.
 RATIOS_BEFORE = _words("in of out every")
@@ -68,13 +69,13 @@ COMPARED = _words("as of")
 # Behind a number: with another one soon after (3 out of ten), or at the end (3 in ten, but 3 in one hour).
 RATIOS = dict.fromkeys(("of", "out", "every", "over", "by", "to", "per"), "soon") | {"in": "last", "for": "last"}
 
-# Scales whose value is not certain (20 grand, 3 mil, 2 cr), or of other languages.
+# Scales whose value is not certain (20 grand, 3 mil, 2 cr) or of other languages, and what denies a number before it.
 OTHER_SCALES = _words(
     "score scores tens gross grand mil bil tril cr crs tr quintillion sextillion myriad googol mio mia mrd mld "
     "mln millionen milliarde milliarden tausend hundert dutzend millón millones ciento cientos docena docenas "
     "mille millier milliers milliard milliards douzaine douzaines mila milione milioni miliardi miljoen miljard "
     "duizend tusen miljon miljoner milion miliony milionów tys tysiące tysięcy milyon milyar juta ribu triệu "
-    "nghìn milhão milhões dúzia dúzias hundra"
+    "nghìn milhão milhões dúzia dúzias hundra değil नहीं से"
 )
 OTHER_SCALES_BEGIN = (
     *("тыс", "млн", "млрд", "миллион", "миллиард", "сот", "десят", "дюжин", "половин", "треть", "четверт"),
@@ -83,15 +84,15 @@ OTHER_SCALES_BEGIN = (
     *("แสน", "ล้าน", "โหล", "ஆயிரம்", "אלף", "מיליון", "חצי"),
 )
 OTHER_SCALES_HOLD = (
-    *("分之", "以上", "以下", "以内", "左右", "不到", "未満", "的平方", "的立方", "倍数"),
-    *("이상", "이하", "미만", "초과", *"百千万萬亿億兆十打半又多余餘强弱来來几幾"),
+    *("分之", "以上", "以下", "以内", "左右", "不到", "未満", "的平方", "的立方", "倍数", "ではない"),
+    *("아니다", "보다", "이상", "이하", "미만", "초과", *"百千万萬亿億兆十打半又多余餘强弱来來几幾"),
 )
 
 # Before a number: what denies it, a negative sign, and the verbs that begin the phrase that it is in.
 DENIALS = _words(
     "not never neither nor none cannot t hardly unlikely impossible except excluding without besides but than unless "
-    "nicht kein keine nie niemals ohne außer statt als wie pas jamais sans sauf moins nunca excepto menos que meno não "
-    "non niet bukan dari không hơn değil niż"
+    "opposed nicht kein keine nie niemals ohne außer statt als wie pas jamais sans sauf moins nunca excepto menos que "
+    "meno não non niet inte än bukan dari không hơn değil niż"
 )
 DENYING = frozenset("不非负負没沒")
 # What a word of another script than Latin must end in, for that which follows it to be stated.
@@ -99,4 +100,4 @@ STATING = tuple(_words("是 为 為 等于 等於 共 有 约 は 은 는 답 о
 MINUS = _words("minus negative neg минус")
 VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes es est ist sind")
 BEFORE_MINUS = VERBS | _words("to of at a the")
-CONNECTIVES = _words("of the a an to by past number de di von à")  # the square root of the number 16
+CONNECTIVES = _words("of the a an to by past number de di von van à")  # the square root of the number 16
