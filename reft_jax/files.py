@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -142,6 +143,55 @@ def _require_text(value: object, place: str, field: str) -> None:
             _require_text(part, place, f"{field}[{number}]")
 
 
+_BEGINNINGS = (
+    *((begin, "compressed: unpack it") for begin in (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it, or save the sheet as CSV"),
+    (b"PAR1", "Parquet: let its name end in .parquet"),
+    *((begin, "in UTF-16: save it in UTF-8") for begin in (b"\xff\xfe", b"\xfe\xff")),
+    (b"version https://git-lfs", "a pointer to a file of Git LFS: fetch that by git lfs pull"),
+    (b"<", "a web page or XML: download the data themselves"),
+)
+_CONVERTED = 'python -c "import csv, json; [print(json.dumps(row)) for row in {rows}]" < {path} > {made}'
+
+
+def refuse_other_forms(path: Path, *, lines: bool) -> None:
+    """Refuses a file that is no JSON by how it begins: compressed, a table, a web page.
+
+    Args:
+        path: the file; what cannot be read is left to the reader.
+        lines: whether it should hold an object in each line; else a list of them.
+
+    Raises:
+        ValueError: naming the file, what it is, and how to make it what it should be.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(65536)
+    except OSError:
+        return
+    for begin, told in _BEGINNINGS:
+        if head.startswith(begin):
+            raise ValueError(f"{path} is {told}")
+    beginnings = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()][:2]
+    first, *second = beginnings or [b""]
+    source, told = "open(0, encoding='utf-8-sig')", ""
+    delimiter = next((sign for sign in (",", "\t", ";") if all(sign.encode() in line for line in beginnings)), "")
+    if second and delimiter and not first.startswith((b"{", b"[")) and not second[0].startswith(b"{"):
+        told, rows = "a table (CSV)", f"csv.DictReader({source}, delimiter={delimiter!r})"
+    elif lines and re.match(rb"\[\s*(\{|$)", first):
+        told, rows = "one JSON list", f"json.load({source})"
+    elif lines and second and first == b"{":
+        raise ValueError(
+            f"{path} is one JSON object over several lines: write the rows in it each as an object on a line"
+        )
+    elif not lines and second and all(line.startswith(b"{") and line.endswith(b"}") for line in beginnings):
+        raise ValueError(f"{path} has a JSON object in each line, and not one list: `kind: jsonl` reads such files")
+    if told:
+        names = {"path": path, "made": path.with_name(f"{path.stem}.lines.jsonl")}
+        cure = _CONVERTED.format(rows=rows, **{key: shlex.quote(str(name)) for key, name in names.items()})
+        raise ValueError(f"{path} is {told}: make it JSON Lines (data of `kind: jsonl`):\n  {cure}")
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[int, str, bytes]]:
     """Number from 1, place and bytes of each line of a file that is not blank, read as they are asked for.
 
@@ -175,7 +225,8 @@ def json_lines(path: Path, *, parse_float: Callable[[str], Any] = float) -> Iter
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: see `json_line`.
+        ValueError: see `refuse_other_forms` and `json_line`.
     """
+    refuse_other_forms(path, lines=True)
     for number, place, line in numbered_lines(path):
         yield number, place, json_line(line, place, parse_float=parse_float)

@@ -45,10 +45,11 @@ CONFIG = """\
 # ReFT on your own model and data. Every other key, with its text and default: {train} --help-all
 run_dir: {run_dir}  # models and records; the same command with the same run_dir continues
 model:
-  path: Qwen/Qwen2.5-0.5B-Instruct  # a folder or hub id of a Llama, Mistral, Qwen2, Qwen3, GPT-2, OPT or CodeGen
+  path: Qwen/Qwen2.5-0.5B-Instruct  # folder, hub id: Llama, Mistral, Qwen2, Qwen3, SmolLM3, OLMo2, GPT-2, OPT, CodeGen
   dtype: bfloat16  # what is computed in; leave it out on a CPU
 data:
   cot: text  # chains of thought in prose; `program` for Python programs, as in program.jsonl
+  templates: strings  # prompts of the paper; `chat` asks a chat model by its tokenizer's own chat template
   train: {{kind: jsonl, path: {train_file}}}  # question, cot and answer in each row; also question_field: ...
   test: {{kind: none}}  # as train; read once, at the end
   dev_fraction: 0.1  # of train, to choose among checkpoints; some hundreds of rows do

@@ -10,6 +10,7 @@ from reft_jax.config import RewardConfig, SourceConfig, load_config
 from reft_jax.data.prompts import target_text
 from reft_jax.data.readers import read_problems, split_dev
 from reft_jax.init import CONFIG, ROWS, main
+from reft_jax.models.hf.tensors import FAMILIES
 from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
@@ -31,6 +32,13 @@ def test_its_config_loads_from_anywhere_and_is_short(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as left:
         load_config(["--config", str(tmp_path / "mine/config.yaml"), "--print_config"])
     assert left.value.code == 0
+
+
+def test_its_config_names_every_family_and_the_templates_of_chat_models():
+    """By `FAMILIES`, so that a new one is not forgotten."""
+    comment = re.sub(r"[^a-z0-9,]", "", next(line for line in CONFIG.splitlines() if " path: Qwen" in line).lower())
+    assert set(FAMILIES) <= set(comment.partition("hubid")[2].split(","))
+    assert re.search(r"^  templates: strings  # .*`chat`", CONFIG, re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", ["text", "program"])

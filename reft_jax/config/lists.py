@@ -7,7 +7,7 @@ are. Everything else stays as it is, and the reader says what is wrong with it.
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from reft_jax.config.ranges import AUTO, range_of
@@ -91,6 +91,16 @@ def on_command_line(arguments: Sequence[str], fields: Fields, *, positionals: bo
         listed = as_list(fields[key], values[0]) if len(values) == 1 else _joined(values, kind)
         found.append(f"--{key}={json.dumps(listed) if isinstance(listed, list) else listed}")
     return found
+
+
+def given_twice(arguments: Sequence[str], keys: Iterable[str]) -> str:
+    """What is to be said of the first list of `keys` that stands twice on a command line; mostly nothing.
+
+    Of other settings the last one counts; of a list, all of them were meant, as likely as not.
+    """
+    given = [word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")]
+    twice = next((key for key in keys if given.count(key) > 1), "")
+    return f"{twice} is given {given.count(twice)} times: give it once, with all values: --{twice} A B" if twice else ""
 
 
 def _goes_on(values: Sequence[str], word: str, kind: type, positionals: bool) -> bool:

@@ -34,7 +34,7 @@ from reft_jax.config.faults import (
 )
 from reft_jax.config.files import find, not_found, parse_yaml, parts
 from reft_jax.config.invocation import named, program
-from reft_jax.config.lists import in_settings, on_command_line
+from reft_jax.config.lists import Fields, given_twice, in_settings, item_type, on_command_line
 from reft_jax.config.paths import with_absolute_paths
 from reft_jax.config.ranges import AUTO
 from reft_jax.config.renamed import old_names, old_names_in_file
@@ -163,6 +163,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
             self.given = on_command_line(self.given, _fields(), positionals=bare)
             if any(unreadable_sections(self.given, _sections())):
                 self.error("")
+        if twice := given_twice(self.given, _list_keys(self, _fields() if self._has_settings else {})):
+            self.refuse(twice)
         parsed = self._parsed(**named)
         told = [range_fault(action.dest, action._typehint, parsed[action.dest]) for action in self._own_typed()]
         if any(told):
@@ -254,6 +256,8 @@ class CommandParser(argparse.ArgumentParser):
         if "--help-all" in (sys.argv[1:] if args is None else args):
             text = "Every key of a run's config, which this command takes beside its own options:"
             _cached_parser(self.prog, text).parse_args(["--help-all"])
+        if told := given_twice(sys.argv[1:] if args is None else args, _list_keys(self, {})):
+            self.error(told)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -266,6 +270,12 @@ def _refuse(parser: argparse.ArgumentParser, *lines: str) -> NoReturn:
     usage = parser.format_usage().strip()
     sys.stderr.write("\n".join((usage if "\n" not in usage else f"usage: {parser.prog} ...", *lines)) + "\n")
     sys.exit(2)
+
+
+def _list_keys(parser: argparse.ArgumentParser, fields: Fields) -> list[str]:
+    """Names of the lists that a parser takes behind a name: those of a command's own, and of a run's settings."""
+    own = [x.dest for x in parser._actions if x.option_strings and x.nargs in ("+", "*")]
+    return [*own, *(key for key, field in fields.items() if item_type(field))]
 
 
 def _is_setting(action: Any) -> bool:

@@ -345,8 +345,14 @@ def _require_an_answer(source: SourceConfig, answer: str) -> None:
 
 def _cure(answer: str, answer_kind: AnswerKind, guessed: bool) -> str:
     """Which setting may read a gold answer that is not of its kind; else nothing."""
-    if guessed and answer_kind == "choice":
-        return "; the first answer is a letter, so that all were taken as `choice`: name data.answer (number, ...)"
+    letter = "; data.answer: text takes other letters" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else ""
+    if answer_kind == "choice" and not guessed:
+        return letter
+    if answer_kind == "choice":
+        return (
+            letter
+            + "; the first answer is a letter, so that all were taken as `choice`: name data.answer (number, ...)"
+        )
     if answer_kind == "number" and _EXPRESSION.search(answer):
         return "; data.answer: latex takes expressions"
     if answer_kind == "number" and answer.strip() and not re.search("[0-9]", answer):

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from reft_jax.config import SourceConfig
-from reft_jax.files import NestedError, as_object, ask_hub, json_line, numbered_lines, parse_json, require_text
+from reft_jax.files import (
+    NestedError,
+    as_object,
+    ask_hub,
+    json_line,
+    numbered_lines,
+    parse_json,
+    refuse_other_forms,
+    require_text,
+)
 
 _NAME = r"[^.\[\]]+(?:\[-?[0-9]+\])*"
 _PATH = re.compile(rf"{_NAME}(?:\.{_NAME})*")
@@ -87,7 +96,7 @@ def read_rows(source: SourceConfig) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names the file that is not JSON or not Parquet, or the hub data set.
+        ValueError: names the file that is not JSON (see `refuse_other_forms`) or not Parquet, or the hub data set.
     """
     if not source.is_file:
         return _hub_rows(source)
@@ -101,6 +110,7 @@ def read_rows(source: SourceConfig) -> Iterator[Row]:
 
 
 def _json_lines(path: str) -> Iterator[Row]:
+    refuse_other_forms(Path(path), lines=True)
     for number, place, line in numbered_lines(Path(path)):
         try:
             row = Row(json_line(line, place, parse_float=Decimal), number - 1, place)  # which keeps every digit
@@ -110,6 +120,7 @@ def _json_lines(path: str) -> Iterator[Row]:
 
 
 def _json_rows(path: str) -> Iterator[Row]:
+    refuse_other_forms(Path(path), lines=False)
     text = Path(path).read_bytes()
     parse: Callable[[Any, str], object] = functools.partial(parse_json, parse_float=Decimal)
     read: Callable[[Any, str], object] = lambda row, _: row

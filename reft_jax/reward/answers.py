@@ -16,39 +16,58 @@ from reft_jax.reward.numerals import read_number
 from reft_jax.reward.typesetting import plain
 
 _LETTER = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s]*([a-e])"
-    r"(?P<rest>[^\w\s]*|\s*(?:[)\]}(]|[.:](?![a-z])).*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s~¬!≠]*([a-e])"
+    r"(?P<rest>[^\w\s+#*^=-]*|\s*(?:[)\]}(]|[.:](?![a-z])).*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
 )
 _ANOTHER_LETTER = re.compile(
-    r"\W*(?:(?:and|or|nor|is|as\s+well\s+as|alternatively)\b\W*|[.,;/&]\W*)[a-e](?=\W*(?:$|[,/]|and\b|or\b))"
+    r"\W*(?:(?:and|or|nor|is|as\s+well\s+as|alternatively)\b\W*|[.,;/&]\W*)[a-j]\b(?=\W*(?:$|[,/]|and\b|or\b))"
 )
 _DENIED = re.compile(  # of a letter that it is the answer, at the beginning of what follows it
     r"\W*(?:(?:which|that)\s+)?(?:(?:is|was|are)\b\W*)?(?:(?:one|of|the|also|clearly|probably|definitely|just|a)\s+)*"
-    r"(?:not\b(?!\W*(?:[a-e]\b|option|[0-9]))|(?:wrong|incorrect|false|untrue|impossible)\b)"
-    r"|\W*(?:or\s+)?(?:no(?!\s+doubt)|wait|hmm+|alternatively|maybe|actually)\b"
-    r"|.*\b[a-e]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
+    r"(?:not\b(?!\W*(?:[a-j]\b|option|[0-9]))|(?:wrong|incorrect|false|untrue|impossible)\b)"
+    r"|\W*(?:(?:or|but)\s+)?(?:no(?!\s+doubt)|wait|hmm+|sorry|i\s+mean|rather(?!\s+than)|alternatively|maybe|actually)\b"
+    r"|.*\b[a-j]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
 )
 _REASON = re.compile(r"\b(?:because|since|as|which|so|but|not|than)\b")
 _LABEL = re.compile(  # of another option: `c)`, and `c.` or `c:` behind what is no word
-    r"(?:^|[\s(,;/])[a-e]\s*\)|(?:^|[^a-z\s]|\b(?:and|or|nor)\b)\s*[a-e][.:](?![^\s])"
+    r"(?:^|[\s(,;/])[a-j]\s*\)|(?:^|[^a-z\s]|\b(?:and|or|nor)\b)\s*[a-j][.:](?![^\s])"
 )
 _DISPLAYED = re.compile(r"\$\$(.*?)(?:\$\$|$)|\\\[(.*?)(?:\\\]|$)|```[^\n]*\n(.*?)(?:```|$)", re.DOTALL)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BLANKS = re.compile(r"\s+")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _HEDGED = re.compile(
     r"\s*(?:(?:about|around|nearly|almost|over|under|(?:more|less) than)\b|~)"
-    r"|.*(?:≈|\b(?:approx\w*|roughly|circa|up to|at (?:least|most)|more or less|or so)\b|[0-9]-?ish\b)",
+    r"|.*(?:[≈≃≅±约約]|左右|[0-9](?:\.\.\.|…)|[0-9]-?ish\b|\bca\.|\b(?:approx\w*|roughly|circa|up to|at (?:least|most)"
+    r"|more or less|or so|environ|etwa|ungefähr|aproximadamente|cerca de|около|примерно)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_BEFORE_BOX = re.compile(
-    r"(?:[0-9]|(?<!\*)\*\s*|[/^+]\s*|\b(?:not|never|isn['\u2019]t)\s*)(?:\$|\\\()?$", re.IGNORECASE
+_BEFORE_BOX = re.compile(  # what makes a box a part, a limit or one that is denied
+    r"""(?:
+      [0-9]\.?                                                     # 2\boxed{9}, 0.\boxed{9}
+      |(?<![a-z])[a-z]                                             # x\boxed{9}
+      |(?:[0-9)}\]]|(?<![a-z])[a-z])\s?(?:-|(?<!\*)\*)\s?           # x - \boxed{9}, but not: - \boxed{9}
+      |[/^+<>≤≥≠±]\s?
+      |\\(?:not\s?=?|neq?|[lg]e?q?(?:slant)?|[lg]t|pm|mp|cdot|times|div|pi|log(?:_\{?\w\}?)?|ln|sin|cos|tan)\s?
+      |(?:\\[dtc]?frac\s?(?:\{[^{}]*\})?|\\sqrt(?:\[[^]]*\])?|[\^_])\s?\{[^{}]*  # 10^{\boxed{9}}
+      |\b(?:not|never|isn['\u2019]t)[ }]*
+    )(?:\$|\\\()?$""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_BEHIND_BOX = re.compile(r"[0-9]|\s*(?:[/^+]|\*(?!\*))|_[0-9{]")
-_BOTH_BOXES = re.compile(r"\}\s*(?:\$|\\\))?\s*(?:,|and|or|,\s*(?:and|or))\s*(?:\$|\\\()?\s*$", re.IGNORECASE)
+_BEHIND_BOX = re.compile(
+    r"""[.,(]?[0-9]|_[0-9{]
+    |(?![hgms])[a-z](?![a-z])                                     # \boxed{9}x, but not: \boxed{9}m
+    |\s?(?:[/^+](?!\s?\{?\s?\\circ)|\*\*?[0-9(]|\*\s[0-9(\\]|\*\s?[a-z](?![a-z])|\\(?:cdot|times|div|pi|sqrt|frac)(?![a-z]))
+    |\W*(?:(?:is|was|are)\s(?:not|wrong|incorrect|false)|isn['\u2019]t)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_BOTH_BOXES = re.compile(r"\}\s?(?:\$|\\\))?\s?(?:[,:]|and|or|,\s?(?:and|or))?\s?(?:\$|\\\()?\s?$", re.IGNORECASE)
+_BESIDE_A_BOX = 100  # characters that are looked at
 _AS_LATEX = str.maketrans({"°": r"^\circ", "·": r"\cdot ", "∞": r"\infty ", "\u222a": r"\cup ", "²": "^2", "³": "^3"})
 _LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
 _QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:«»\u3002", "!?"  # around a text that is an answer, and at its end
+_BEFORE_TEXT = re.compile(rf"(?:(?!\.[0-9])[{re.escape(_QUOTES)}])+")  # but a decimal point
 _CURLY = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 _MATHEMATICS = re.compile(r"\$+([^$]+)\$+[.\s]*")
 _BESIDE_A_MARK = re.compile(r"\s*([^\w\s])\s*")
@@ -110,9 +129,10 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
         text = (completion.split(answer_trigger)[-1] if answer_trigger else completion).strip()
         return _plain_letter(text) if kind == "choice" else _float_or_none(text)
     trigger = answer_trigger.strip()
-    _, found, text = completion.rpartition(trigger) if trigger else ("", "all", completion)
+    head, found, text = completion.rpartition(trigger) if trigger else ("", "all", completion)
     if trigger.endswith("{"):
-        text = _to_brace(text) if kind == "scored" else _braced(text)
+        before = _BOXED.split((head + trigger).rpartition("\n")[2])
+        text = _to_brace(text) if kind == "scored" else _of_box("\\boxed{".join(before[:-1]), text)
     return _read(text, kind) if found else None
 
 
@@ -190,8 +210,9 @@ def _delimited(text: str) -> str:
 def _of_box(before: str, behind: str) -> str:
     """What a box between these texts holds; nothing where they deny it, or make it a part or one of several."""
     inside, end = _braced(behind).strip(), _closing_brace(behind)
-    rest = "" if end is None else behind[end + 1 :]
-    if _BEFORE_BOX.search(before) or _BEHIND_BOX.match(rest) or ("boxed" in before and _BOTH_BOXES.search(before)):
+    rest = "" if end is None else _BLANKS.sub(" ", behind[end + 1 :][:_BESIDE_A_BOX])
+    several, before = "boxed" in before, _BLANKS.sub(" ", before[-_BESIDE_A_BOX:])
+    if _BEFORE_BOX.search(before) or _BEHIND_BOX.match(rest) or (several and _BOTH_BOXES.search(before)):
         return ""
     return f"-{inside}" if before.endswith("-") else inside
 
@@ -245,7 +266,8 @@ def _plain_text(line: str) -> str:
     """A text without case, typesetting, blanks beside marks, compatibility forms, and the punctuation around it."""
     text = unicodedata.normalize("NFKC", plain(_without_dollars(line)).casefold())
     text = _BESIDE_A_MARK.sub(r"\1", text.translate(_CURLY))
-    return text.strip(_QUOTES).rstrip(_QUOTES + _STOPS)
+    found = _BEFORE_TEXT.match(text)
+    return text[found.end() if found else 0 :].rstrip(_QUOTES + _STOPS)
 
 
 def _without_dollars(line: str) -> str:

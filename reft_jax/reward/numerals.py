@@ -7,6 +7,7 @@ digits out of `2\\pi`, `2x` or `--7` is one that a policy learns to exploit.
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from reft_jax.reward import words
@@ -14,11 +15,13 @@ from reft_jax.reward.typesetting import ENDS, plain
 
 # Where an answer ends and what is said of it begins.
 _SENTENCE = re.compile(
-    rf"(?<=[^\s.])\.(?=\s)|(?<=\S)\?(?=\s[^0-9]*$)|(?<=[^\s0-9)])!(?=\s)|[{ENDS}]|\s\((?!\s*[-+0-9.]*\s*[a-z]\s*[-+*/^)]|[^)]*\)[^=]*=)"
+    rf"(?<=[^\s.])\.(?=\s)|(?<=\S)\?(?=\s[^0-9]*$)|(?<=[^\s0-9)])!(?=\s)|[{ENDS}]"
+    r"|\s\((?!\s*[-+0-9.]*\s*[a-z]\s*[-+*/^)]|[^)]*\)[^=]*=|mod\b)"
 )
 _THEY = r"(?:the|that|this|these|it|he|she|they|we)"
 _REASON = re.compile(
-    r"(?:[,;]\s*|\s+)(?:(?:because|since|where|when|if|given|which(?!\s+(?:gives|means|implies|makes|leads))|namely)\b"
+    r"(?:[,;]\s*|\s+)(?:(?:because|since|where|when|if|given|namely|which(?!\s+(?:gives|means|implies|makes|leads"
+    r"|(?:is|was)(?:n['\u2019]t|\s+(?:not|wrong|incorrect|false|impossible)))))\b"
     rf"|i\.e\.|e\.g\.|(?<=[,;] )that\sis\b|(?<=[,;] )as\s+[0-9]|as\s+(?:{_THEY}|so)\b"
     r"|(?:rounded\s+|correct\s+)?to\s+(?:the\s+nearest|(?:\w+\s+)?(?:decimal|significant))\b)",
     re.IGNORECASE,
@@ -28,12 +31,17 @@ _NEXT_CLAUSE = re.compile(
     rf"(?:,\s*|\s+)(?:so|but|(?:and|as)\s+(?:so|{_THEY}))\b|;(?![^\n]*[0-9])|\s-\s(?=(?:{_THEY}|so|as|and|but|you|all)\b)",
     re.IGNORECASE,
 )
+_REJECTED = re.compile(  # one other number, or two, and that it is not meant: 18, not 20
+    r"(?:(?:[,;]\s*|\s+)(?:rather\s+than|instead\s+of|as\s+opposed\s+to)|[,;]\s*(?:(?:and|but)\s+)?not|\s+(?:and|but)\s+not"
+    r"|(?<=[0-9])\s+not)\s+(?:the\s+)?[^\w\s]?[0-9][0-9.,/]*(?:\s*n?or\s+[^\w\s]?[0-9][0-9.,/]*)?(?!.*\bbut\b)[^0-9]*$",
+    re.IGNORECASE,
+)
 _EQUALS = re.compile(r"(?<![<>!/=])=+(?![<>/=])")
 _SEVERAL = re.compile(r"[,;]|\b(?:and|or|for|with|at|when|if|where|while)\b", re.IGNORECASE)  # x = 5, y = 6
 _IMPLIES = re.compile(r"[=-]>|[⇒→]")
 _NO_STATEMENT = re.compile(  # before an equals sign: a number of its own, an equation to be solved, a denial
     r"[0-9].*\b(?:at|when|if|where|for|with|while|by|so|because|since|taking|using)\b"
-    r"|(?:[0-9]|(?<![\w)])-|[0-9]\s*/\s*|\|)[a-cknx-z]\|?\s*$|\b[a-z]\s*(?:\^|\*\*)\s*\S+\s*$|[<>≤≥]"
+    r"|(?:[0-9]|(?<![\w)])-|[0-9]\s*/\s*|\|)[a-cknx-z]\|?\s*$|\b[a-z]\s*(?:\^|\*\*)\s*\S+\s*$|[<>≤≥≠]|!="
     r"|\b(?:undefined|no solutions?|not|never|cannot|except|all real numbers)\b",
     re.IGNORECASE,
 )
@@ -52,12 +60,13 @@ _TOKEN = re.compile(
 )
 _TIMES = {"x", "*", "\u00d7", "\u00b7"}  # the multiplication sign and the middle dot
 _BRACKETS = {"(": ")", "[": "]"}
-_OPENING = set(":([\"'\u201c\u2018\u2019«.,!?;#~≈→")
-_AROUND = set("%)]\"'\u201d\u2019»✓✔✅") | words.CURRENCIES
+_OPENING = set(":([\"'\u201c\u201e\u2018\u2019«.,!?;#~≈→")
+_AROUND = set("%)]\"'\u201c\u201d\u2019»✓✔✅") | words.CURRENCIES
+_NO_CENTS = (("/", "-"), (",", "-"), (".", "-"))  # ₹150/-, 150,- €
 _PAUSES = set(",.;:!?…—") | set(ENDS)
 _OPERATORS = set("+*/^=<>|&_~@\u00d7·÷±∓√∞≤≥≠≈→")
 _DENIED = re.compile(
-    r"\b(?:not|t|never|cannot)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it)\b"
+    r"\b(?:not|t|never|cannot)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it|exactly|quite)\b"
     r"|\b(?:is|are|was|be)(?: \w+)? (?:wrong|incorrect|false|impossible)\b"
 )
 _PREFIX = 12  # tokens of signs, currencies and brackets before a number that can be meant
@@ -107,9 +116,9 @@ def _clauses(text: str) -> Iterator[str]:
     stated = _REASON.split(text.lstrip(), maxsplit=1)[0]
     *sides, text = _EQUALS.split(stated if _STATED.match(stated) else text)
     if not any(map(_SEVERAL.search, sides[1:])) and not _NO_STATEMENT.search(
-        _IMPLIES.split("=".join(sides))[-1].partition("=")[0]
+        _EQUALS.split(_IMPLIES.split("=".join(sides))[-1], maxsplit=1)[0]
     ):
-        for end in (None, _NEXT_CLAUSE, _REASON):
+        for end in (None, _REJECTED, _NEXT_CLAUSE, _REASON):
             yield end.split(text.lstrip(), maxsplit=1)[0] if end else text
 
 
@@ -225,15 +234,24 @@ def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
     """Whether what stands before token `begin`, a number's first, leaves it a number of its own."""
     token, before, number = _at(tokens, begin - 1), _at(tokens, begin - 2), tokens[begin]
     signed = number.text in ("-", "+")
+    if signed and number.glued and token.text == ":":  # Answer:- 18
+        return False
     if number.lower in words.MINUS:
         return token is _END or token.text in _OPENING or token.lower in words.BEFORE_MINUS
     if token.kind == "word":
         apart = not number.glued and not (signed and not _at(tokens, begin + 1).glued)  # is -5, but not n - 5
-        return apart and _leaves(tokens[:begin])
+        return apart and not _is_variable(token, before) and _leaves(tokens[:begin])
     if token.text == ")":
         return not number.glued and not signed  # (C) 5
     if token.text in _BRACKETS:
-        return not (token.glued and before.kind == "word") and _leaves(tokens[:begin])  # sin(30)
+        rest = _without_spelled(tokens[: begin - 1], number)
+        if len(rest) < begin - 1:  # eighteen (18)
+            return _leaves(rest)
+        if "," in tokens[begin + signed].text and _at(tokens, begin + signed + 1).text in ("", *_BRACKETS.values()):
+            return False  # (3,400) may be a pair
+        if before.kind == "word" and (token.glued or _is_variable(before, _at(tokens, begin - 3))):
+            return False  # sin(30), x (3)
+        return _leaves(rest)
     if token.text in (".", ","):
         return not number.glued
     return token is _END or (token.text in _OPENING and _leaves(tokens[:begin]))
@@ -241,21 +259,78 @@ def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
 
 def _leaves(tokens: Sequence[_Token]) -> bool:
     """Whether the phrase that a number ends, `the square root of` or `cannot be`, leaves it as it is."""
-    rest = [token.lower for token in tokens if token.kind == "word" or token.text in _PAUSES]
+    rest = _phrase(tokens)
+    near = set(rest[-2:])
+    of_number = words.NUMBERS | {"one"} if near & words.RATIOS_BEFORE else frozenset()  # one of the 18
+    multiplied = words.MULTIPLIERS if near & words.COMPARED else frozenset()
     while rest and rest[-1] in words.CONNECTIVES:
         rest.pop()
     last = rest[-1] if rest else ""
-    if last in words.FUNCTIONS_BEFORE | words.FRACTIONS | words.NUMBERS or last.removesuffix("s") in words.SCALES:
+    foreign = last[:1].isalpha() and not unicodedata.name(last[0], "").startswith("LATIN")
+    if foreign and not last.endswith(words.STATING):
+        return False
+    if last in words.CHANGING or last.removesuffix("s") in words.SCALES or "no" in rest[-2:]:
         return False
     for i in reversed(range(len(rest))):
-        word = rest[i]
-        if word in words.DENIALS or set(word) & words.DENYING:
+        word, before = rest[i], rest[max(i - 1, 0) : i]
+        if word in words.DENIALS | multiplied or set(word) & words.DENYING:
+            return False
+        nouns = set(rest[i + 1 :]) - words.RATIOS_BEFORE
+        if word in of_number and len(nouns) < 2 and before != ["the"]:  # the two meet in 18 hours
             return False
         if word in words.VERBS:
-            return i == 0 or rest[i - 1] not in words.DENIALS
+            reach = 3 if word == "be" or before == ["to"] else 1  # cannot possibly be, unlikely to have
+            denied = words.DENIALS.intersection(rest[max(i - reach, 0) : i])
+            return not denied and "no" not in rest[max(i - 2, 0) : i]
         if word in _PAUSES:
             return True
     return True
+
+
+def _phrase(tokens: Sequence[_Token]) -> list[str]:
+    """The words and pauses of tokens; a `t` is that of can't, not that of t-shirts."""
+    found = []
+    for i, token in enumerate(tokens):
+        denies = token.lower != "t" or _at(tokens, i - 1).text in ("'", "\u2019")
+        if token.text in _PAUSES or (token.kind == "word" and denies):
+            found.append(token.lower)
+    return found
+
+
+def _is_variable(word: _Token, before: _Token) -> bool:
+    """Whether a word that stands before a number is what it is multiplied by: in `x 18`, but not in `it's 18`."""
+    text, lower = word.text, word.lower
+    if len(text) == 1:
+        short = word.glued and before.text in ("'", "\u2019")
+        return lower != text.upper() and lower not in words.ONE_LETTER and not short
+    looks_like_one = len(text) < 4 and text.isascii() and not _has_vowel(lower)
+    return lower in words.VARIABLES or (looks_like_one and text not in words.UNITS | words.DOLLARS_OF)
+
+
+def _without_spelled(tokens: Sequence[_Token], number: _Token) -> Sequence[_Token]:
+    """`tokens` without the words at their end that spell the whole number that follows them: eighteen (18)."""
+    digits = number.text.replace(",", "").replace(" ", "")
+    wanted = _spelled(int(digits)) if digits.isdigit() and len(digits) < 16 else []
+    end = len(tokens)
+    while wanted and end:
+        word = tokens[end - 1]
+        if word.lower == wanted[-1] or (word.lower == "a" and wanted == ["one"]):
+            wanted.pop()
+        elif word.lower != "and" and word.text != "-":
+            return tokens
+        end -= 1
+    return tokens if wanted else tokens[:end]
+
+
+def _spelled(number: int) -> list[str]:
+    """A whole number in words, without `and`: one, hundred, twenty, three."""
+    for scale in ("trillion", "billion", "million", "thousand", "hundred"):
+        above, below = divmod(number, words.SCALES[scale])
+        if above:
+            return [*_spelled(above), scale, *(_spelled(below) if below else [])]
+    if number < 20:
+        return [words.BELOW_TWENTY[number]]
+    return [words.TENS[number // 10], *(_spelled(number % 10) if number % 10 else [])]
 
 
 def _may_follow(tokens: Sequence[_Token], end: int, currency: bool) -> bool:
@@ -263,6 +338,10 @@ def _may_follow(tokens: Sequence[_Token], end: int, currency: bool) -> bool:
     i = end
     while _at(tokens, i).text in _AROUND:
         i += 1
+    if (_at(tokens, i).text, _at(tokens, i + 1).text) in _NO_CENTS and tokens[i + 1].glued:
+        behind = _at(tokens, i + 2)
+        if currency or behind.text in words.CURRENCIES or behind.lower == "rupees":
+            i += 2 + (behind.text in words.CURRENCIES)
     token, after = _at(tokens, i), _at(tokens, i + 1)
     if token.text == "-":
         if not token.glued or not after.glued or not _is_joined(after):  # a 5-day trip
@@ -324,14 +403,15 @@ def _is_prose(tokens: Sequence[_Token]) -> bool:
         if token.kind == "word":
             abbreviated = before.text == "." and i > 1  # sq. m
             before = tokens[i - 2] if abbreviated else before
-            unit = before.text in words.UNITS and _past_power(tokens, i) > i  # m s^-1
+            powered = _past_power(tokens, i) > i or (len(before.text) > 1 and token.text in words.LENGTHS)
+            unit = before.text in words.UNITS and powered  # m s^-1, kg m/s
             if i and not unit and not _may_come_later(token, before, last=after is _END, near=i == 1):
                 return False
             i = _past_power(tokens, i)
         elif token.text == "-":
             if not (token.glued and after.glued and after.kind == "word"):
                 return False
-        elif token.text in _OPERATORS and not (token.text == "/" and before.kind == after.kind == "word"):
+        elif token.text in _OPERATORS and not (token.text == "/" and before is not _END and after.kind == "word"):
             units = token.text in ("*", "·") and {before.text, after.text} <= words.UNITS
             if not units:
                 return False
@@ -352,6 +432,8 @@ def _may_come_later(word: _Token, before: _Token, last: bool, near: bool) -> boo
         or (lower in words.NUMBERS | {"one"} and of in words.TO_NUMBERS)
     ):
         return False  # 5 dollars fifty, 5 dollars and fifty cents; but 5 dollars for two days
+    if lower.startswith(words.OTHER_SCALES_BEGIN) or lower in words.OTHER_SCALES_HOLD:  # 5 с половиной, 5개 이상
+        return False
     if (lower.removesuffix("s") in words.SCALES and of != "per") or (lower in ("a", "an") and of == "and"):
         return False
     if lower in words.FRACTIONS and of in ("a", "an", "and", "one"):

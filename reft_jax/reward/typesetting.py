@@ -9,7 +9,7 @@ from reft_jax.reward import words
 # Typesetting, each pattern with what stands for it; `plain` applies them in this order.
 _MINUS = dict.fromkeys("\u2010\u2011\u2212\u2012\u2013\ufe63\uff0d", "-")
 _FULL_WIDTH = {"\uff08": " (", "\uff1f": "? "}
-_ARABIC = {"\u066b": ".", "\u066c": ","}  # decimal and thousands separators
+_ARABIC = {"\u066b": ".", "\u066c": ",", "\u066a": "%"}  # decimal and thousands separators, and percent
 _DEGREES = {"°": " degrees ", "\u2103": " degrees C", "\u2109": " degrees F"}
 _CHARACTERS = str.maketrans(_MINUS | _FULL_WIDTH | _ARABIC | _DEGREES)
 ENDS = "\u3002\uff01"
@@ -17,7 +17,7 @@ ENDS = "\u3002\uff01"
 
 _VULGAR = re.compile(r"(?<=[\u00bc-\u00be\u2150-\u215e])(?=[\d.])")
 _SUPERSCRIPTS, _SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "₀₁₂₃₄₅₆₇₈₉"
-_SCRIPT = re.compile(f"(?P<up>[{_SUPERSCRIPTS}]+)|[{_SUBSCRIPTS}]+")
+_SCRIPT = re.compile(f"(?P<up>[{_SUPERSCRIPTS}]+)(?:\u2044(?P<below>[{_SUBSCRIPTS}]+))?|[{_SUBSCRIPTS}]+")
 _PIECE = r"(?:\{\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)\s*\}|([0-9]))"
 _FRACTION = re.compile(rf"(-\s*)?\\[dtc]?frac\s*{_PIECE}\s*{_PIECE}")
 _SQUARE = r"[1-9][0-9]{0,2}(?:,[0-9]{3}){1,4}|[0-9]{1,15}"
@@ -38,7 +38,11 @@ _LATEX = [
         (r"\\[,;: ]|\\(?:quad|qquad|thinspace)(?![A-Za-z])|(?<=[0-9])~(?=\S)|(?<=[\s\w{}])~(?=[A-Za-z\\{])", " "),
         (r"\\([$%#&])", r"\1"),
         (r"\\(?:times|cdot)(?![A-Za-z])", "*"),
-        (r"\\(?:approx|simeq)(?![A-Za-z])", " "),
+        (r"\\(?:approx|simeq)(?![A-Za-z])", "≈"),
+        (r"\\not\s*=|\\neq?(?![A-Za-z])", "≠"),
+        (r"\\leq?(?:slant)?(?![A-Za-z])", "≤"),
+        (r"\\geq?(?:slant)?(?![A-Za-z])", "≥"),
+        (r"(?<=[0-9n])\s*\^\s*\{?(?:\\(?:text|mathrm|rm)\b\s*\{?)?\s*(st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])", r"\1"),
         (r"\bRs\.\s*(?=[0-9])", "₹"),
         (rf"(?<=[0-9])-(?=(?:{'|'.join(words.SCALES)})\b)", " "),
         (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", " degrees "),
@@ -57,7 +61,7 @@ _MARKUP = re.compile(r"(?<!\w)(\*{1,3}|_{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)|^\*{2,}
 # Of mathematics, not of money: no blank inside, no digit behind.
 _DOLLARS = re.compile(r"(?<![\\$])\$(?=[^\s$])((?:[^$\\\n]|\\.)*?)(?<![\s\\])\$(?![0-9$])")
 _CLOSING_DOLLAR = re.compile(r"(?<=\S)\$(?=[\s.,;:!?)%]|$)")  # of $18$
-_BRACES = re.compile(r"(?<![\^_\w}])\{([^{}]*)\}")
+_BRACES = re.compile(r"(?<![\^_\w}])\{(?![^{}]*[0-9]\s*,\s*[0-9])([^{}]*)\}")  # {3,400} may be a set
 
 
 def plain(text: str) -> str:
@@ -82,9 +86,10 @@ def _apart(match: re.Match[str]) -> str:
 
 
 def _plain_script(match: re.Match[str]) -> str:
-    digits = _SUPERSCRIPTS if match["up"] else _SUBSCRIPTS
-    number = "".join("0123456789-"[digits.index(character)] for character in match[0])
-    return ("^" if match["up"] else "_") + number + _apart(match)
+    digits = str.maketrans(_SUPERSCRIPTS + _SUBSCRIPTS, "0123456789-0123456789")
+    if match["below"]:  # of a fraction
+        return " " + match[0].replace("\u2044", "/").translate(digits) + _apart(match)
+    return ("^" if match["up"] else "_") + match[0].translate(digits) + _apart(match)
 
 
 def _plain_character(character: str) -> str:

@@ -28,7 +28,8 @@ UNITS = LENGTHS | _words(
 POWERED = LENGTHS | _words("s sec second seconds unit units meter meters metre metres")  # m^2, and m/s^2
 BEFORE_UNITS = frozenset("'\u2019/*·") | _words("per sq cu square cubic degrees")  # of one letter, as m in sq. m
 SHORT_WORDS = _words("a of in on at is by so as if up us we he it to me do go be an my no")  # behind a number, of prose
-VARIABLES = _words("abc xyz ijk pqr")  # which look like words
+VARIABLES = _words("xy ab abc xyz ijk pqr")  # which look like words
+ONE_LETTER = _words("a à é è")  # before a number no variable: articles, and "is" of other languages
 
 # What makes a number another one, or none: on both sides of it, before it, behind it.
 FUNCTIONS = _words(
@@ -38,29 +39,43 @@ FUNCTIONS = _words(
     "upsilon phi chi psi omega"
 )
 FUNCTIONS_BEFORE = FUNCTIONS | _words(
-    "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and"
+    "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and per "
+    "opposite negative divisible multiple multiples factors divisors digits mitad moitié hälfte metà metade helft "
+    "tiers tercio terzo drittel viertel halb doppelt doppelte doble doppio dobro raíz raiz racine wurzel carré carrée "
+    "cuadrado cuadrada quadrado quadrato quadratwurzel"
 )
-FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised")
+LIMITS = _words(
+    "above below beyond exceeds exceeding between instead short shy upwards from unequal más mais più mehr weniger dan "
+    "über unter entre inférieur supérieur"
+)
+MULTIPLIERS = _words("half twice thrice double triple quadruple absolute")  # half as many as 18, absolute value of 18
+FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised repeating recurring")
 FRACTIONS = _words(
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth "
     "eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths sixteenth sixteenths twentieth "
     "twentieths hundredth hundredths thousandth thousandths millionth millionths"
 )
-NUMBERS = _words(
-    "zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+BELOW_TWENTY = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
+TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+NUMBERS = frozenset((*BELOW_TWENTY, *TENS)) - {"", "one"}  # one may be a pronoun
+CHANGING = FUNCTIONS_BEFORE | LIMITS | FRACTIONS | NUMBERS | {"one"}  # right before a number
 TO_NUMBERS = _words("and by to plus minus times than point remainder below")
+# Before a number: behind one in words and at most a noun (one student out of every 18), or behind a multiplier.
+RATIOS_BEFORE = _words("in of out every")
+COMPARED = _words("as of")
 # Behind a number: with another one soon after (3 out of ten), or at the end (3 in ten, but 3 in one hour).
 RATIOS = dict.fromkeys(("of", "out", "every", "over", "by", "to", "per"), "soon") | {"in": "last", "for": "last"}
 
-# Scales whose value is not certain (20 grand, 3 mil, 2 cr), or of other languages.
+# Scales whose value is not certain (20 grand, 3 mil, 2 cr) or of other languages, and what denies a number before it.
 OTHER_SCALES = _words(
     "score scores tens gross grand mil bil tril cr crs tr quintillion sextillion myriad googol mio mia mrd mld "
     "mln millionen milliarde milliarden tausend hundert dutzend millón millones ciento cientos docena docenas "
     "mille millier milliers milliard milliards douzaine douzaines mila milione milioni miliardi miljoen miljard "
     "duizend tusen miljon miljoner milion miliony milionów tys tysiące tysięcy milyon milyar juta ribu triệu "
-    "nghìn milhão milhões dúzia dúzias hundra"
+    "nghìn milhão milhões dúzia dúzias hundra değil नहीं से"
 )
 OTHER_SCALES_BEGIN = (
     *("тыс", "млн", "млрд", "миллион", "миллиард", "сот", "десят", "дюжин", "половин", "треть", "четверт"),
@@ -68,14 +83,21 @@ OTHER_SCALES_BEGIN = (
     *("نصف", "ربع", "دزينة", "हज", "सौ", "लाख", "करोड", "दर्जन", "হাজার", "লাখ", "কোটি", "พัน", "หมื่น"),
     *("แสน", "ล้าน", "โหล", "ஆயிரம்", "אלף", "מיליון", "חצי"),
 )
-OTHER_SCALES_HOLD = (*"百千万萬亿億兆十打半又", "分之", "以上", "以下")
+OTHER_SCALES_HOLD = (
+    *("分之", "以上", "以下", "以内", "左右", "不到", "未満", "的平方", "的立方", "倍数", "ではない"),
+    *("아니다", "보다", "이상", "이하", "미만", "초과", *"百千万萬亿億兆十打半又多余餘强弱来來几幾"),
+)
 
 # Before a number: what denies it, a negative sign, and the verbs that begin the phrase that it is in.
 DENIALS = _words(
-    "not never neither nor cannot t except excluding without besides but than nicht kein nunca moins menos 大于 小于"
+    "not never neither nor none cannot t hardly unlikely impossible except excluding without besides but than unless "
+    "opposed nicht kein keine nie niemals ohne außer statt als wie pas jamais sans sauf moins nunca excepto menos que "
+    "meno não non niet inte än bukan dari không hơn değil niż"
 )
-DENYING = frozenset("不非负負")
-MINUS = _words("minus negative neg")
-VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes")
+DENYING = frozenset("不非负負没沒")
+# What a word of another script than Latin must end in, for that which follows it to be stated.
+STATING = tuple(_words("是 为 為 等于 等於 共 有 约 は 은 는 답 ответ равно это всего итого около उत्तर है هو คือ"))
+MINUS = _words("minus negative neg минус")
+VERBS = _words("is are was were be been equals has have had gets got makes costs needs gives becomes es est ist sind")
 BEFORE_MINUS = VERBS | _words("to of at a the")
-CONNECTIVES = _words("of the a an to by number")  # the square root of the number 16
+CONNECTIVES = _words("of the a an to by past number de di von van à")  # the square root of the number 16

@@ -107,10 +107,16 @@ def unread(completions: Sequence[Completion]) -> str:
         return ""
     outcomes = collections.Counter(completion.verdict.outcome for completion in without)
     counts = ", ".join(f"{name} {count}" for name, count in outcomes.items())
+    cut = sum(not completion.ended for completion in without)
+    limit = (
+        f"{cut} of them were cut at generation.max_new_tokens: is it long enough, and "
+        if 2 * cut > len(without)
+        else ""
+    )
     return (
         f"warning: {len(without)} of the {len(completions)} completions of the first iteration have no answer that can "
         f"be read ({counts}), such as {without[0].text[-500:]!r}; "
-        "does the model know the format (data.templates, data.cot)?"
+        f"{limit}does the model know the format (data.templates, data.cot)?"
     )
 
 

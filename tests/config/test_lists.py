@@ -87,6 +87,25 @@ def test_a_list_does_not_take_what_belongs_to_no_option():
     assert (config.allow_changed, given.paths) == (("rl",), ["checkpoint", "out"])
 
 
+LISTS = sorted(key for key, field in FIELDS.items() if item_type(field))
+
+
+@pytest.mark.parametrize("key", LISTS)
+@pytest.mark.parametrize("again", [["--{}", "8"], ["--{}=[8]"]])
+def test_a_list_that_is_given_twice_is_refused_by_its_key(key, again, capsys):
+    with pytest.raises(SystemExit) as left:
+        load_config([*VALID, f"--{key}", "9", "--rl.epochs", "7", *(word.format(key) for word in again)])
+    assert left.value.code == 2
+    assert f"error: {key} is given 2 times: give it once, with all values: --{key} A B\n" in capsys.readouterr().err
+
+
+def test_other_settings_may_be_given_twice_and_a_list_after_a_file_that_has_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("generation: {stop: x}\n")
+    line = ["--config", str(tmp_path / "base.yaml"), "--generation.stop", "y", "z", "--seed=1", "--seed=2"]
+    config = load_config([*VALID, *line])
+    assert (config.generation.stop, config.seed) == (("y", "z"), 2)
+
+
 def test_files_may_say_a_single_value_where_a_list_is_wanted(tmp_path):
     (tmp_path / "base.yaml").write_text("generation: {prompt_buckets: 48}\nallow_changed: rl.kl_coef\n")
     (tmp_path / "whole.yaml").write_text("config: base.yaml\nsft: {prompt_buckets: 36, response_buckets: '8, 9'}\n")

@@ -1,8 +1,16 @@
 """Readers: every layout, every refusal, the dev split's properties, and the published row counts on the real files."""
 
+import bz2
+import csv
 import dataclasses
+import gzip
+import io
 import json
+import lzma
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -304,6 +312,71 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
         read_problems(SourceConfig(kind="jsonl", path=str(tmp_path / "latin.jsonl")))
 
 
+TABLE = [{"question": 'Sum of "1", 2?', "answer": "3"}, {"question": "Größe,\nin cm?", "answer": "1.50"}]
+
+
+def table(delimiter: str, encoding: str) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["question", "answer"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(TABLE)
+    return text.getvalue().encode(encoding)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (table(",", "utf-8"), "a table"),
+        (table("\t", "utf-8-sig"), "a table"),
+        (table(";", "utf-8"), "a table"),
+        (json.dumps(TABLE).encode(), "one JSON list"),
+        (json.dumps(TABLE, indent=1, ensure_ascii=False).encode("utf-8-sig"), "one JSON list"),
+    ],
+)
+def test_a_table_or_a_list_is_refused_with_a_command_that_makes_it_lines(tmp_path: Path, content: bytes, told) -> None:
+    path = tmp_path / "my rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"my rows\.jsonl is {told}.*: make it JSON Lines") as refused:
+        read_problems(SourceConfig(kind="jsonl", path=str(path)))
+    command = str(refused.value).splitlines()[-1].strip()
+    assert command.startswith("python -c ")
+    subprocess.run(command.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)
+    made = SourceConfig(kind="jsonl", path=str(tmp_path / "my rows.lines.jsonl"))
+    assert [(problem.question, problem.answer) for problem in read_problems(made)] == [
+        (row["question"], row["answer"]) for row in TABLE
+    ]
+
+
+@pytest.mark.parametrize("kind", ["reft_json", "gsm8k", "jsonl", "mathqa"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (gzip.compress(b'{"question": "q", "answer": 1}'), "compressed: unpack it"),
+        (bz2.compress(b'{"question": "q", "answer": 1}'), "compressed: unpack it"),
+        (lzma.compress(b'{"question": "q", "answer": 1}'), "compressed: unpack it"),
+        (b"PK\x03\x04...", "a zip archive or a spreadsheet: unpack it"),
+        (b"PAR1...", r"Parquet: let its name end in \.parquet"),
+        ('{"question": "q"}'.encode("utf-16"), "in UTF-16: save it in UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS: fetch that by git lfs pull"),
+        (b"<!DOCTYPE html>\n<html>", "a web page or XML: download"),
+        (table(",", "utf-8"), r"a table \(CSV\): make it JSON Lines"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_what_to_do(tmp_path: Path, kind, content: bytes, told: str) -> None:
+    (tmp_path / "set.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"set\.json is {told}|set\.json is a pointer to a file of {told}"):
+        read_problems(SourceConfig(kind=kind, path=str(tmp_path / "set.json")))
+
+
+def test_lines_under_a_kind_of_lists_and_one_object_over_lines_are_told(tmp_path: Path) -> None:
+    rows = '{"item_id": "a_1"}\n{"item_id": "a_2"}\n'
+    with pytest.raises(ValueError, match="a JSON object in each line, and not one list: `kind: jsonl`"):
+        read_problems(SourceConfig(kind="reft_json", path=write(tmp_path, "set", rows)))
+    whole = json.dumps({"data": [{"question": "q", "answer": 1}]}, indent=2)
+    with pytest.raises(ValueError, match="is one JSON object over several lines: write the rows"):
+        read_problems(SourceConfig(kind="jsonl", path=write(tmp_path, "set", whole)))
+
+
 @pytest.mark.parametrize("kind", ["reft_json", "gsm8k", "jsonl", "mathqa"])
 def test_a_missing_problem_file_is_named(tmp_path: Path, kind) -> None:
     for suffix in ("json", "jsonl", "parquet"):
@@ -533,6 +606,15 @@ def test_a_file_that_was_taken_for_choices_says_so(tmp_path: Path, first: str) -
     assert all(row.what.endswith("all were taken as `choice`: name data.answer (number, ...)") for row in bad)
     (row,) = check_rows(layout_file(tmp_path, rows[1]), "choice").bad
     assert row.what.endswith("as multiple choice needs")
+
+
+@pytest.mark.parametrize("letter", ["F", "(G)", "j."])
+def test_a_letter_beyond_e_is_refused_with_the_kind_that_takes_it(tmp_path: Path, letter: str) -> None:
+    rows = [{"question": f"q{i}", "answer": text} for i, text in enumerate(("(B)", letter))]
+    for answer in ("auto", "choice"):
+        (row,) = check_rows(layout_file(tmp_path, *rows), answer).bad
+        assert "from a to e, as multiple choice needs; data.answer: text takes other letters" in row.what
+    assert len(read_problems(layout_file(tmp_path, *rows), answer="text")) == 2
 
 
 @pytest.mark.parametrize("solution", ["It is 3.", "\\boxed{3", "\\boxed{3} and \\boxed{4"])

@@ -84,6 +84,15 @@ def test_sane_reads_the_number_a_person_reads(text, number):
             for text in (r"$\mathbf{B}$", "B, not C", "B. C is wrong", "B. Vitamin C.", "B because C) is wrong")
         ),
         *((text, None) for text in ("", "f", "27.675", "a dog", "b and c", "abc", "none", "e.g. 5", "a.k.a.")),
+        # Of options up to J none but a to e is read, and none of these beside another.
+        *((text, None) for letter in "fghijk" for text in (letter, f"({letter.upper()})", f"option {letter}")),
+        *(
+            (text, None)
+            for text in ("D, F", "D; F", "D, or F", "A) 5 F) 6", "D or G", "D, I mean F", "D, but actually F")
+        ),
+        *((text, "d") for text in ("D, not F", "D (not F)", "D, because F is wrong", "D. I am sure")),
+        *((text, None) for text in ("C++", "C#", "A*", "B+", "A-", "~B", "¬B", "not F")),
+        *((text, "a") for text in ("A is for apple", "A, for i = 3")),
         # Several options, of which the first is no more meant than the others.
         *((text, None) for text in ("b) 4, c) 5", "A) 5 B) 6", "A; B", "A. B. C.", "A: 5, B: 6", "(a)(b)")),
         ("b) 38 or c) 40", None),
@@ -127,7 +136,16 @@ def test_texts_are_the_same_but_for_blanks_and_typesetting(text, same):
 
 
 @pytest.mark.parametrize(
-    ("text", "other"), [("New York", "NewYork"), ("-5", "5"), ("$5", "5"), ("!x", "x"), ("C++", "C")]
+    ("text", "other"),
+    [
+        ("New York", "NewYork"),
+        ("-5", "5"),
+        (".5", "5"),
+        (r"x \le 5", r"x \ge 5"),
+        ("$5", "5"),
+        ("!x", "x"),
+        ("C++", "C"),
+    ],
 )
 def test_other_texts_differ(text, other):
     assert read(text, kind="text") != read(other, kind="text")
@@ -219,6 +237,26 @@ def test_gold_is_read_as_a_completion_is_and_stands_on_one_line(gold, kind, valu
         assert parse_gold(gold, kind) == value == extract_answer("####" + gold, kind, "####", "lenient")
 
 
+PARTS = [*("2{}", "2.{}", "0.{}", "x{}", "2-{}", "x - {}", "5 / {}", "3 * {}", "10^{{{}}}"),
+         *(r"\sqrt{{{}}}", r"\frac{{{}}}{{2}}", r"\frac{{1}}{{{}}}", r"\pi{}", r"3 \cdot {}", r"\log {}"),
+         *("{}^2", "{}9", "{}/2", "{} + 1", "{} * 2", "{}x", "{}_2", r"{}\pi", r"{} \cdot 2", r"{}\sqrt2"),
+         *("not {}", r"\text{{not }}{}", "isn't {}", "< {}", "x > {}", r"\neq {}", r"x \not= {}", r"\le {}", r"\pm {}"),
+         *("≥ ${}$", "{} is wrong", "${}$ is not the answer", "{} isn't it"),
+         *(r"\boxed{{1}} and {}", r"$\boxed{{1}}$, ${}$", r"\boxed{{1}}{}")]  # fmt: skip
+WHOLES = ["{}", "x = {}", "**{}**", "*{}*", "is ${}$.", "{}!", "- {}", "Final answer - {}", "Step 2: {}", "{} cm",
+          "{}cm", "{}m", r"\textbf{{Answer: {}}}", r"\textcolor{{red}}{{{}}}", r"{}^\circ", r"{}\%", "{}, not 20",
+          r"\therefore {}", r"first \boxed{{1}}, then {}", r"S_{{10}} = {}", "2 + 3 = {}", "{} - the total",
+          r"{}\text{{ cm}}^2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("trigger", [TRIGGER, BOX])
+@pytest.mark.parametrize(("text", "value"), [*((text, None) for text in PARTS), *((text, 18) for text in WHOLES)])
+def test_a_box_is_the_answer_unless_it_is_a_part_or_denied(trigger, text, value):
+    completion = (TRIGGER if trigger == TRIGGER else "So 3 + 4 is 7.\n") + text.format(r"\boxed{18}")
+    assert extract_answer(completion, "number", trigger, "lenient") == value
+    assert extract_answer(completion.replace("18", "B"), "choice", trigger, "lenient") == (value and "b")
+
+
 def test_sane_reads_after_the_last_trigger_only():
     assert extract_answer(f"{TRIGGER}1{TRIGGER}2", "number", TRIGGER, "lenient") == 2.0
     assert (
@@ -302,6 +340,11 @@ def test_gold(answer, kind, gold):
             (answer, "number")
             for answer in ("≈5", "~5", "5 roughly", "5 (approx.)", "up to 5", "5-ish", "5 or so", "over 5")
         ),
+        *(
+            (answer, "number")
+            for answer in ("ca. 5", "environ 5", "etwa 5", "大约 5", "около 5", "5.3...", "5 (±1)", "≃5")
+        ),
+        *((answer, "number") for answer in ("(3,400)", "one in 18", "x 18", r"\not= 18", "twenty (18)")),
         *((answer, "choice") for answer in ("", "f", "ab", "5")),
     ],
 )

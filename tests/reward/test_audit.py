@@ -88,6 +88,8 @@ def test_fields_and_rewards_can_be_named(tmp_path, capsys):
     [
         ("", "f.jsonl: holds no rows"),
         ("{\n", "f.jsonl, line 1: not JSON"),
+        ("completion,gold\n5,5\n", r"f.jsonl is a table (CSV): make it JSON Lines (data of `kind: jsonl`):"),
+        ('[{"completion": "5", "gold": "5"}]', "f.jsonl is one JSON list: make it JSON Lines"),
         ("\n[1]\n", "f.jsonl, line 2: should be a JSON object, is a list"),
         ('{"gold": "5"}\n', "f.jsonl, line 1: field `completion` is missing; there are gold"),
         ('{"gold": [5], "completion": ""}\n', "f.jsonl, line 1: field `gold` is a list"),

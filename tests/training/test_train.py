@@ -3,6 +3,7 @@
 A run that is to make devices of its own is a process; the others run here, on one device.
 """
 
+import dataclasses
 import json
 import math
 import re
@@ -409,6 +410,12 @@ def test_first_completions_without_answers_are_told_with_one():
     assert "31 of the 32 completions of the first iteration have no answer that can be read" in said
     assert "(error 30, no_answer 1), such as 'text error'" in said
     assert unread([*made("error", 30), *made("wrong", 2)]) == "", "an untuned model may begin like this"
+    assert "max_new_tokens" not in said
+    cut = lambda completions: [dataclasses.replace(completion, ended=False) for completion in completions]
+    said = unread([*cut(made("no_answer", 20)), *made("no_answer", 12)])
+    assert "; 20 of them were cut at generation.max_new_tokens: is it long enough, and does the model know the" in said
+    assert "max_new_tokens" not in unread([*cut(made("no_answer", 16)), *made("no_answer", 16)]), "no more than half"
+    assert unread([*cut(made("wrong", 30)), *made("no_answer", 2)]) == ""
 
 
 def test_self_checks_stop_a_run(finished, arguments, tmp_path):
