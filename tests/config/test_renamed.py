@@ -39,6 +39,7 @@ KEYS: dict[str, tuple[Any, str]] = {  # with a value that it could have, typed f
     **{f"{source}.answer_kind": ("choice", "data.answer") for source in ("data.train", "data.dev", "data.test")},
     "pretrain.source.answer_kind": ("number", "data.answer"),
     "logging.compilation_cache": ("", "compilation_cache_dir"),
+    "evaluation.batch_size": (32, "generation.slots"),
 }
 VALUES = {  # (key as it was, key of today, old value): value of today
     ("generation.weights", "generation.weight_layout", "split"): "sharded",

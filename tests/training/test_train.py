@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
+from reft_jax.algorithms.rollout import admission_size, reaches
 from reft_jax.config import load_config
-from reft_jax.data.batches import bucket, evaluation_batches, step_indices
+from reft_jax.data.batches import bucket, step_indices
 from reft_jax.data.embedded.problems import generate_problems
 from reft_jax.data.problem_sets import encode_for_sampling, encode_for_training, read_problem_sets
 from reft_jax.data.tokenizers import load_tokenizer
@@ -158,7 +159,7 @@ def test_tensorboard_holds_the_same_numbers(finished):
 
 
 def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
-    """Counted from the problems: the largest row of each batch decides its bucket."""
+    """Counted from the problems: the largest row of each batch, and of prompts that are read at once, decides."""
     config = load_config(arguments(tmp_path))
     tokenizer = load_tokenizer("embedded", "")
     problems = read_problem_sets(config, print)
@@ -171,13 +172,18 @@ def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
 
     sft = used([e.prompt for e in examples], config.sft.prompt_buckets, 1, SFT_STEPS, 16)
     rl = used([p.tokens for p in prompts["train"]], config.generation.prompt_buckets, 2, ITERATIONS, 36)
-    sizes = {"batch_size": 12, "prompt_buckets": config.generation.prompt_buckets, "pad_id": 0}
-    dev = {batch.tokens.shape[1] for batch in evaluation_batches(prompts["dev"], **sizes)}
+    read = admission_size(36, 1)[0]  # with a slot for each completion
+    batches = [step_indices(config.seed * 4 + 2, k, TRAIN, 36) for k in range(ITERATIONS)]
+    asked = [[prompts["train"][i] for i in indices] for indices in batches] + [prompts["dev"]]
+    lengths = [sorted((len(prompt.tokens) for prompt in rows), reverse=True) for rows in asked]
+    prefill = {bucket(n, config.generation.prompt_buckets) for rows in lengths for n in rows[::read]}
     assert len(sft) == 2, "of three that the config has"
-    assert len(dev) == 2
+    assert len(prefill) == 2
     compiled = [r["run/compilations"] for r in steps(finished[0], "sft") + steps(finished[0], "rl")]
     assert compiled == sorted(compiled)
-    assert compiled[-1] == len(sft) + len(dev) + 3 * len(rl)
+    decode = compiled[-1] - (len(sft) + 1 + len(prefill) + 2 * len(rl))  # there is one program for empty slots
+    longest = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
+    assert 1 <= decode <= len(reaches(longest))
 
 
 # Runs that go on
