@@ -107,7 +107,8 @@ def verdicts_of(
     suspicions = [_suspicious(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, judged)]
     rest = zip(judged, suspicions, scores, details)
     return [
-        dataclasses.replace(verdict, suspicious=sign, score=score, detail=detail) for verdict, sign, score, detail in rest
+        dataclasses.replace(verdict, suspicious=sign, score=score, detail=detail)
+        for verdict, sign, score, detail in rest
     ]
 
 

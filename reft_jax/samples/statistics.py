@@ -72,7 +72,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 def sign_test(gained: int, lost: int) -> float:
     """Two-sided p-value of the exact sign test (McNemar's, exact) on pairs that differ.
 
-    Where neither of two models is better, each question that only one of them answers right is as likely to be either's:
+    Where neither of two models is better, a question that only one of them answers right is as likely to be either's:
     2 P(X <= min(gained, lost)) for X binomial with gained + lost trials and 1/2, at most 1.
 
     Args:

@@ -235,9 +235,16 @@ def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
 def test_records_and_shares():
     raised = "ZeroDivisionError: <object at 0x7f00ab12cd34>"
     make = lambda outcome, tokens, ended, suspicious=None: Completion(
-        PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0, suspicious, detail=raised * (outcome == "error")), 0.1, tokens, ended
+        PROBLEMS[1],
+        "x",
+        Verdict(0.1, outcome, 3.0, suspicious, detail=raised * (outcome == "error")),
+        0.1,
+        tokens,
+        ended,
     )
-    none = {f"outcome_{outcome}": 0.0 for outcome in ("no_answer", "no_gold", "timeout", "memory", "forbidden", "deadline")}
+    none = {
+        f"outcome_{outcome}": 0.0 for outcome in ("no_answer", "no_gold", "timeout", "memory", "forbidden", "deadline")
+    }
     completions = [make("wrong", 4, True), make("error", 9, False), make("wrong", 2, True), make("correct", 5, True)]
     assert summarise(completions) == {
         "outcome_wrong": 0.5,
