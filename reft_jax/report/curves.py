@@ -1,6 +1,7 @@
 """Metrics as lines: what they are drawn over, how they are thinned, and the mean of the runs of a method."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -70,6 +71,8 @@ class Method:
     """Runs whose settings differ in nothing but the seed, and what may differ between the parts of one run."""
 
     name: str
+    short: str
+    """For the end of a line."""
     runs: list[int]
     means: dict[str, Lines]
     """By group; empty where there is one run."""
@@ -291,21 +294,33 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def methods(runs: Sequence[RunFolder]) -> list[Method]:
     """The runs by method, in the order given, each method with its means."""
     groups: dict[str, list[int]] = {}
-    defaults = flat(to_dict(Config()))
-    matters = lambda key: key != "seed" and (among(key, SOURCES) or not among(key, ANY_TIME))
-    own = [{key: value for key, value in (defaults | flat(run.config)).items() if matters(key)} for run in runs]
+    own = [_method_settings(run) for run in runs]
     for number, settings in enumerate(own):
-        groups.setdefault(repr(sorted(settings.items(), key=lambda item: item[0])), []).append(number)
+        groups.setdefault(repr(sorted(settings.items())), []).append(number)
     found, points = [], points_of(len(runs))
-    first = [numbers[0] for numbers in groups.values()]
+    others = [own[numbers[0]] for numbers in groups.values()]
     for numbers in groups.values():
-        name = runs[numbers[0]].name
+        run = runs[numbers[0]]
+        name = short = run.name
         if len(numbers) > 1:
-            others = [own[number] for number in first]
-            differ = [key for key in own[numbers[0]] if len({repr(settings.get(key)) for settings in others}) > 1]
-            said = ", ".join(f"{key.rpartition('.')[2]} {own[numbers[0]][key]}" for key in differ[:2])
-            label = ALGORITHMS.get(runs[numbers[0]].algorithm, runs[numbers[0]].algorithm)
-            name = f"{label}{f', {said}' if said else ''}: mean of {len(numbers)}"
+            label = ALGORITHMS.get(run.algorithm, run.algorithm)
+            short = _what_differs(own[numbers[0]], others) or label
+            name = f"{', '.join(dict.fromkeys((label, short)))}: mean of {len(numbers)}"
         means = mean_lines([runs[number] for number in numbers], points) if len(numbers) > 1 else {}
-        found.append(Method(name, numbers, means))
+        found.append(Method(name, short, numbers, means))
     return found
+
+
+def _method_settings(run: RunFolder) -> dict[str, str]:
+    """The settings that make a run one of its method, as texts."""
+    matters = lambda key: key != "seed" and (among(key, SOURCES) or not among(key, ANY_TIME))
+    settings = flat(to_dict(Config())) | flat(run.config)
+    return {key: json.dumps(value) for key, value in settings.items() if matters(key)}
+
+
+def _what_differs(own: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
+    """The first two settings that tell a method from the others, those of reinforcement first."""
+    order = ("rl", "sft", "reward", "generation", "data", "pretrain", "model")
+    differ = [key for key in own if len({settings.get(key) for settings in others}) > 1]
+    rank = lambda key: next((place for place, section in enumerate(order) if among(key, (section,))), len(order))
+    return ", ".join(f"{key} {own[key]}" for key in sorted(differ, key=rank)[:2])

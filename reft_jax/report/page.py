@@ -84,7 +84,7 @@ def _data(runs: Sequence[RunFolder], samples: Sequence[Path]) -> tuple[dict[str,
                 "left_out": run.left_out,
             }
         )
-    made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     found = {
         "version": reft_jax.__version__,
         "made": made,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reft_jax.config import Config
 from reft_jax.report.folder import read_run
 from reft_jax.report.page import report_page
 from reft_jax.report.results import results
@@ -71,9 +72,9 @@ def test_the_final_table_is_there_and_the_curves_are_drawn(opened, runs):
     table = page.locator("#results table")
     for row in results(read_run(runs[0], "r")):
         cells = table.locator("tr", has_text=row.model).first.locator("th, td").all_inner_texts()
-        assert cells[2] == f"{100 * row.accuracy:.1f}"
+        assert cells[1] == f"{100 * row.accuracy:.1f}"
         if row.pairing:
-            assert cells[6:8] == [str(row.pairing.gained), str(row.pairing.lost)]
+            assert cells[5:7] == [str(row.pairing.gained), str(row.pairing.lost)]
     titles = page.locator(".chart h4").all_inner_texts()
     for title in ("Accuracy on dev", "Reward", "KL to the reference", "Entropy", "Gradient norm", "Explained variance"):
         assert title in titles
@@ -187,7 +188,9 @@ def test_several_runs_are_overlaid_and_the_runs_of_a_method_have_a_mean(opened, 
         ".u-legend .u-label"
     )
     said = [label for label in labels.all_inner_texts() if label]
-    assert said == ["iteration", "ReFT (PPO), kl_coef 0.05: mean of 2", "strong_kl"] or said[0] == "iteration"
+    assert said[0] == "iteration"
+    assert f"ReFT (PPO), rl.kl_coef {Config().rl.kl_coef}: mean of 2" in said
+    assert "strong_kl" in said
     assert page.locator("#results tr.mean").count() == len(MODELS)
     assert page.locator("#settings tr.differs", has_text="rl.kl_coef").count() == 1
     page.locator("[name=run]").select_option("2")

@@ -190,7 +190,8 @@ def test_runs_of_other_seeds_are_one_method_with_their_mean(tmp_path):
     runs = [read(path) for path in paths]
     found = methods(runs)
     assert [method.runs for method in found] == [[0, 1, 2, 3], [4]]
-    assert found[0].name == f"ReFT (PPO), kl_coef {Config().rl.kl_coef}: mean of 4"
+    assert found[0].name == f"ReFT (PPO), rl.kl_coef {Config().rl.kl_coef}: mean of 4"
+    assert found[0].short == f"rl.kl_coef {Config().rl.kl_coef}"
     assert found[1].name == "other"
     rewards = [[r["reward/mean"] for r in lines(path, "metrics") if "reward/mean" in r][:10] for path in paths[:4]]
     mean = mean_lines(runs[:4], 1000)["rl"]

@@ -49,8 +49,10 @@
       return make("tr", { class: kind }, ...cells.map((cell, place) =>
         make(place ? "td" : "th", { scope: place ? null : "row", class: columns[place][1] === "wrap" ? "wrap" : columns[place][1] || null }, cell)));
     });
-    return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-      make("table", null, make("caption", null, caption), make("thead", null, head), make("tbody", null, ...body)));
+    // The caption stands outside, for on a narrow screen the table scrolls.
+    return make("div", { class: "table" }, make("p", { class: "soft" }, caption),
+      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+        make("table", { "aria-label": caption }, make("thead", null, head), make("tbody", null, ...body))));
   }
 
   const sections = [];
@@ -64,7 +66,7 @@
   function headline(run) {
     const rows = run.results, last = rows[rows.length - 1];
     if (!last || typeof last.accuracy !== "number") return null;
-    let text = `${several ? `${run.name}: ` : ""}${last.model} answers ${percent(last.accuracy)} % of the ${last.split} questions right`;
+    let text = `${last.model} answers ${percent(last.accuracy)} % of the ${last.split} questions right`;
     if (last.pairing && typeof rows[0].accuracy === "number") {
       const gain = 100 * (last.accuracy - rows[0].accuracy);
       text += `, ${Math.abs(gain).toFixed(1)} points ${gain < 0 ? "below" : "above"} the ${rows[0].model} (sign test p ${last.pairing.p_value < 0.001 ? "" : "= "}${probability(last.pairing.p_value)})`;
@@ -128,16 +130,18 @@
   // What is drawn of a chart: one entry a line, {label, x, y, color, dash, thin, extra}.
   function linesOf(chart, metrics, axis) {
     const lines = [];
+    // The name at the end of a line is the short one; SFT's has none there beside reinforcement's of several runs.
     const add = (lot, label, color, options) => {
       for (const [place, metric] of metrics.entries()) {
         for (const group of chart.group === "dev" ? ["dev_sft", "dev_rl"] : [chart.group]) {
           const part = lot[group];
           if (!part || !part.values[metric] || part.values[metric].every((value) => value === null)) continue;
           const stage = group === "dev_sft" ? "SFT" : group === "dev_rl" && !several ? options.algorithm : "";
-          const said = [several ? label : "", metrics.length > 1 ? shortName(metric, metrics) : "", stage].filter(Boolean).join(" ");
+          const parts = [several ? label : "", metrics.length > 1 ? shortName(metric, metrics) : "", stage].filter(Boolean);
+          const said = parts.join(" "), end = parts.length > 1 || !options.short ? said : options.short;
           const low = part.values["eval/interval_low"], high = part.values["eval/interval_high"];
           lines.push({
-            label: said || chart.title, x: part[axis], y: part.values[metric], mean: part.mean_of, thin: options.thin, direct: Boolean(said) && !options.thin,
+            label: said || chart.title, x: part[axis], y: part.values[metric], mean: part.mean_of, thin: options.thin, end: said && !options.thin && !(several && group === "dev_sft" && lot.dev_rl) ? end : "",
             color: style(`--c${(metrics.length > 1 ? place : color) % 8}`), dash: group === "dev_sft" ? [6, 4] : undefined,
             interval: metric === "eval/accuracy" && low && !options.mean ? (i) => ` (${percent(low[i])} to ${percent(high[i])})` : null,
           });
@@ -147,7 +151,7 @@
     data.methods.forEach((method, color) => {
       const many = method.runs.length > 1;
       for (const place of method.runs) add(runs[place].lines, runs[place].name, color, { thin: many, algorithm: runs[place].algorithm });
-      if (many) add(method.means, method.name, color, { mean: true });
+      if (many) add(method.means, method.name, color, { mean: true, short: method.short });
     });
     return lines;
   }
@@ -189,10 +193,10 @@
       context.textBaseline = "middle";
       context.textAlign = "left";
       const ends = lines.flatMap((line, i) => {
-        if (!line.direct) return [];
+        if (!line.end) return [];
         let last = line.y.length - 1;
         while (last > 0 && line.y[last] === null) last--;
-        return [{ y: plot.valToPos(line.y[last], "y", true), label: line.label, color: line.color }];
+        return [{ y: plot.valToPos(line.y[last], "y", true), label: line.end, color: line.color }];
       }).sort((a, b) => a.y - b.y);
       const gap = 14 * ratio;
       ends.forEach((end, i) => { if (i) end.y = Math.max(end.y, ends[i - 1].y + gap); });
@@ -202,7 +206,7 @@
         context.fillStyle = end.color;
         context.fillText(shortened(context, end.label, (room - 10) * ratio), box.left + box.width + 6 * ratio, end.y);
       }
-      context.textBaseline = "top";
+      context.textBaseline = "bottom";
       context.strokeStyle = context.fillStyle = style("--soft");
       context.lineWidth = ratio;
       context.setLineDash([2 * ratio, 3 * ratio]);
@@ -215,9 +219,8 @@
         context.lineTo(x, box.top + box.height);
         context.stroke();
         if (said.has(mark.label)) continue;
-        const right = x + context.measureText(mark.label).width + 8 * ratio > box.left + box.width;
-        context.textAlign = right ? "right" : "left";
-        context.fillText(mark.label, x + (right ? -4 : 4) * ratio, box.top + 2 * ratio + (said.size % 2) * gap);
+        context.textAlign = x + context.measureText(mark.label).width > box.left + box.width ? "right" : "left";
+        context.fillText(mark.label, x, box.top - 2 * ratio - (said.size % 2) * gap);
         said.add(mark.label);
       }
       context.restore();
@@ -227,15 +230,16 @@
   const plots = [];
   function plot(holder, { title, lines, marks, group, axis, xText, xLabel, yText, yRange }) {
     const columns = joined(lines), soft = style("--soft"), width = holder.clientWidth || 360;
-    const direct = lines.filter((line) => line.direct).map((line) => line.label.length);
-    const room = direct.length ? Math.min(width * 0.32, 14 + 6.6 * Math.max(...direct)) : 12;
+    const ends = lines.map((line) => line.end.length);
+    const room = Math.max(...ends) ? Math.min(width * 0.36, 14 + 6.6 * Math.max(...ends)) : 12;
+    const above = 12 + 14 * Math.min(2, new Set(marks.map((mark) => mark.label)).size);
     const axisStyle = { stroke: soft, grid: { stroke: style("--grid"), width: 1 }, ticks: { stroke: style("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const made = new uPlot({
-      width, height: 230, padding: [14, room, 0, 0],
+      width, height: 230, padding: [above, room, 0, 0],
       cursor: { sync: { key: group }, y: false, drag: { x: true, y: false }, dataIdx: nearest, points: { size: 7 } },
       scales: { x: { time: false }, y: yRange ? { range: yRange } : {} },
       axes: [
-        { ...axisStyle, size: 26, gap: 3, space: 70, label: xLabel, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", values: (_, ticks) => ticks.map(xText) },
+        { ...axisStyle, size: 26, gap: 3, space: 56, label: xLabel, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", values: (_, ticks) => ticks.map(xText) },
         { ...axisStyle, size: 54, values: (_, ticks) => ticks.map(yText) },
       ],
       series: [
@@ -315,24 +319,30 @@
     return said;
   }
 
-  function matching() {
-    const wanted = filters.q.trim().toLowerCase();
+  const needle = () => filters.q.trim().toLowerCase();
+  const inQuestion = ([, id, question, gold]) => `${id}\n${question}\n${gold}`.toLowerCase().includes(needle());
+
+  // All that is asked of completions must be true of one of them; the search may be met by the question, too.
+  function fits(row, asked) {
     const low = filters.low === "" ? -Infinity : +filters.low, high = filters.high === "" ? Infinity : +filters.high;
-    return browser.questions.filter(([split, id, question, gold, rows]) => {
+    return (filters.run === "" || momentOf(row).run === +filters.run) && (!filters.at || momentOf(row).role === filters.at) &&
+      (!filters.cause || outcomeOf(row) === filters.cause || browser.causes[row[ROW.cause]] === filters.cause) &&
+      (!filters.suspect || row[ROW.flags] & 2) && row[ROW.tokens] >= low && row[ROW.tokens] <= high &&
+      (asked || `${browser.texts[row[ROW.text]]}\n${row[ROW.detail]}`.toLowerCase().includes(needle()));
+  }
+
+  function matching() {
+    return browser.questions.filter((question) => {
+      const [split, , , , rows] = question, asked = inQuestion(question);
       if (filters.split && split !== filters.split) return false;
-      const asked = !wanted || `${id}\n${question}\n${gold}`.toLowerCase().includes(wanted);
       const own = filters.run === "" ? rows : rows.filter((row) => momentOf(row).run === +filters.run);
       if (filters.change && ![...changes(own).values()].includes(filters.change)) return false;
-      return own.some((row) =>
-        (!filters.at || momentOf(row).role === filters.at) &&
-        (!filters.cause || outcomeOf(row) === filters.cause || browser.causes[row[ROW.cause]] === filters.cause) &&
-        (!filters.suspect || row[ROW.flags] & 2) && row[ROW.tokens] >= low && row[ROW.tokens] <= high &&
-        (asked || `${browser.texts[row[ROW.text]]}\n${row[ROW.detail]}`.toLowerCase().includes(wanted)));
+      return own.some((row) => fits(row, asked));
     });
   }
 
   function marked(tag, properties, text) {
-    const wanted = filters.q.trim().toLowerCase(), element = make(tag, properties), lower = text.toLowerCase();
+    const wanted = needle(), element = make(tag, properties), lower = text.toLowerCase();
     let from = 0;
     // A letter may have another length in lower case; then nothing is marked.
     while (wanted && lower.length === text.length) {
@@ -368,8 +378,8 @@
 
   const CHANGES = { gained: ["good", "gained"], lost: ["bad", "lost"], both: ["plain", "right before and after"], neither: ["plain", "wrong before and after"] };
 
-  function card([split, id, question, gold, rows]) {
-    const changed = changes(rows), parts = [];
+  function card(whole) {
+    const [split, id, question, gold, rows] = whole, changed = changes(rows), parts = [], asked = inQuestion(whole);
     runs.forEach((run, place) => {
       const own = rows.filter((row) => momentOf(row).run === place);
       if (!own.length) return;
@@ -380,9 +390,12 @@
       parts.push(make("div", { class: "said" }, ...shown.map(completion)));
       if (rest.length) {
         const more = make("details", null, make("summary", null, `on the way: ${rest.map((row) => (isRight(row) ? "✓" : "✗")).join(" ")}`));
-        more.addEventListener("toggle", () => {
-          if (more.childElementCount === 1) more.append(make("div", { class: "said" }, ...rest.map(completion)));
-        });
+        const fill = () => { if (more.childElementCount === 1) more.append(make("div", { class: "said" }, ...rest.map(completion))); };
+        more.addEventListener("toggle", fill);
+        if (!shown.some((row) => fits(row, asked)) && rest.some((row) => fits(row, asked))) {
+          more.open = true;
+          fill();
+        }
         parts.push(more);
       }
     });
@@ -515,7 +528,7 @@
 
   function lengthLines(run) {
     return run.lengths.slice(0, 2).filter((group) => group.classes.length).map((group, place) => ({
-      label: group.name, x: group.classes.map((one) => one.mean), y: group.classes.map((one) => one.correct / one.count), mean: 1, direct: false,
+      label: group.name, x: group.classes.map((one) => one.mean), y: group.classes.map((one) => one.correct / one.count), mean: 1, end: "",
       color: style(`--c${place}`), dash: place ? undefined : [6, 4],
       interval: (i) => ` (${percent(group.classes[i].interval[0])} to ${percent(group.classes[i].interval[1])}), ${count(group.classes[i].count)} of ${group.classes[i].low} to ${group.classes[i].high} tokens`,
     }));
@@ -593,7 +606,7 @@
     make("h1", null, several ? `${runs.length} runs` : runs[0].name),
     make("p", { class: "soft" }, several ? `Written ${data.made}.` : `${runs[0].status}. Written ${data.made}.`),
     ...(several ? [make("ul", null, ...runs.map((run) => make("li", null, `${run.name}: ${run.status}`)))] : []));
-  section("results", "Results", "Results", ...runs.map(headline).filter(Boolean), resultTable());
+  section("results", "Results", "Results", several ? null : headline(runs[0]), resultTable());
   if (data.charts.length) {
     const axes = [["", "what suits each"], ...Object.entries(AXES).map(([axis, label]) => [axis, label === "step" ? "steps" : label])];
     section("curves", "Curves", "Curves", make("p", null, `Hover, or use the arrow keys on a focused chart, to read values; drag to zoom, double-click to see all.${several ? " Dashed lines are SFT." : ""}`),
