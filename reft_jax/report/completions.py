@@ -10,6 +10,9 @@ from typing import Any
 from reft_jax.records.records import json_value
 from reft_jax.report.folder import Completion, RunFolder
 
+SPLITS = ("test", "dev", "train")
+"""In the order of the page."""
+
 Key = tuple[str, str, str]
 """A question: its split, id and text, by which runs on the same data share it."""
 
@@ -110,10 +113,12 @@ def browser(runs: Sequence[RunFolder], room: int, wanted: Collection[Key] = ()) 
         for completion in run.completions:
             asked[key(completion)].append((moments[number, completion.moment], completion))
     first = set(wanted)
-    order = sorted(asked, key=lambda own: (own not in first, hashlib.sha256(repr(own).encode()).digest()))
+    drawn = {own: hashlib.sha256(repr(own).encode()).digest() for own in asked}
+    order = sorted(asked, key=lambda own: (own not in first, drawn[own]))
     outcomes, causes, texts = _Places(), _Places(), _Places()
     _ = causes[""]
-    questions, left = [], room - size([dataclasses.asdict(moment) for moment in described])
+    entries: dict[Key, list[Any]] = {}
+    left = room - size([dataclasses.asdict(moment) for moment in described])
     for own in order:
         split, identity, question = own
         rows = sorted(asked[own], key=lambda row: row[0])
@@ -123,7 +128,9 @@ def browser(runs: Sequence[RunFolder], room: int, wanted: Collection[Key] = ()) 
         left -= size(entry) + sum(size(text) for text in fresh)
         if left < 0:
             break
-        questions.append(entry)
+        entries[own] = entry
+    # Shown by split, and within one as drawn: what is wanted would else stand at the top, and look like all of it.
+    questions = [entries[own] for own in sorted(entries, key=lambda own: (SPLITS.index(own[0]), drawn[own]))]
     used = {row[7] for *_, rows in questions for row in rows}
     kept = [text for place, text in enumerate(texts) if place in used]  # all but those of the question that did not fit
     total = collections.Counter(split for split, _, _ in asked)
@@ -136,7 +143,7 @@ def browser(runs: Sequence[RunFolder], room: int, wanted: Collection[Key] = ()) 
             sum(len(entry[4]) for entry in questions if entry[0] == split),
             of_completions[split],
         )
-        for split in ("test", "dev", "train")
+        for split in SPLITS
         if total[split]
     ]
     return Browser(described, list(outcomes), list(causes), kept, questions, shown)

@@ -13,7 +13,10 @@ from reft_jax.records.metrics import METRICS
 from reft_jax.report.folder import LEARNED, SUPERVISED, RunFolder
 
 POINTS = 600
-"""Points of a line, at most, where one run is shown; several share them."""
+"""Points of a line, at most."""
+
+TOGETHER = 2400
+"""Points of the lines of one metric, at most, but for `FEWEST` of each."""
 
 FEWEST = 60
 """Points that a line keeps however many runs are shown."""
@@ -164,7 +167,7 @@ def lines_of(run: RunFolder, points: int) -> dict[str, Lines]:
 
 def points_of(runs: int) -> int:
     """How many points a line has where so many runs are shown."""
-    return max(FEWEST, POINTS // max(1, runs))
+    return min(POINTS, max(FEWEST, TOGETHER // runs))
 
 
 def _whole_lines(run: RunFolder) -> dict[str, Lines]:
@@ -319,8 +322,13 @@ def _method_settings(run: RunFolder) -> dict[str, str]:
 
 
 def _what_differs(own: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
-    """The first two settings that tell a method from the others, those of reinforcement first."""
+    """As few settings as tell a method from the others, those of reinforcement first; nothing where it is alone."""
     order = ("rl", "sft", "reward", "generation", "data", "pretrain", "model")
-    differ = [key for key in own if len({settings.get(key) for settings in others}) > 1]
     rank = lambda key: next((place for place, section in enumerate(order) if among(key, (section,))), len(order))
-    return ", ".join(f"{key} {own[key]}" for key in sorted(differ, key=rank)[:2])
+    left, said = [settings for settings in others if settings != own], []
+    for key in sorted(own, key=rank):
+        alike = [settings for settings in left if settings.get(key) == own[key]]
+        if len(alike) < len(left):
+            left = alike
+            said.append(f"{key} {own[key]}")
+    return ", ".join(said)

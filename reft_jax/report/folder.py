@@ -140,7 +140,11 @@ class RunFolder:
         if step > self.rl_offset and self.last_step("rl"):
             return f"iteration {step - self.rl_offset:,}"
         record = next((r for r in self.metrics if r["step"] == step and "run/epoch" in r), None)
-        return f"{STAGES[record['stage']]} epoch {record['run/epoch']:.4g}" if record else f"step {step:,}"
+        return (
+            f"{STAGES.get(record['stage'], record['stage'])} epoch {record['run/epoch']:.4g}"
+            if record
+            else f"step {step:,}"
+        )
 
     def describe(self, moment: Moment) -> str:
         """What is shown of a moment."""
@@ -219,7 +223,7 @@ def read_run(path: Path, name: str) -> RunFolder:
     completions = [
         _completion(record, place, "train", "rl") for place, record in _whole_lines(path / "rollouts.jsonl")
     ] + [
-        _completion(record, place, str(record.get("split")), str(record.get("model")))
+        _completion(record, place, _split(record, place), str(record.get("model")))
         for place, record in _whole_lines(path / "evaluations.jsonl")
         if record.get("split") != "dev" or record["step"] in kept
     ]
@@ -260,6 +264,12 @@ def _metrics_line(record: dict[str, Any], place: str) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from None
     return {"step": record["step"], "stage": record["stage"], **numbers}
+
+
+def _split(record: dict[str, Any], place: str) -> str:
+    if record.get("split") not in ("dev", "test"):
+        raise ValueError(f"{place}: field `split` is {record.get('split')!r}, and neither dev nor test")
+    return str(record["split"])
 
 
 _TEXTS = ("id", "question", "gold", "completion", "outcome")

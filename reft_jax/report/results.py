@@ -207,16 +207,16 @@ def phases(run: RunFolder) -> list[Phase]:
         if stage == "rl":
             named = {"sampling": "rollout", "rewards": "reward", "scoring": "experience", "updates": "update"}
             parts = {phase: total(records, f"time/{name}_s") for phase, name in named.items()}
-            found += [Phase(STAGES[stage], phase, seconds) for phase, seconds in parts.items()]
+            found += [Phase(STAGES.get(stage, stage), phase, seconds) for phase, seconds in parts.items()]
             rest -= sum(parts.values())
         else:
-            found.append(Phase(STAGES[stage], "steps", rest))
-        found.append(Phase(STAGES[stage], "evaluations on dev", total(records, "time/evaluation_s")))
+            found.append(Phase(STAGES.get(stage, stage), "steps", rest))
+        found.append(Phase(STAGES.get(stage, stage), "evaluations on dev", total(records, "time/evaluation_s")))
     work = [_seconds(attempt) for attempt in run.info.get("attempts", [])]
     known = [seconds for seconds in work if seconds is not None]
     if known and len(known) == len(work):
         besides = sum(known) - sum(phase.seconds for phase in found)
-        found.append(Phase("", "test set, checkpoints, and steps that were undone", max(0.0, besides)))
+        found.append(Phase("", "everything else", max(0.0, besides)))
     return [phase for phase in found if phase.seconds]
 
 

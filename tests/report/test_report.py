@@ -490,6 +490,7 @@ def test_what_is_refused(made, tmp_path, capsys, arguments, message):
         ("metrics", '{"step": 1}', "line 1: field `stage` is missing"),
         ("metrics", '{"step": 1, "stage": "rl", "reward/mean": "much"}', "line 1: could not convert"),
         ("evaluations", '{"split": "dev"}', "line 1: field `step` is missing"),
+        ("evaluations", '{"step": 1, "split": "all"}', "line 1: field `split` is 'all', and neither dev nor test"),
         ("rollouts", '{"step": 1, "id": 5}', "line 1: field `id` is missing, or no text"),
     ],
 )

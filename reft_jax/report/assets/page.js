@@ -41,14 +41,18 @@
 
   // ---- Tables
 
-  // A column is [heading, "left" or "wrap" or ""]; a row is its cells, or {cells, kind}.
+  // A column is [heading, "left" or "wrap" or ""]; a row is its cells, or {cells, kind}; a first cell of null is that of
+  // the row above.
   function table(caption, columns, rows) {
     const head = make("tr", null, ...columns.map(([heading, kind]) => make("th", { scope: "col", class: kind && "left" }, heading)));
-    const body = rows.map((row) => {
-      const { cells, kind } = Array.isArray(row) ? { cells: row } : row;
-      return make("tr", { class: kind }, ...cells.map((cell, place) =>
-        make(place ? "td" : "th", { scope: place ? null : "row", class: columns[place][1] === "wrap" ? "wrap" : columns[place][1] || null }, cell)));
-    });
+    const whole = rows.map((row) => (Array.isArray(row) ? { cells: row } : row));
+    const spanned = (at) => {
+      let end = at + 1;
+      while (end < whole.length && whole[end].cells[0] === null) end++;
+      return end - at > 1 ? end - at : null;
+    };
+    const body = whole.map(({ cells, kind }, at) => make("tr", { class: kind }, ...cells.map((cell, place) => (place === 0 && cell === null ? null :
+      make(place ? "td" : "th", { scope: place ? null : "row", rowspan: place ? null : spanned(at), class: columns[place][1] || null }, cell)))));
     // The caption stands outside, for on a narrow screen the table scrolls.
     return make("div", { class: "table" }, make("p", { class: "soft" }, caption),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
@@ -86,8 +90,8 @@
       ...(paired ? [["gained", ""], ["lost", ""], ["sign test p", ""]] : []),
       ["made at", "left"], ...(onTest && measured ? [["dev %", ""]] : []), ["trained on", ""], ["time", ""],
     ];
-    const cells = (run, row) => [
-      ...(several ? [run.name] : []), row.model, ...(mixed ? [row.split] : []),
+    const cells = (run, row, at) => [
+      ...(several ? [at ? null : run.name] : []), row.model, ...(mixed ? [row.split] : []),
       ...(measured ? [percent(row.accuracy), typeof row.low === "number" ? `${percent(row.low)} to ${percent(row.high)}` : none,
         row.correct === null ? none : `${count(row.correct)} of ${count(row.total)}`] : []), number(row.reward),
       ...(paired ? (row.pairing ? [count(row.pairing.gained), count(row.pairing.lost), probability(row.pairing.p_value)] : ["", "", ""]) : []),
@@ -95,16 +99,17 @@
     ];
     const rows = [];
     for (const method of data.methods) {
-      for (const place of method.runs) rows.push(...runs[place].results.map((row) => cells(runs[place], row)));
+      for (const place of method.runs) rows.push(...runs[place].results.map((row, at) => cells(runs[place], row, at)));
       if (method.runs.length > 1) {
-        for (const row of method.results) {
-          const filled = [method.name, row.model, ...(mixed ? [row.split] : []), percent(row.accuracy), `${percent(row.low)} to ${percent(row.high)} (range)`];
-          rows.push({ kind: "mean", cells: columns.map((_, place) => filled[place] || "") });
+        for (const [at, row] of method.results.entries()) {
+          const filled = [at ? null : method.name, row.model, ...(mixed ? [row.split] : []), percent(row.accuracy), `${percent(row.low)} to ${percent(row.high)}`];
+          rows.push({ kind: "mean", cells: columns.map((_, place) => (place < filled.length ? filled[place] : "")) });
         }
       }
     }
     const read = mixed ? "" : `Read on ${onTest ? "test" : "dev, for test has not been read"}. `;
     const notes = [`${paired ? "" : read}“trained on” counts sequences since the base model, every pass; “time” is that of training steps.`];
+    if (data.methods.some((method) => method.runs.length > 1)) notes.push("Beside a mean stands the range of its runs.");
     if (paired) notes.unshift(`${read}Gained and lost: questions that this model alone, or the run's warm-up alone, answers right; the two-sided sign test is over these.`);
     if (runs.some((run) => run.test_best)) notes.unshift("test-best: chosen on the test set itself, so that its accuracy is too high.");
     return make("div", null, table(notes.join(" "), columns, rows));
@@ -210,8 +215,10 @@
       context.strokeStyle = context.fillStyle = style("--soft");
       context.lineWidth = ratio;
       context.setLineDash([2 * ratio, 3 * ratio]);
-      const said = new Set();
+      const said = new Set(), drawn = new Set();
       for (const mark of marks) {
+        if (drawn.has(`${mark.label} ${mark[axis]}`)) continue;
+        drawn.add(`${mark.label} ${mark[axis]}`);
         const x = plot.valToPos(mark[axis], "x", true);
         if (x < box.left || x > box.left + box.width) continue;
         context.beginPath();
@@ -272,7 +279,7 @@
     for (const [group, heading] of Object.entries(GROUPS)) {
       const own = data.charts.filter((chart) => chart.group === group);
       if (!own.length) continue;
-      const axis = state.axis || USUAL[group], grid = make("div", { class: "charts" });
+      const axis = state.axis || USUAL[group], grid = make("div", { class: several ? "charts wide" : "charts" });
       const marks = runs.flatMap((run) => run.marks.filter((mark) => mark.group === group));
       holder.append(make("h3", null, heading), grid);
       for (const chart of own) {
@@ -563,7 +570,7 @@
     if (!runs.some((run) => run.phases.length)) return;
     section("time", "Time", "Time by phase", ...runs.flatMap((run) => {
       const total = run.phases.reduce((sum, phase) => sum + phase.seconds, 0);
-      return titled(run, table(`${duration(total)} in all`, [["stage", "left"], ["phase", "left"], ["time", ""], ["share %", ""]],
+      return titled(run, table(`${duration(total)} in all${run.phases.some((phase) => !phase.stage) ? "; “everything else” is the test set, checkpoints, and steps that an interruption undid" : ""}`, [["stage", "left"], ["phase", "left"], ["time", ""], ["share %", ""]],
         run.phases.map((phase) => [phase.stage || none, phase.phase, duration(phase.seconds), percent(phase.seconds / total)])));
     }));
   }
