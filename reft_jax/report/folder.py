@@ -140,11 +140,10 @@ class RunFolder:
         if step > self.rl_offset and self.last_step("rl"):
             return f"iteration {step - self.rl_offset:,}"
         record = next((r for r in self.metrics if r["step"] == step and "run/epoch" in r), None)
-        return (
-            f"{STAGES.get(record['stage'], record['stage'])} epoch {record['run/epoch']:.4g}"
-            if record
-            else f"step {step:,}"
-        )
+        if record is None:
+            return f"step {step:,}"
+        stage = record["stage"]
+        return f"{STAGES.get(stage, stage)} epoch {record['run/epoch']:.4g}"
 
     def describe(self, moment: Moment) -> str:
         """What is shown of a moment."""

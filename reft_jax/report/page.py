@@ -17,7 +17,7 @@ from reft_jax.report.behaviour import failures, groups, lengths, signs
 from reft_jax.report.completions import browser, embedded, key
 from reft_jax.report.curves import charts, lines_of, marks, methods, points_of
 from reft_jax.report.folder import RunFolder
-from reft_jax.report.results import mean_results, phases, results, settings, status, votes
+from reft_jax.report.results import against_first, mean_results, phases, results, settings, status, votes
 
 LIMIT = 4_900_000
 """Bytes of a page, at most: what is left of them by all else is the completions'."""
@@ -94,6 +94,7 @@ def _data(runs: Sequence[RunFolder], samples: Sequence[Path]) -> tuple[dict[str,
             for method in methods(runs)
         ],
         "charts": [_plain(chart) for chart in charts(lines)],
+        "against_first": [None if pair is None else _plain(pair) for pair in against_first(runs)],
         "settings": [_plain(setting) | {"differs": setting.differs} for setting in settings(runs)],
         "votes": [_plain(votes(path)) for path in samples],
         "browser": None,

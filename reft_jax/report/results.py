@@ -98,13 +98,26 @@ class Votes:
 
 def pairing(before: Sequence[Completion], after: Sequence[Completion]) -> Pairing | None:
     """What `after` gained and lost on the questions with a gold answer that both were asked; None without any."""
-    known = {completion.id: completion.correct for completion in before if completion.outcome != "no_gold"}
-    pairs = [(known[c.id], c.correct) for c in after if c.outcome != "no_gold" and c.id in known]
+    known = {(c.id, c.question): c.correct for c in before if c.outcome != "no_gold"}
+    pairs = [
+        (known[c.id, c.question], c.correct) for c in after if (c.id, c.question) in known and c.outcome != "no_gold"
+    ]
     if not pairs:
         return None
     count = lambda *pair: pairs.count(pair)
     gained, lost = count(False, True), count(True, False)
     return Pairing(gained, lost, count(True, True), count(False, False), sign_test(gained, lost))
+
+
+def against_first(runs: Sequence[RunFolder]) -> list[Pairing | None]:
+    """What the model that each further run is for gained and lost on test against that of the first."""
+
+    def last(run: RunFolder) -> list[Completion]:
+        wanted = [moment for moment in (*run.before, *run.after) if moment.split == "test"][-1:]
+        return [completion for completion in run.completions if completion.moment in wanted]
+
+    first = last(runs[0])
+    return [pairing(first, last(run)) for run in runs[1:]]
 
 
 def by_moment(run: RunFolder) -> dict[Moment, list[Completion]]:

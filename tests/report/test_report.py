@@ -23,7 +23,7 @@ from reft_jax.report.completions import browser, embedded
 from reft_jax.report.curves import Lines, lines_of, mean_lines, methods, thinned
 from reft_jax.report.folder import Completion, Moment, read_run
 from reft_jax.report.page import LIMIT, report_page
-from reft_jax.report.results import mean_results, pairing, phases, results, settings, status
+from reft_jax.report.results import against_first, mean_results, pairing, phases, results, settings, status
 from tests.report.made_run import MODELS, RL, SFT, lines, make_run
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +123,21 @@ def test_questions_that_only_one_was_asked_and_those_without_gold_are_no_pairs()
     assert found is not None
     assert (found.gained, found.lost, found.both, found.neither, found.p_value) == (2, 1, 0, 0, 1.0)
     assert pairing(before[3:4], after[3:4]) is None
+
+
+def test_runs_are_paired_with_the_first_on_the_questions_that_they_share(tmp_path):
+    paths = [make_run(tmp_path / f"seed{seed}", seed=seed, test=20 + seed) for seed in (1, 2)]
+    other = make_run(tmp_path / "other", ask=" Really?")
+    right = [
+        {r["id"]: r["outcome"] == "correct" for r in lines(path, "evaluations") if r["model"] == "rl_best"}
+        for path in paths
+    ]
+    found, none = against_first([read(path) for path in (*paths, other)])
+    assert found is not None
+    assert found.gained == sum(right[1][key] and not right[0][key] for key in right[0])
+    assert found.lost == sum(right[0][key] and not right[1][key] for key in right[0])
+    assert found.gained + found.lost + found.both + found.neither == 21
+    assert none is None, "its questions are others"
 
 
 def test_time_by_phase_adds_up_to_the_time_at_work(made):

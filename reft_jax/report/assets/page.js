@@ -80,7 +80,7 @@
 
   function resultTable() {
     const all = runs.flatMap((run) => run.results);
-    if (!all.length) return make("p", null, "No model has been evaluated yet.");
+    if (!all.length) return make("p", null, "The records hold no evaluation of answers yet.");
     const measured = all.some((row) => typeof row.accuracy === "number");
     const paired = all.some((row) => row.pairing);
     const onTest = all.some((row) => row.split === "test"), mixed = new Set(all.map((row) => row.split)).size > 1;
@@ -112,7 +112,10 @@
     if (data.methods.some((method) => method.runs.length > 1)) notes.push("Beside a mean stands the range of its runs.");
     if (paired) notes.unshift(`${read}Gained and lost: questions that this model alone, or the run's warm-up alone, answers right; the two-sided sign test is over these.`);
     if (runs.some((run) => run.test_best)) notes.unshift("test-best: chosen on the test set itself, so that its accuracy is too high.");
-    return make("div", null, table(notes.join(" "), columns, rows));
+    const against = data.against_first.flatMap((pair, place) => (pair ? [[runs[place + 1].name, count(pair.gained), count(pair.lost), count(pair.both), count(pair.neither), probability(pair.p_value)]] : []));
+    return make("div", null, table(notes.join(" "), columns, rows), against.length
+      ? table(`The last model of each run against that of ${runs[0].name}, on the test questions that both were asked`, [["run", "left"], ["gained", ""], ["lost", ""], ["both right", ""], ["both wrong", ""], ["sign test p", ""]], against)
+      : null);
   }
 
   // ---- Curves
@@ -141,7 +144,7 @@
         for (const group of chart.group === "dev" ? ["dev_sft", "dev_rl"] : [chart.group]) {
           const part = lot[group];
           if (!part || !part.values[metric] || part.values[metric].every((value) => value === null)) continue;
-          const stage = group === "dev_sft" ? "SFT" : group === "dev_rl" && !several ? options.algorithm : "";
+          const stage = metric.startsWith("rerank/") ? "" : group === "dev_sft" ? "SFT" : group === "dev_rl" && !several ? options.algorithm : "";
           const parts = [several ? label : "", metrics.length > 1 ? shortName(metric, metrics) : "", stage].filter(Boolean);
           const said = parts.join(" "), end = parts.length > 1 || !options.short ? said : options.short;
           const low = part.values["eval/interval_low"], high = part.values["eval/interval_high"];
@@ -234,8 +237,17 @@
     };
   }
 
+  // Room above and below; shares stay between 0 and 1, and a line that is level stands in the middle.
+  const yRange = (share) => (_, low, high) => {
+    if (low === null) return [0, 1];
+    if (low === high) [low, high] = share ? [0, 1] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+    const room = (high - low) * 0.06;
+    return share ? [Math.max(0, low - room), Math.min(1, high + room)] : [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
+  };
+  const whole = [1, 2, 5].flatMap((n) => Array.from({ length: 12 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
+
   const plots = [];
-  function plot(holder, { title, lines, marks, group, axis, xText, xLabel, yText, yRange }) {
+  function plot(holder, { title, lines, marks, group, axis, xText, xLabel, yText, share }) {
     const columns = joined(lines), soft = style("--soft"), width = holder.clientWidth || 360;
     const ends = lines.map((line) => line.end.length);
     const room = Math.max(...ends) ? Math.min(width * 0.36, 14 + 6.6 * Math.max(...ends)) : 12;
@@ -244,9 +256,9 @@
     const made = new uPlot({
       width, height: 230, padding: [above, room, 0, 0],
       cursor: { sync: { key: group }, y: false, drag: { x: true, y: false }, dataIdx: nearest, points: { size: 7 } },
-      scales: { x: { time: false }, y: yRange ? { range: yRange } : {} },
+      scales: { x: { time: false }, y: { range: yRange(share) } },
       axes: [
-        { ...axisStyle, size: 26, gap: 3, space: 56, label: xLabel, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", values: (_, ticks) => ticks.map(xText) },
+        { ...axisStyle, size: 26, gap: 3, space: 56, incrs: axis === "seconds" ? undefined : whole, label: xLabel, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", values: (_, ticks) => ticks.map(xText) },
         { ...axisStyle, size: 54, values: (_, ticks) => ticks.map(yText) },
       ],
       series: [
@@ -291,7 +303,7 @@
           const unit = [chart.share ? "%" : chart.unit === "1" ? "" : chart.unit, chart.meaning.replaceAll("`", ""), mean > 1 ? `each point is the mean of ${mean} steps` : ""].filter(Boolean).join("; ");
           grid.append(make("div", { class: "chart" }, make("h4", null, chart.title + name), make("p", { class: "unit" }, unit || " "), box));
           plot(box, {
-            title: chart.title + name, lines, marks, group, axis, xText: axisText(axis), xLabel: axisLabel(group, axis),
+            title: chart.title + name, lines, marks, group, axis, xText: axisText(axis), xLabel: axisLabel(group, axis), share: chart.share,
             yText: chart.share ? (value) => (value === null ? none : `${+(100 * value).toFixed(1)}`) : number,
           });
         }
@@ -546,7 +558,7 @@
       const holder = document.getElementById(`length-${place}`), lines = lengthLines(run);
       if (!holder || !lines.length) return;
       holder.replaceChildren();
-      plot(holder, { title: "Right answers by length", lines, marks: [], group: `length-${place}`, axis: "x", xText: number, xLabel: "mean tokens of a class", yText: (value) => (value === null ? none : `${+(100 * value).toFixed(1)}`), yRange: [0, 1] });
+      plot(holder, { title: "Right answers by length", lines, marks: [], group: `length-${place}`, axis: "x", xText: number, xLabel: "mean tokens of a class", yText: (value) => (value === null ? none : `${+(100 * value).toFixed(1)}`), share: true });
     });
   }
 
