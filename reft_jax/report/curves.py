@@ -162,7 +162,7 @@ def costs(run: RunFolder) -> dict[int, tuple[float, float]]:
 
 def lines_of(run: RunFolder, points: int) -> dict[str, Lines]:
     """The lines of a run by group, those groups that have any, each thinned to so many points."""
-    return {group: thinned(lines, points) for group, lines in _whole_lines(run).items()}
+    return {group: thinned(lines, points) for group, lines in _all_lines(run).items()}
 
 
 def points_of(runs: int) -> int:
@@ -170,7 +170,7 @@ def points_of(runs: int) -> int:
     return min(POINTS, max(FEWEST, TOGETHER // runs))
 
 
-def _whole_lines(run: RunFolder) -> dict[str, Lines]:
+def _all_lines(run: RunFolder) -> dict[str, Lines]:
     spent = costs(run)
     pretrained = max(
         (spent[r["step"]] for r in run.metrics if r["stage"] == "pretrain" and r["step"] in spent), default=(0, 0)
@@ -241,7 +241,7 @@ def thinned(lines: Lines, points: int) -> Lines:
 
 def mean_lines(runs: Sequence[RunFolder], points: int) -> dict[str, Lines]:
     """The mean of some runs by group, at the steps that all of them have come to, thinned."""
-    own = [_whole_lines(run) for run in runs]
+    own = [_all_lines(run) for run in runs]
     shared = [group for group in GROUPS if all(group in lines for lines in own)]
     return {group: thinned(_mean_of([lines[group] for lines in own]), points) for group in shared}
 
@@ -263,25 +263,19 @@ def _mean_of(parts: Sequence[Lines]) -> Lines:
 
 
 def marks(run: RunFolder) -> list[Mark]:
-    """Where a run's stages begin and end, and where the chosen models were."""
-    spent, found = costs(run), []
-    at = lambda group, label, step, shown: (
-        found.append(Mark(group, label, shown, *spent[step])) if step in spent else None
-    )
-    pretrain = run.last_step("pretrain")
-    if pretrain and run.last_step("sft"):
-        at("supervised", "SFT begins", pretrain, pretrain)
+    """Where a run's stages begin and end, and where the chosen model was."""
+    spent, pretrain, warmup, best = costs(run), run.last_step("pretrain"), run.warmup_step, run.best.get("rl_best")
     before = spent.get(pretrain, (0.0, 0.0))
-    if run.warmup_step is not None:
-        at("dev", "warm-up ends", run.warmup_step, run.warmup_step)
-        if run.warmup_step in spent:
-            sequences, seconds = spent[run.warmup_step]
-            found.append(
-                Mark("supervised", "warm-up ends", run.warmup_step, sequences + before[0], seconds + before[1])
-            )
-    if "rl_best" in run.best:
-        at("dev", "chosen", run.best["rl_best"], run.best["rl_best"])
-        at("rl", "chosen", run.best["rl_best"], run.best["rl_best"] - run.rl_offset)
+    found = []
+    if pretrain and run.last_step("sft"):
+        found.append(Mark("supervised", "SFT begins", pretrain, *before))
+    if warmup in spent:
+        sequences, seconds = spent[warmup]
+        found.append(Mark("dev", "warm-up ends", warmup, sequences, seconds))
+        found.append(Mark("supervised", "warm-up ends", warmup, sequences + before[0], seconds + before[1]))
+    if best in spent:
+        found.append(Mark("dev", "chosen", best, *spent[best]))
+        found.append(Mark("rl", "chosen", best - run.rl_offset, *spent[best]))
     return found
 
 

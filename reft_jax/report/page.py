@@ -23,6 +23,10 @@ LIMIT = 4_900_000
 """Bytes of a page, at most: what is left of them by all else is the completions'."""
 
 
+SCRIPTS = ("elements", "curves", "completions", "tables", "page")
+"""The parts of the page's own script, in order."""
+
+
 def report_page(runs: Sequence[RunFolder], samples: Sequence[Path] = (), *, live_seconds: float = 0) -> str:
     """The page about some runs.
 
@@ -36,7 +40,9 @@ def report_page(runs: Sequence[RunFolder], samples: Sequence[Path] = (), *, live
     """
     data, wanted = _data(runs, samples)
     names = ", ".join(run.name for run in runs)
-    scripts = {"uplot": _asset("uPlot.iife.min.js"), "script": _asset("page.js")}
+    # One script, whose names are nobody else's.
+    own = "\n".join(["(() => {", '"use strict";', *(_asset(f"{name}.js") for name in SCRIPTS), "})();"])
+    scripts = {"uplot": _asset("uPlot.iife.min.js"), "script": own}
     parts = {
         "title": html.escape(f"{names} · reft_jax report"),
         "refresh": f'<meta http-equiv="refresh" content="{live_seconds:g}">' if live_seconds else "",
