@@ -105,13 +105,13 @@ class RunFolder:
         return (self.config.get(section) or {}).get(key)
 
     @functools.cached_property
-    def stages(self) -> list[str]:
-        """The stages that trained, in order."""
-        return list(dict.fromkeys(r["stage"] for r in self.metrics if LEARNED in r))
+    def stages(self) -> dict[str, int]:
+        """The stages that trained, in order, each with its last step so far."""
+        return {r["stage"]: r["step"] for r in self.metrics if LEARNED in r}
 
     def last_step(self, *stages: str) -> int:
         """The last step of any of the stages; 0 where there is none."""
-        return max((r["step"] for r in self.metrics if r["stage"] in stages and LEARNED in r), default=0)
+        return max((self.stages.get(stage, 0) for stage in stages), default=0)
 
     @functools.cached_property
     def warmup_step(self) -> int | None:

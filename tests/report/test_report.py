@@ -1,6 +1,8 @@
 """`python -m reft_jax.report`: its numbers against other computations of them, its size, and texts that mean harm."""
 
+import base64
 import collections
+import hashlib
 import html.parser
 import itertools
 import json
@@ -22,7 +24,7 @@ from reft_jax.report.behaviour import Group, failures, groups, lengths, signs
 from reft_jax.report.completions import browser, embedded
 from reft_jax.report.curves import Lines, lines_of, mean_lines, methods, thinned
 from reft_jax.report.folder import Completion, Moment, read_run
-from reft_jax.report.page import LIMIT, report_page
+from reft_jax.report.page import LIMIT, SCRIPTS, report_page
 from reft_jax.report.results import against_first, mean_results, pairing, phases, results, settings, status
 from tests.report.made_run import MODELS, RL, SFT, lines, make_run
 
@@ -349,6 +351,12 @@ def test_hostile_texts_end_no_script_and_come_back_as_they_were(tmp_path):
     assert page.data["browser"]["questions"][0][2].endswith(HOSTILE)
 
 
+def test_no_script_of_the_page_makes_html_of_texts():
+    own = "".join((ROOT / f"reft_jax/report/assets/{name}.js").read_text() for name in SCRIPTS)
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser"):
+        assert way not in own
+
+
 @pytest.mark.parametrize("value", [HOSTILE, "\U0001f600", "\\", '"', {"</script>": [1.5, None, HOSTILE]}])
 def test_embedded_values_are_json_that_ends_no_script(value):
     text = embedded(value)
@@ -362,9 +370,6 @@ def test_numbers_that_json_cannot_hold_are_told_by_name():
 
 
 def test_no_other_script_than_the_pages_own_may_run(made):
-    import base64
-    import hashlib
-
     page = report_page([read(made)])
     own = [text for attributes, text in Page(page).scripts if "id" not in attributes]
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in own]
