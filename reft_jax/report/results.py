@@ -143,13 +143,10 @@ def results(run: RunFolder) -> list[Result]:
     if not tested and dev and max(dev) not in {record["step"] for record in read.values()}:
         read[LATEST] = dev[max(dev)]
     order = [name for name in (*MODELS, LATEST) if name in read]
-    own = by_moment(run)
-    asked = {
-        name: own.get(Moment("test" if tested else "dev", read[name]["stage"], read[name]["step"]), [])
-        for name in order
-    }
+    own, split = by_moment(run), "test" if tested else "dev"
+    asked = {name: own.get(Moment(split, read[name]["stage"], read[name]["step"]), []) for name in order}
     return [
-        _result(run, name, "test" if tested else "dev", read[name], asked, dev, steps.get(name, run.last_step("rl")))
+        _result(run, name, split, read[name], asked, dev, steps.get(name, 0) if tested else read[name]["step"])
         for name in order
     ]
 
@@ -163,7 +160,7 @@ def _result(
     dev: Mapping[int, Mapping[str, Any]],
     step: int,
 ) -> Result:
-    """The row of a model, read as a record says, and made at a step of the run."""
+    """The row of a model, read as a record says, and made at a step of the run; 0 is not known."""
     facts, prefix, completions = (run.summary or {}).get(name, {}), {"dev": "eval"}.get(split, split), asked[name]
     accuracy = record.get(f"{prefix}/accuracy")
     correct = sum(completion.correct for completion in completions)

@@ -400,6 +400,18 @@ def test_an_interrupted_run_is_shown_as_far_as_it_is(tmp_path):
     assert Page(report_page([run])).data["runs"][0]["finished"] is False
 
 
+def test_a_run_that_is_in_its_sft_has_its_newest_evaluation(tmp_path):
+    found = results(read(make_run(tmp_path / "run", finished=False, rl=0, seed=7)))
+    assert [row.model for row in found] == ["warm-up", "SFT continued", "SFT best on dev"]
+    path = make_run(tmp_path / "other", finished=False, rl=0, seed=7)
+    shutil.rmtree(path / "checkpoints")
+    text = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(line for line in text if json.loads(line)["step"] <= 10))
+    (row,) = results(read(path))
+    assert (row.model, row.split, row.when, row.examples) == ("latest", "dev", "SFT epoch 1", 160)
+    assert row.seconds == pytest.approx(sum(1 + step / 100 for step in range(1, 11)))
+
+
 def lines_without_the_last(path: Path) -> list[dict]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()[:-1]]
 
