@@ -24,7 +24,9 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 quickstart: setup
-	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
+	run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/python -m reft_jax.train --config configs/quickstart.yaml --run_dir $$run && \
+	$(BIN)/python -m reft_jax.report $$run --out $$run/report.html
 
 test: setup lint
 	$(BIN)/python -m pytest -m 'not long and not ci' $(WORKERS) $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model: warm-up, reinforcement, one reading of the test set",
     "sample": "sample completions of a set of problems",
     "evaluate": "measure accuracy: of a checkpoint, or of a file of samples",
+    "report": "write one HTML page about runs: results, curves, what the model said before and after",
     "select": "make training data out of the right samples of a file",
     "reward-model": "train a reward model, and choose among samples by it",
     "export": "write a checkpoint as a Hugging Face directory",
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _module(name: str) -> str:
     """`reft_jax.X` is a module, or a package that `python -m` would run by its `__main__`."""
-    packages = ("data", "preflight", "reward", "reward-model")
+    packages = ("data", "preflight", "report", "reward", "reward-model")
     return name.replace("-", "_") + (".__main__" if name in packages else "")
 
 

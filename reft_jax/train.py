@@ -19,6 +19,7 @@ from reft_jax.files import json_lines
 from reft_jax.parallel.processes import COLLAPSED, on_process_zero
 from reft_jax.records.console import print_closing_table
 from reft_jax.training.announcements import beginning, continuation, what_next
+from reft_jax.training.directory import recorded_attempt
 from reft_jax.training.lifecycle import lifecycle
 from reft_jax.training.reinforcement import BEST, reinforce
 from reft_jax.training.startup import Run, claim_run, open_run
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if summary is None:
             run = command.open(open_run(config, tokenizer, command.stop))
             say_what_begins(run, line)
+            command.open(recorded_attempt(run.records.run_dir, run.sampler.model.mesh))
             command.begin(run.sampler.model.mesh)
             summary = train(run)
             run.records.writer.write_summary(summary)

@@ -21,7 +21,7 @@ LAYERS = (
     ("models",),
     ("algorithms",),
     ("training", "preflight"),
-    ("train", "sample", "evaluate", "select", "export", "reward_model", "init"),
+    ("train", "sample", "evaluate", "select", "export", "reward_model", "init", "report"),
     ("cli",),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

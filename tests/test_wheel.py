@@ -36,6 +36,10 @@ def site(tmp_path_factory) -> Path:
 def test_a_wheel_works_in_any_folder(site, tmp_path):
     held = [path for path in (site / "reft_jax/configs").rglob("*.*") if path.is_file()]
     assert sorted(str(path.relative_to(site / "reft_jax/configs")) for path in held) == CONFIGS
+    assets = [path.name for path in (ROOT / "reft_jax/report/assets").iterdir()]
+    assert sorted(path.name for path in (site / "reft_jax/report/assets").iterdir()) == sorted(assets)
+    licences = {path.name for path in next(site.glob("*.dist-info")).rglob("*LICENSE")}
+    assert licences == {"LICENSE", "uPlot-LICENSE"}
     assert "reft = reft_jax.cli:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
 
     environment = {**os.environ, "PYTHONPATH": str(site)}

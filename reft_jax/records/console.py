@@ -36,7 +36,8 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 }
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
-_MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
+MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
+"""The models of a run that are measured, in the order of tables; `rl_best` is called by its algorithm."""
 ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "self-training"}
 
 
@@ -138,13 +139,13 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     Raises:
         KeyError: a model lacks one of these.
     """
-    figures = {figure for key in _MODELS for figure in summary.get(key, {})}
+    figures = {figure for key in MODELS for figure in summary.get(key, {})}
     tested = bool({"accuracy", "reward"} & figures)
     by_reward = "accuracy" not in figures if tested else "dev_reward" in figures and "dev_accuracy" not in figures
     title, heading, measure = (
         ("Mean reward", "reward", "reward") if by_reward else ("Accuracy", "accuracy %", "accuracy")
     )
-    chosen = [key for key in _MODELS if summary.get(key, {}).get("test_best")]
+    chosen = [key for key in MODELS if summary.get(key, {}).get("test_best")]
     warning = (
         "test-best: chosen on the test set itself, so that the accuracy is too high" if tested and chosen else None
     )
@@ -153,12 +154,10 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     has_interval = tested and not by_reward
     for column in (heading, *(["95 % interval"] if has_interval else []), "trained on", "seconds"):
         table.add_column(column, justify="right")
-    for key, name in _MODELS.items():
+    for key in MODELS:
         if key in summary:
             model = summary[key]
-            label = ALGORITHMS[model["algorithm"]] if key == "rl_best" else name
-            if key.endswith("_best"):
-                label += " test-best" if key in chosen else " best on dev"
+            label = model_label(key, model.get("algorithm", ""), test_best=key in chosen)
             figure = model[measure] if tested else model.get(f"dev_{measure}")
             shown = ["" if figure is None else f"{figure:.3f}" if by_reward else f"{100 * figure:.1f}"]
             if has_interval:
@@ -166,6 +165,23 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
                 shown.append(f"{100 * low:.1f} to {100 * high:.1f}")
             table.add_row(label, *shown, f"{model['examples']:,}", f"{model['seconds']:,.0f}")
     return table
+
+
+def model_label(key: str, algorithm: str = "", *, test_best: bool = False) -> str:
+    """What a model of a run is called in tables.
+
+    Args:
+        key: of `MODELS`.
+        algorithm: of `rl_best`.
+        test_best: whether it was chosen on the test set itself.
+
+    Raises:
+        KeyError: there is no such model or algorithm.
+    """
+    label = ALGORITHMS[algorithm] if key == "rl_best" else MODELS[key]
+    if key.endswith("_best"):
+        label += " test-best" if test_best else " best on dev"
+    return label
 
 
 def print_closing_table(summary: Mapping[str, Any], console: Console | None = None) -> None:

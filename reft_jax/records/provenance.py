@@ -1,5 +1,8 @@
-"""What a run is made with: command, versions, platform and commit."""
+"""What a run is made with: command, versions, platform, commit, devices, and when it was at work."""
 
+import contextlib
+import datetime
+import os
 import platform
 import shlex
 import subprocess
@@ -7,6 +10,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import jax
+from jax.sharding import Mesh
 
 _PACKAGES = (
     *("reft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
@@ -31,6 +37,46 @@ def run_info() -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
     }
+
+
+def hardware(mesh: Mesh) -> dict[str, Any]:
+    """What a run computes on: its devices, and the host of this process by its kind, without its name.
+
+    Returns:
+        `device` (kind), `devices` (count), `processes`, `mesh` (size by axis), `host` (kind of processor), `cores`, and
+        `memory_gb` of the host, None where the system does not say it.
+    """
+    devices = mesh.devices.flatten()
+    return {
+        "device": devices[0].device_kind,
+        "devices": int(devices.size),
+        "processes": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "host": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": _memory_gb(),
+    }
+
+
+def now() -> str:
+    """The time, in UTC to the second, as ISO 8601 has it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _processor() -> str:
+    """The kind of processor, as Linux names it, else as Python does."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (ValueError, OSError):
+        return None
 
 
 def command_line() -> str:

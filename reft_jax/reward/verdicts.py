@@ -33,6 +33,7 @@ class Verdict:
             before it is wrong, or a letter that a program returns without computing anything for it. None where these
             do not apply.
         score: what its task said of an answer of kind `scored`, from 0 to 1, of which only 1 is right.
+        detail: why there is no answer, such as the exception of a program; for people, and part of no comparison.
     """
 
     reward: float
@@ -40,6 +41,7 @@ class Verdict:
     value: str | int | float | None
     suspicious: bool | None = None
     score: float | None = None
+    detail: str = dataclasses.field(default="", compare=False)
 
 
 def verdicts_of(
@@ -78,10 +80,12 @@ def verdicts_of(
         results = runner.run(completions, config.rules)
         values = [normalise_result(r.value, p.answer_kind, config.rules) for p, r in zip(problems, results)]
         failures = ["no_answer" if result.outcome == "ok" else result.outcome for result in results]
+        details = [result.detail for result in results]
     else:
         pairs = zip(problems, completions)
         values = [extract_answer(text, p.answer_kind, answer_trigger, config.rules) for p, text in pairs]
         failures = ["no_answer"] * len(values)
+        details = [""] * len(values)
     for i, problem in enumerate(problems):
         if not problem.has_gold:
             values[i], failures[i] = None, "no_gold" if failures[i] == "no_answer" else failures[i]
@@ -92,17 +96,20 @@ def verdicts_of(
     for i, result in _compared_expressions(problems, golds, values, runner).items():
         right[i] = result.value == 1
         if result.outcome != "ok":
-            values[i], failures[i] = None, result.outcome
+            values[i], failures[i], details[i] = None, result.outcome, result.detail
     scores: list[float | None] = [None] * len(values)
     for i, result in _scored_answers(problems, values, runner).items():
         scores[i] = float(result.value) if isinstance(result.value, int | float) else None
         right[i] = scores[i] == 1
         if result.outcome != "ok":
-            values[i], failures[i] = None, result.outcome
+            values[i], failures[i], details[i] = None, result.outcome, result.detail
     judged = [_verdict(*one, config) for one in zip(values, right, failures)]
     suspicions = [_suspicious(p, text, verdict, cot) for p, text, verdict in zip(problems, completions, judged)]
-    rest = zip(judged, suspicions, scores)
-    return [dataclasses.replace(verdict, suspicious=sign, score=score) for verdict, sign, score in rest]
+    rest = zip(judged, suspicions, scores, details)
+    return [
+        dataclasses.replace(verdict, suspicious=sign, score=score, detail=detail)
+        for verdict, sign, score, detail in rest
+    ]
 
 
 def outcome_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:

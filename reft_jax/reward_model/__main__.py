@@ -46,6 +46,7 @@ from reft_jax.reward_model.reranking import (
 from reft_jax.reward_model.training import BEST, encode, open_reward_run, reward_model_only, train
 from reft_jax.samples.file import Sample, left_out
 from reft_jax.training.announcements import continuation
+from reft_jax.training.directory import recorded_attempt
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.model_source import own_devices
 from reft_jax.training.startup import claim_run
@@ -143,6 +144,7 @@ def train_command(arguments: Sequence[str]) -> int:
         config, tokenizer, summary = claim_run(command, config)
         if summary is None:
             run = command.open(open_reward_run(config, tokenizer, command.stop))
+            command.open(recorded_attempt(run.records.run_dir, run.model.mesh))
             command.begin(run.model.mesh)
             summary = train(run)
             run.records.writer.write_summary(summary)

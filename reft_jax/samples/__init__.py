@@ -2,7 +2,8 @@
 
 file        one JSON object a completion, written in whole batches and continued after an interruption
 voting      majority votes
-statistics  pass@k and 95 % intervals
+statistics  pass@k, 95 % intervals, the sign test
+measures    maj@k and pass@k of a file, with their intervals
 
 Imports config, problem, files and records.
 """
@@ -12,6 +13,7 @@ from reft_jax import hand_out
 __getattr__, __all__ = hand_out(
     __name__,
     file="Sample SampleFile left_out read_samples",
-    statistics="mean_interval pass_at_k wilson_interval",
+    measures="Measure measure read_answers",
+    statistics="mean_interval pass_at_k sign_test wilson_interval",
     voting="maj_at_k majority",
 )

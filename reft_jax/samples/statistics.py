@@ -1,4 +1,4 @@
-"""What samples say of accuracies, and how far these can be trusted: pass@k, and 95 % intervals of shares."""
+"""What samples say of accuracies, and how far these can be trusted: pass@k, 95 % intervals of shares, the sign test."""
 
 import math
 from collections.abc import Sequence
@@ -67,6 +67,26 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         return mean, mean
     low, high = _score_interval(mean, count * mean * (1 - mean) / variance, confidence)
     return max(low, 0.0), min(high, 1.0)
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Two-sided p-value of the exact sign test (McNemar's, exact) on pairs that differ.
+
+    Where neither of two models is better, a question that only one of them answers right is as likely to be either's:
+    2 P(X <= min(gained, lost)) for X binomial with gained + lost trials and 1/2, at most 1.
+
+    Args:
+        gained: questions that only the second answers right.
+        lost: questions that only the first answers right.
+
+    Raises:
+        ValueError: one of them is negative.
+    """
+    if min(gained, lost) < 0:
+        raise ValueError(f"sign_test: {gained} gained and {lost} lost; expected 0 or more of each")
+    n = gained + lost
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**n)  # whole numbers of any length, divided once
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -56,11 +56,12 @@ def what_next(config: Config) -> Iterator[str]:
     folder = Path(config.run_dir)
     made = [name for name in MODELS if (folder / "checkpoints" / name).exists()]
     yield f"{short_path(folder)}: models in checkpoints/ ({', '.join(made)}), metrics.jsonl, summary.json"
+    yield "next:"
+    yield "  " + shell_line("report", [short_path(folder), "--out", short_path(folder / "report.html")])
     if not made:
         return
     model, split = short_path(folder / "checkpoints" / made[0]), "dev" if config.data.test.kind == "none" else "test"
     samples = short_path(folder / f"{made[0]}_{split}.jsonl")
-    yield "next:"
     yield "  " + shell_line("evaluate", [model, "--split", split])
     yield "  " + shell_line("sample", [model, samples, "--split", split, "--samples", "8"])
     if can_be_exported(config):

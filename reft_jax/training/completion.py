@@ -4,8 +4,9 @@ import bisect
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -16,13 +17,15 @@ from reft_jax.data.prompts import program_header
 from reft_jax.problem import Problem
 from reft_jax.reward.answers import parse_gold
 from reft_jax.reward.functions import RewardFunction, call_functions, weighted_sum
-from reft_jax.reward.verdicts import Verdict
+from reft_jax.reward.verdicts import Outcome, Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNREADABLE = "\ufffd"
 """What a tokenizer makes of bytes that are no text."""
+
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")  # of an object, in an exception's text: another in every process
 
 VerdictFunction = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 """Problems and their completions to verdicts: `reward.verdicts` with its settings."""
@@ -63,6 +66,7 @@ class Completion:
             "reward": self.reward,
             "outcome": self.verdict.outcome,
             "value": self.verdict.value,
+            **({"detail": _ADDRESS.sub("0x...", self.verdict.detail)} if self.verdict.detail else {}),
             "suspicious": self.verdict.suspicious,
             **({"score": self.verdict.score} if self.verdict.score is not None else {}),
             **({"functions": dict(self.functions)} if self.functions else {}),
@@ -239,10 +243,13 @@ def function_means(completions: Sequence[Completion], prefix: str = "reward") ->
 
 
 def summarise(completions: Sequence[Completion]) -> dict[str, float]:
-    """Shares of outcomes, of suspects and of those cut short, mean length in tokens; the keys have no prefix yet."""
+    """Shares of all outcomes, those that did not occur too, of suspects and of those cut short, mean length in tokens.
+
+    The keys have no prefix yet.
+    """
     n = len(completions)
     outcomes = [completion.verdict.outcome for completion in completions]
-    shares = {f"outcome_{outcome}": outcomes.count(outcome) / n for outcome in sorted(set(outcomes))}
+    shares = {f"outcome_{outcome}": outcomes.count(outcome) / n for outcome in get_args(Outcome)}
     cut = sum(not completion.ended for completion in completions) / n
     suspicions = [completion.verdict.suspicious for completion in completions]
     if any(suspicious is not None for suspicious in suspicions):

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import jax
 import yaml
+from jax.sharding import Mesh
 
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import Config, differences, old_names_in_file, to_dict
@@ -22,7 +23,7 @@ from reft_jax.models.hf import load as hf
 from reft_jax.parallel.processes import on_process_zero
 from reft_jax.records.checkpoint import Checkpoints, has_models, has_resume_points
 from reft_jax.records.console import ProgressDisplay
-from reft_jax.records.provenance import run_info
+from reft_jax.records.provenance import command_line, hardware, now, run_info
 from reft_jax.records.records import MetricsWriter
 from reft_jax.training.state import Records, RunProgress, Stage
 
@@ -85,6 +86,33 @@ def claim_directory(config: Config, tokenizer: Any) -> None:
     if config.model.path:  # an export needs them again
         hf.copy_config_files(hf.resolve(config.model.path, config.model.revision), directory / "model")
     write_settings(config)
+
+
+@contextlib.contextmanager
+def recorded_attempt(directory: Path, mesh: Mesh) -> Iterator[None]:
+    """Keeps in `run.json` when this process set to work, on what devices, and when it left off, however that was.
+
+    `attempts` has one entry for each time that the run was started or went on; one without `ended` was killed, or is at
+    work. Process 0 writes, and waits for no other.
+    """
+    path = directory / "run.json"
+    if jax.process_index():
+        yield
+        return
+    began = {"command": command_line(), "started": now(), "ended": None, "hardware": hardware(mesh)}
+    _write_attempt(path, began, fresh=True)
+    try:
+        yield
+    finally:
+        _write_attempt(path, {**began, "ended": now()}, fresh=False)
+
+
+def _write_attempt(path: Path, attempt: dict[str, Any], *, fresh: bool) -> None:
+    """Appends an entry to `attempts`, or replaces the last."""
+    info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    earlier = info.get("attempts", [])
+    info["attempts"] = [*(earlier if fresh else earlier[:-1]), attempt]
+    write_whole(path, json.dumps(info, indent=2) + "\n")
 
 
 def has_begun(directory: Path) -> bool:

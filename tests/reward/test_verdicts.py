@@ -66,6 +66,10 @@ def test_programs_numbers(runner):
         Verdict(0.0, "memory", None),
         Verdict(0.0, "forbidden", None),
     ]
+    assert [verdict.detail.partition(":")[0] for verdict in found] == [
+        *["", "", ""], "returned a NoneType", "ZeroDivisionError", "more than 0.5 s of CPU time", "MemoryError",
+        "PermissionError",
+    ]  # fmt: skip
     counts = {"correct": 2, "wrong": 1, "no_answer": 1, "error": 1, "timeout": 1, "memory": 1, "forbidden": 1}
     counts |= {"deadline": 0, "no_gold": 0}
     assert outcome_counts(found) == counts

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from reft_jax.samples.statistics import wilson_interval
+from reft_jax.samples.statistics import sign_test, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,15 @@ def test_contains_the_share_inside_zero_and_one(count: tuple[int, int]) -> None:
 def test_impossible_counts_are_refused(successes: int, n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         wilson_interval(successes, n, confidence)
+
+
+@given(st.integers(0, 700), st.integers(0, 700))
+def test_sign_test_is_scipys_binomial_test(gained: int, lost: int) -> None:
+    expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert sign_test(gained, lost) == pytest.approx(expected, rel=1e-9)
+    assert sign_test(gained, lost) == sign_test(lost, gained)
+
+
+def test_sign_test_of_no_counts_is_refused() -> None:
+    with pytest.raises(ValueError, match="-1 gained and 3 lost; expected 0 or more of each"):
+        sign_test(-1, 3)

@@ -10,6 +10,7 @@ import pytest
 
 from reft_jax import export
 from reft_jax.config import Config, DecoderConfig, DistributedConfig, ModelConfig
+from reft_jax.report import __main__ as report
 from reft_jax.training.announcements import can_be_exported, continuation
 from tests.runs import DEV, ITERATIONS, SFT_STEPS, TEST, TRAIN, complete, restore
 
@@ -40,7 +41,9 @@ def test_the_commands_that_a_finished_run_prints_do_as_they_stand_there(argument
     printed = complete(arguments(Path(os.path.relpath(copied))))
     assert "copy: models in checkpoints/ (rl_best, sft_best, sft, warmup), metrics.jsonl, summary.json\n" in printed
     commands = printed_commands(printed)
-    assert list(commands) == ["evaluate", "sample", "export"]
+    assert list(commands) == ["report", "evaluate", "sample", "export"]
+    assert report.main(commands["report"]) == 0
+    assert (copied / "report.html").exists()
     assert commands["evaluate"] == ["copy/checkpoints/rl_best", "--split", "test"]
     assert "accuracy" in complete(commands["evaluate"], command="evaluate")
     assert f"copy/rl_best_test.jsonl: {8 * TEST} completions" in complete(commands["sample"], command="sample")

@@ -233,14 +233,24 @@ def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():
 
 
 def test_records_and_shares():
+    raised = "ZeroDivisionError: <object at 0x7f00ab12cd34>"
     make = lambda outcome, tokens, ended, suspicious=None: Completion(
-        PROBLEMS[1], "x", Verdict(0.1, outcome, 3.0, suspicious), 0.1, tokens, ended
+        PROBLEMS[1],
+        "x",
+        Verdict(0.1, outcome, 3.0, suspicious, detail=raised * (outcome == "error")),
+        0.1,
+        tokens,
+        ended,
     )
+    none = {
+        f"outcome_{outcome}": 0.0 for outcome in ("no_answer", "no_gold", "timeout", "memory", "forbidden", "deadline")
+    }
     completions = [make("wrong", 4, True), make("error", 9, False), make("wrong", 2, True), make("correct", 5, True)]
     assert summarise(completions) == {
         "outcome_wrong": 0.5,
         "outcome_error": 0.25,
         "outcome_correct": 0.25,
+        **none,
         "truncated": 0.25,
         "length_mean": 5.0,
     }
@@ -253,10 +263,12 @@ def test_records_and_shares():
         "reward": 0.1,
         "outcome": "error",
         "value": 3.0,
+        "detail": "ZeroDivisionError: <object at 0x...>",  # its address is another in every process
         "suspicious": None,
         "tokens": 9,
         "ended": False,
     }
+    assert "detail" not in completions[0].record()
     suspects = [make("correct", 1, True, True), make("wrong", 1, True, False), make("wrong", 1, True)]
     assert summarise(suspects)["suspicious"] == pytest.approx(1 / 3)
 
@@ -287,7 +299,7 @@ def test_accuracy_is_of_the_problems_with_an_answer_and_is_left_out_where_none_h
     assert reward_metrics(mixed.completions)["reward/correct"] == 0.5
     alone = Evaluation(free, total=0)
     assert alone.figures("reward") == {"reward": 3.0}
-    assert alone.metrics("eval") == {
+    assert {name: value for name, value in alone.metrics("eval").items() if value or "outcome" not in name} == {
         "eval/reward_mean": 3.0,
         "eval/outcome_no_gold": 0.5,
         "eval/outcome_error": 0.5,

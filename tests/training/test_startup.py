@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.config import Config, LoraConfig, ModelConfig, load_config
+from reft_jax.config import Config, LoraConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.parallel.sharding import make_mesh
 from reft_jax.training import startup
+from reft_jax.training.directory import recorded_attempt
 from reft_jax.training.startup import prepare
 from tests.runs import complete
 
@@ -129,3 +132,19 @@ def test_a_run_that_is_refused_leaves_no_folder_behind(arguments, tmp_path, exis
     assert "give more" in complete(arguments(run_dir, **source), code=2)
     assert run_dir.exists() == existing
     assert not existing or (run_dir / "notes.txt").read_text() == "mine"
+
+
+def test_each_attempt_is_kept_with_its_begin_its_end_and_its_devices(tmp_path):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    (tmp_path / "run.json").write_text('{"command": "first"}')
+    with recorded_attempt(tmp_path, mesh):
+        pass
+    with pytest.raises(KeyboardInterrupt), recorded_attempt(tmp_path, mesh):
+        raise KeyboardInterrupt
+    killed = recorded_attempt(tmp_path, mesh)
+    killed.__enter__()
+    info = json.loads((tmp_path / "run.json").read_text())
+    assert info["command"] == "first"
+    assert [attempt["ended"] is None for attempt in info["attempts"]] == [False, False, True]
+    assert all(attempt["started"] <= (attempt["ended"] or "3") for attempt in info["attempts"])
+    assert {attempt["hardware"]["devices"] for attempt in info["attempts"]} == {2}

@@ -4,6 +4,7 @@ A run that is to make devices of its own is a process; the others run here, on o
 """
 
 import dataclasses
+import datetime
 import json
 import math
 import re
@@ -64,6 +65,13 @@ def test_files_of_a_run(finished):
     assert {p.name for p in entries if not p.is_symlink()} == {"warmup", "sft", "resume", *best.values()}
     info = json.loads((run_dir / "run.json").read_text())
     assert info["versions"]["jax"] == jax.__version__
+    (attempt,) = info["attempts"]
+    began, ended = (datetime.datetime.fromisoformat(attempt[name]) for name in ("started", "ended"))
+    spent = sum(r["time/step_s"] for r in read(run_dir, "metrics") if "time/step_s" in r)
+    assert spent - 2 < (ended - began).total_seconds() < 600  # both are cut to the second
+    devices = {"device": "cpu", "devices": 1, "processes": 1, "mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
+    assert devices.items() <= attempt["hardware"].items()
+    assert set(attempt["hardware"]) == {*devices, "host", "cores", "memory_gb"}
     assert load_config(["--config", str(run_dir / "config.yaml")]).model.decoder.vocab_size > 100, "resolved"
     assert load_tokenizer(str(run_dir / "tokenizer"), "main").get_vocab() == load_tokenizer("embedded", "").get_vocab()
     assert f"problems: {TRAIN} train, {DEV} dev, {TEST} test" in output
