@@ -37,7 +37,13 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 """The metrics that a progress line shows and how, in this order; a narrow terminal cuts the last ones."""
 
 _MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
-ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "self-training"}
+ALGORITHMS = {
+    "ppo": "ReFT (PPO)",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+    "reinforce": "REINFORCE",
+    "self_training": "self-training",
+}
 
 
 class ProgressDisplay:

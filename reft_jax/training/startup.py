@@ -12,7 +12,7 @@ import jax
 
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_stage
-from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig
+from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, RlConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
 from reft_jax.data.buckets import automatic, buckets_of, with_buckets
@@ -118,11 +118,26 @@ def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str
     last = scheduled | {"sft": config.sft.stop_epoch if config.sft.schedule_epochs else 0}
     stages, offset = {}, 0
     for name, epoch in epochs.items():
-        updates = config.rl.updates_per_iteration if name == "rl" else 1
-        schedule, stop = epoch * scheduled[name] * updates, epoch * last[name]
-        stages[name] = Stage(name=name, offset=offset, epoch=epoch, schedule=schedule, stop=stop)
+        schedule, stop, critic = epoch * scheduled[name], epoch * last[name], 0
+        if name == "rl":
+            critic = policy_updates(config.rl, rl, stop)
+            schedule = critic - policy_updates(config.rl, rl, min(stop, config.rl.critic_warmup))
+        stages[name] = Stage(
+            name=name, offset=offset, epoch=epoch, schedule=schedule, stop=stop, critic_schedule=critic
+        )
         offset += stop
     return stages
+
+
+def policy_updates(config: RlConfig, questions: int, iterations: int) -> int:
+    """Optimizer steps of so many iterations; the last one of an epoch has as many as its questions make."""
+    if not questions:
+        return 0
+    batch = config.rollout_batch_size
+    per_epoch = steps_per_epoch(questions, batch)
+    whole = iterations * config.updates(batch)
+    lost = config.updates(batch) - config.updates(questions - (per_epoch - 1) * batch)
+    return whole - iterations // per_epoch * lost
 
 
 @contextlib.contextmanager
@@ -231,7 +246,9 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         )
         if warning := other_base(config.model):
             log(warning)
-        model = sampler.model.with_schedules({name: stage.schedule for name, stage in stages.items()})
+        model = sampler.model.with_schedules(
+            {**{name: stage.schedule for name, stage in stages.items()}, "critic": stages["rl"].critic_schedule}
+        )
         policy = Policy(config.model, mesh, config.rl.separate_critic)
         largest = abstract_stage(policy, mesh, config.rl.optimizer, 1, value_head=True)
         models = 3 * config.checkpoint.keep_best + 3  # of SFT and RL, one to be replaced each; pretrain, warmup, sft
