@@ -176,6 +176,8 @@ def make_experience(
         ratio = losses.sampler_weights(scores.log_probs, rollout.log_probs, mask, cap=config.sampler_ratio_cap)
         metrics["rl/sampler_sample_size"] = losses.effective_sample_size(ratio, mask)
         advantages = advantages * ratio
+    # A truth for each row, so that it is split over devices as all else is.
+    low_entropy = jnp.broadcast_to(metrics["rl/entropy"] < config.entropy_floor, rewards.shape)
     kept = kept_rows(config, rollout, rewards)
     if kept is not None:
         metrics["rl/kept"] = losses.masked_mean(kept, sequences.response_lengths > 0)
@@ -188,16 +190,9 @@ def make_experience(
         returns=returns,
         kept=kept,
         correct=correct if config.positive_nll_coef else None,
-        low_entropy=_everywhere(metrics["rl/entropy"] < config.entropy_floor, correct)
-        if config.entropy_floor
-        else None,
+        low_entropy=low_entropy if config.entropy_floor else None,
     )
     return experience, metrics
-
-
-def _everywhere(truth: Bool[Array, ""], rows: Bool[Array, " B"]) -> Bool[Array, " B"]:
-    """A truth for each row, so that it is split over devices as all else of an experience."""
-    return jnp.broadcast_to(truth, rows.shape)
 
 
 def kept_rows(config: RlConfig, rollout: Rollout, rewards: Float[Array, " B"]) -> Bool[Array, " B"] | None:
@@ -349,6 +344,10 @@ def objective(
     return total, {"sums": sums, "rl/log_ratio_max": jnp.max(jnp.abs(log_ratio))}
 
 
+_MEANS = ("rl/clip_fraction", "rl/ratio_mean", "rl/log_ratio_mean")
+"""Metrics of the objective that are means, whatever the weights of its losses sum to."""
+
+
 def response_weights(
     config: RlConfig, lengths: Int[Array, " M"], longest: int, kept: Bool[Array, " M"] | None = None
 ) -> Float[Array, " M"]:
@@ -415,6 +414,9 @@ def update(
         **sizes,
     )
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
+    if config.loss_aggregation == "constant_length" or batch.kept is not None:  # the weights do not sum to 1
+        whole = jnp.sum(weights)
+        metrics |= {name: metrics[name] / jnp.where(whole > 0, whole, 1) for name in _MEANS}
     return state, {**metrics, "rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"])}
 
 

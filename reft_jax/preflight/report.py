@@ -65,7 +65,7 @@ def assess(config: Config, target: Target, plan: Plan, measures: Measures) -> di
 STAGES = {
     "pretrain": ("pretrain",),
     "sft": ("sft", "layout", "evaluation"),
-    "rl": ("layout", "rollout", "experience", "update", "evaluation"),
+    "rl": ("layout", "rollout", "critic_experience", "critic_update", "experience", "update", "evaluation"),
     "reward_model": ("reward_model", "classify"),
 }
 """The steps of each stage, in their order; the last is a run of its own."""

@@ -184,7 +184,7 @@ class SelfTraining:
 def with_value_bias(state: TrainState, bias: float) -> TrainState:
     """The state with a value head that says `bias` of every state, as its kernel is 0 before it has learned."""
     head = state.params["value_head"]
-    filled = jax.device_put(np.full(head["bias"].shape, bias, head["bias"].dtype), head["bias"].sharding)
+    filled = to_global(np.full(head["bias"].shape, bias, head["bias"].dtype), head["bias"].sharding)
     return state.replace(params={**state.params, "value_head": {**head, "bias": filled}})  # type: ignore[attr-defined]
 
 

@@ -191,18 +191,19 @@ def place(host: Any, abstract: Any) -> Any:
 
 
 @functools.cache
-def stepped(name: str, **settings: Any):
+def stepped(name: str, shape: tuple[int, int] = (1, 1), **settings: Any):
     """(experience, its metrics, the metrics of one update by a policy that has moved on), on the host."""
     config, _ = small(name)
     config = dataclasses.replace(config, **settings)
     sizes = {"temperature": TEMPERATURE, "prompt": PROMPT, "response": RESPONSE}
-    score, args = ppo.build_experience(MODEL, config, mesh(), **sizes)
+    where = mesh(*shape)
+    score, args = ppo.build_experience(MODEL, config, where, **sizes)
     reference = {"decoder": host_params(7, 0.1)["decoder"]} if config.scores_reference else None
     host = (params_of(name), reference, rollout_of(), rewards_of(name), RIGHT)
     experience, metrics = score(*place(host, args))
-    step, args = ppo.build_update(MODEL, config, mesh(), **sizes, total_steps=8, critic_steps=8)
+    step, args = ppo.build_update(MODEL, config, where, **sizes, total_steps=8, critic_steps=8)
     params = place(params_of(name, 0.05), args[0].params)
-    _, updated = step(init_state(params, ppo.make_optimizers(config, 8, 8), mesh()), experience, ROWS)
+    _, updated = step(init_state(params, ppo.make_optimizers(config, 8, 8), where), experience, ROWS)
     return to_host((experience, metrics, updated))
 
 
@@ -291,6 +292,16 @@ def test_a_method_is_its_formula(name):
     assert updated["optimizer/gradient_norm"] == pytest.approx(norm, rel=1e-8)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("name", few(["vapo", "dapo", "topr", "entropy_floor"], ["vapo"], ci=["dapo"]))
+def test_a_method_does_not_depend_on_devices(name):
+    """Its rows, and what stands for each, are split over four of them, its weights over two."""
+    for one, eight in zip(stepped(name)[1:], stepped(name, (4, 2))[1:]):
+        assert one.keys() == eight.keys()
+        for key, value in one.items():
+            assert eight[key] == pytest.approx(float(value), rel=1e-9, abs=1e-12), key
+
+
 def test_the_methods_are_the_overlays_of_the_index():
     """Every overlay that the page of papers names is tried here, or is one of those that were there before."""
     page = (SHIPPED.parents[1] / "docs" / "paper_index.md").read_text()
@@ -299,13 +310,24 @@ def test_the_methods_are_the_overlays_of_the_index():
 
 
 @pytest.mark.ci
-def test_what_is_left_out_moves_nothing():
-    """Rows that are not kept may have earned and sampled anything; their number is told."""
-    _, metrics, one = stepped("reinforce_rej")
-    assert metrics["rl/kept"] == pytest.approx(4 / 6)
-    _, _, clean = stepped("dapo")
-    assert metrics["rl/kept"] != stepped("dapo")[1]["rl/kept"] == pytest.approx(2 / 6)
-    assert one["rl/total_loss"] != clean["rl/total_loss"]
+def test_the_share_of_what_is_kept_and_what_the_weights_are_worth_are_told():
+    assert stepped("reinforce_rej")[1]["rl/kept"] == pytest.approx(4 / 6)
+    assert stepped("dapo")[1]["rl/kept"] == pytest.approx(2 / 6)
+    experience, metrics, _ = stepped("sampler_weights")
+    weights = np.minimum(np.exp(experience.log_probs - rollout_of().log_probs), 2.0)[MASK]
+    assert 0 < np.mean(weights == 2) < 1, "the case cuts some"
+    assert metrics["rl/sampler_sample_size"] == pytest.approx(weights.sum() ** 2 / (weights.size * np.sum(weights**2)))
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["topr", "dapo"])
+def test_means_of_ratios_are_means_whatever_the_losses_weights_sum_to(name):
+    """By the constant length they sum to less than 1, and rows that are left out have none."""
+    experience, _, updated = stepped(name)
+    table, _ = full_log_softmax(params_of(name, 0.05), make_rows(), TEMPERATURE)
+    rows = [1, 5] if name == "dapo" else ASKED
+    ratios = [np.exp(chosen(np.asarray(table), make_rows(), i) - experience.log_probs[i, : LENGTHS[i]]) for i in rows]
+    assert updated["rl/ratio_mean"] == pytest.approx(np.mean(np.concatenate(ratios)), rel=1e-9)
 
 
 @pytest.mark.ci
