@@ -448,6 +448,16 @@ def test_ratios_and_their_gradients(level):
         np.testing.assert_array_equal(got[i, n:], 1)
 
 
+def test_a_product_of_many_ratios_stays_finite():
+    """Also where nothing is to be learned from it; in float32 it would be infinite."""
+    new, old, mask = np.zeros((1, 200), np.float32), np.full((1, 200), -1, np.float32), np.ones((1, 200), bool)
+    zeros, level = np.zeros((1, 200), np.float32), {"level": "sequence_product"}
+    for loss in (partial(losses.ppo_policy_loss, clip_range=0.2), losses.topr_policy_loss):
+        value, slopes = jax.value_and_grad(lambda x, loss=loss: loss(x, old, zeros, mask, **level)[0])(new)
+        assert value == 0
+        assert not np.any(slopes)
+
+
 def test_the_surrogate_of_a_sequences_ratio_is_gspos():
     """Mean over the tokens of what stands at each is `-min(s A, clip(s) A)` with the gradient of s by the log-probs."""
     a, mask, clip = example(9), mask_of(LENGTHS), {"clip_range": 0.1, "clip_range_high": 0.3}

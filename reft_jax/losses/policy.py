@@ -50,6 +50,7 @@ def importance_ratio(
     whole = jnp.sum(log_ratio, axis=1, keepdims=True)
     if level == "sequence_mean":
         whole = masked_mean(log_ratio, mask, axis=1)[:, None]
+    whole = jnp.minimum(whole, 80)  # a product of many may be more than float32 has, and infinity times 0 is nan
     return jnp.exp(jnp.where(mask, jax.lax.stop_gradient(whole - log_ratio) + log_ratio, 0))
 
 

@@ -206,6 +206,23 @@ def test_each_optimizer_clips_its_own_gradient():
     assert not same(shared["decoder"], drowned["decoder"]), "with one optimizer it does"
 
 
+@pytest.mark.ci
+def test_with_adapters_a_warm_up_moves_the_head_and_an_update_these_two():
+    model = dataclasses.replace(MODEL, lora=dataclasses.replace(MODEL.lora, rank=2))
+    _, (experience, _) = score("shared")
+    own = config("shared", critic_optimizer=OWN, critic_warmup=1)
+    sizes = {"temperature": 1.0, "total_steps": 9, "critic_steps": 8, "prompt": PROMPT, "response": RESPONSE}
+    rows = np.arange(BATCH, dtype=np.int32)
+    for alone, moved in ((True, {"value_head"}), (False, {"value_head", "lora"})):
+        params = init_params(Policy(model, mesh()), mesh(), jax.random.key(0), value_head=True)
+        before = jax.tree.map(np.array, params)
+        step, args = build_update(model, own, mesh(), critic_alone=alone, **sizes)
+        state = init_state(params, make_optimizers(own, 9, 8), mesh())
+        assert jax.tree.structure(state) == jax.tree.structure(args[0])
+        after = jax.tree.map(np.asarray, step(state, experience, rows)[0].params)
+        assert {part for part in before if not same(before[part], after[part])} == moved
+
+
 def test_shapes_without_a_critic_are_as_they_were():
     shared = abstract_params(Policy(MODEL, mesh()), mesh(), value_head=True)
     separate = abstract_params(Policy(MODEL, mesh(), separate_critic=True), mesh(), value_head=True)

@@ -7,6 +7,8 @@ have two samples, the last question is filler, and two responses are as long as 
 
 import dataclasses
 import functools
+import math
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +19,9 @@ import pytest
 
 from reft_jax.algorithms import ppo
 from reft_jax.algorithms.train_state import init_state
-from reft_jax.config import load_config
+from reft_jax.config import RlConfig, load_config
 from reft_jax.config.files import SHIPPED
-from reft_jax.models.policy import Policy
+from reft_jax.models.policy import Policy, Scores
 from reft_jax.parallel.sharding import to_global, to_host
 from tests.algorithms.test_updates import (
     LENGTHS,
@@ -290,6 +292,88 @@ def test_a_method_is_its_formula(name):
     assert norm > 1e-3
     assert updated["rl/total_loss"] == pytest.approx(float(value), rel=1e-9)
     assert updated["optimizer/gradient_norm"] == pytest.approx(norm, rel=1e-8)
+
+
+# Parts that no overlay has together
+
+
+def mixed(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(rewards of each token, mask) of three questions with three responses each, the last question filler."""
+    lengths = np.append(draw.integers(1, 5, 6), [0, 0, 0])
+    mask = np.arange(4)[None] < lengths[:, None]
+    return draw.choice([0.0, 0.1, 1.0, 0.3], (9, 4)) * mask, mask
+
+
+BASELINES = {
+    "none": lambda group, i: 0.0,
+    "group_mean": lambda group, i: sum(group) / 3,
+    "leave_one_out": lambda group, i: (sum(group) - group[i]) / 2,
+}
+SCALES = {
+    "none": lambda group: 1.0,
+    "group_deviation": lambda group: statistics.stdev(group) + 1e-4,
+    "group_mean": lambda group: sum(group) / 3,
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_every_baseline_beside_every_scale(baseline, scale):
+    settings = {"baseline": baseline, "advantage_scale": scale, "baseline_shift": -0.07, "samples_per_question": 3}
+    for seed in range(5):
+        rewards, mask = mixed(np.random.default_rng(seed))
+        got, returns = ppo.estimate_advantages(RlConfig(algorithm="reinforce", **settings), rewards, None, mask)
+        assert returns is None
+        total = [sum(row) for row in rewards]
+        for i in range(6):
+            group = total[i // 3 * 3 : i // 3 * 3 + 3]
+            divisor = SCALES[scale](group)
+            expected = (total[i] - BASELINES[baseline](group, i % 3) + 0.07) / divisor if divisor else 0.0
+            np.testing.assert_allclose(got[i], np.where(mask[i], expected, 0), rtol=1e-10, atol=1e-12)
+        assert not np.any(got[6:])
+
+
+def naive_term(surrogate: str, ratio: float, log_prob: float, advantage: float) -> float:
+    """Of a token, with ratios from 0.9 to 1.25, and at most 2 in dual clip."""
+    bounded = min(max(ratio, 0.9), 1.25)
+    weights = {"cispo": bounded, "topr": min(ratio, 1.0) if advantage < 0 else 1.0, "reinforce": 1.0}
+    if surrogate in weights:
+        return -weights[surrogate] * advantage * log_prob
+    loss = max(-ratio * advantage, -bounded * advantage)
+    return min(loss, -2 * advantage) if advantage < 0 else loss
+
+
+@pytest.mark.parametrize("average", ["sequence_mean", "token_mean", "constant_length"])
+@pytest.mark.parametrize("ratio", ["token", "sequence_mean", "sequence_product"])
+@pytest.mark.parametrize("surrogate", ["clip", "cispo", "topr", "reinforce"])
+def test_every_surrogate_beside_every_ratio_and_mean(surrogate, ratio, average):
+    """Some responses are not learned from, and two have a likelihood of their own."""
+    settings: dict[str, Any] = {"dual_clip": 2.0} if surrogate == "clip" else {}
+    config = RlConfig(
+        algorithm="reinforce", surrogate=surrogate, ratio=ratio, loss_aggregation=average, clip_range=0.1,
+        clip_range_high=0.25, kl_coef=0.0, positive_nll_coef=0.3, **settings,
+    )  # fmt: skip
+    rng, rows = np.random.default_rng(4), make_rows()
+    new = -rng.uniform(0.1, 3, (B, RESPONSE))
+    old, advantages = new + rng.normal(scale=0.4, size=new.shape), rng.normal(size=new.shape)
+    kept, correct = np.arange(B) != 3, np.arange(B) < 2
+    experience = ppo.Experience(rows, old, None, advantages, None, None, kept, correct)
+    weight = ppo.response_weights(config, rows.response_lengths, RESPONSE, kept)
+    scores = Scores(log_probs=new, entropy=np.zeros_like(new), hidden=np.zeros((B, RESPONSE, 1)))
+    got, _ = ppo.objective(config, scores, None, experience, weight, ppo.right_weights(experience))
+    learned = [i for i in ASKED if kept[i]]
+    total = 0.0
+    for i in learned:
+        n = LENGTHS[i]
+        ratios = [math.exp(new[i, t] - old[i, t]) for t in range(n)]
+        if ratio != "token":
+            product = math.prod(ratios)
+            ratios = [product if ratio == "sequence_product" else product ** (1 / n)] * n
+        terms = [naive_term(surrogate, ratios[t], new[i, t], advantages[i, t]) for t in range(n)]
+        by = {"sequence_mean": n * len(learned), "token_mean": sum(LENGTHS[j] for j in learned)}
+        total += sum(terms) / by.get(average, RESPONSE * len(learned))
+    total -= 0.3 * sum(new[i, t] for i in (0, 1) for t in range(LENGTHS[i])) / (LENGTHS[0] + LENGTHS[1])
+    assert got == pytest.approx(total, rel=1e-10)
 
 
 @pytest.mark.ci
