@@ -168,7 +168,6 @@ def make_experience(
         metrics |= critic_metrics(scores.values, returns, mask)
     if config.chosen_scale == "whiten":
         advantages = losses.whiten(advantages, mask)
-    metrics["rl/right_pushed_down"] = losses.masked_mean(advantages < 0, mask & correct[:, None])
     if config.positive_weight != 1 or config.negative_weight != 1:
         weights = {"positive": config.positive_weight, "negative": config.negative_weight}
         advantages = losses.sign_weighted(advantages, **weights)
@@ -176,6 +175,7 @@ def make_experience(
         ratio = losses.sampler_weights(scores.log_probs, rollout.log_probs, mask, cap=config.sampler_ratio_cap)
         metrics["rl/sampler_sample_size"] = losses.effective_sample_size(ratio, mask)
         advantages = advantages * ratio
+    metrics["rl/right_pushed_down"] = losses.masked_mean(advantages < 0, mask & correct[:, None])
     # A truth for each row, so that it is split over devices as all else is.
     low_entropy = jnp.broadcast_to(metrics["rl/entropy"] < config.entropy_floor, rewards.shape)
     kept = kept_rows(config, rollout, rewards)

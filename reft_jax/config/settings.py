@@ -515,11 +515,6 @@ class RlConfig:
         """Completions that one iteration samples, judges and learns from."""
         return self.rollout_batch_size * self.samples_per_question
 
-    @property
-    def updates_per_iteration(self) -> int:
-        """Optimizer steps of an iteration of `rollout_batch_size` questions."""
-        return self.updates(self.rollout_batch_size)
-
     def minibatches(self, completions: int) -> int:
         """Minibatches of a pass over so many completions."""
         return -(-completions // self.minibatch_size)

@@ -108,6 +108,9 @@ def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str
     Args:
         config: epochs and batch sizes.
         pretrain, sft, rl: rows, or questions, that each has to learn from.
+
+    Raises:
+        ValueError: the critic's warm-up leaves no iteration to the policy.
     """
     epochs = {
         "pretrain": steps_per_epoch(pretrain, config.pretrain.batch_size),
@@ -120,8 +123,11 @@ def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str
     for name, epoch in epochs.items():
         schedule, stop, critic = epoch * scheduled[name], epoch * last[name], 0
         if name == "rl":
+            warmup = config.rl.critic_warmup
+            if stop and stop <= warmup:
+                raise ValueError(f"rl.critic_warmup is {warmup}, and reinforcement has {stop} iterations: take fewer")
             critic = policy_updates(config.rl, rl, stop)
-            schedule = critic - policy_updates(config.rl, rl, min(stop, config.rl.critic_warmup))
+            schedule = critic - policy_updates(config.rl, rl, min(stop, warmup))
         stages[name] = Stage(
             name=name, offset=offset, epoch=epoch, schedule=schedule, stop=stop, critic_schedule=critic
         )
@@ -227,7 +233,8 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
     """Opens a sampler on all problems, encodes what is trained on, takes up the last resume point.
 
     Raises:
-        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices, a critic's warm-up that
+            is longer than reinforcement.
         OSError: no room for the checkpoints.
     """
     with contextlib.ExitStack() as stack:

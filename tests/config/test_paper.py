@@ -103,7 +103,7 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     assert (rl.algorithm, rl.critic, rl.rollout_batch_size, rl.samples_per_question) == ("ppo", "shared", batch, 1)
     assert (rl.epochs, rl.optimizer.learning_rate) == ((300, 3e-7) if large else (700, 3e-6))
     assert (rl.optimizer.schedule, rl.optimizer.lr_warmup_fraction) == ("constant", 0)
-    assert (rl.minibatch_size, rl.update_epochs, rl.updates_per_iteration) == (batch, 2, 2)
+    assert (rl.minibatch_size, rl.update_epochs, rl.updates(batch)) == (batch, 2, 2)
     assert (rl.kl_coef, rl.vf_coef, rl.kl_in, rl.kl_estimator) == (data.kl_coef, 5, "reward", "k1")
     assert (rl.clip_range, rl.value_clip_range, rl.discount, rl.gae_lambda) == (0.2, 0.2, 1, 0.95)
     assert rl.whiten_advantages

@@ -1,5 +1,6 @@
 """Which rows each optimizer step learns from, how many steps there are, and a critic that learns before the policy."""
 
+import functools
 import json
 import os
 import signal
@@ -61,7 +62,14 @@ def test_schedules_count_the_steps_that_are_made(questions, epochs, sizes, passe
         microbatch_size=minibatch, update_epochs=passes, critic_warmup=warmup,
         critic_optimizer=OptimizerConfig(learning_rate=0.1),
     )  # fmt: skip
-    stage = plan_stages(Config(rl=rl, sft=SftConfig(schedule_epochs=0)), pretrain=0, sft=0, rl=questions)["rl"]
+    plan = functools.partial(plan_stages, Config(rl=rl, sft=SftConfig(schedule_epochs=0)), pretrain=0, sft=0)
+    iterations = epochs * -(-questions // batch)
+    if warmup >= iterations:
+        with pytest.raises(ValueError, match=f"is {warmup}, and reinforcement has {iterations} iterations: take fewer"):
+            plan(rl=questions)
+        return
+    stage = plan(rl=questions)["rl"]
+    assert stage.stop == iterations
     policy = critic = 0
     for number in range(stage.stop):
         completions = samples * len(step_indices(0, number, questions, batch))
