@@ -465,8 +465,10 @@ def critic_update(
         part, weight = piece
         hidden = response_hidden(policy, others, part.sequences)  # nobody reads it where the critic has its own
         values = response_values(policy, {**others, **critic}, part.sequences, hidden)
-        fields = (part.values, part.returns, part.sequences.response_mask)
-        errors = losses.ppo_value_loss(values, *fields, clip_range=jnp.inf)
+        assert part.values is not None
+        assert part.returns is not None
+        mask = part.sequences.response_mask
+        errors = losses.ppo_value_loss(values, part.values, part.returns, mask, clip_range=jnp.inf)
         value_loss = jnp.sum(errors * weight)
         return value_loss, value_loss
 

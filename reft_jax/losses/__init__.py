@@ -18,18 +18,59 @@ Conventions (B batch, R response, V vocabulary; log-probs, KL and entropy in nat
 - An array of the wrong shape, rank or mask dtype raises `AssertionError` when the function is traced.
 """
 
-from reft_jax import hand_out
-
-__getattr__, __all__ = hand_out(
-    __name__,
-    arrays="masked_mean whiten",
-    likelihood="entropy masked_nll token_log_probs",
-    kl="kl_k1 kl_k3 kl_loss",
-    rewards="kl_penalised_rewards overlong_penalty place_reward",
-    advantages="adaptive_lambda gae group_deviations group_means leave_one_out_means mixed_groups sign_weighted",
-    policy=(
-        "cispo_policy_loss clip_fraction effective_sample_size importance_ratio ppo_policy_loss reinforce_policy_loss "
-        "sampler_weights topr_policy_loss"
-    ),
-    values="explained_variance ppo_value_loss within_part",
+from reft_jax.losses.advantages import (
+    adaptive_lambda,
+    gae,
+    group_deviations,
+    group_means,
+    leave_one_out_means,
+    mixed_groups,
+    sign_weighted,
 )
+from reft_jax.losses.arrays import masked_mean, whiten
+from reft_jax.losses.kl import kl_k1, kl_k3, kl_loss
+from reft_jax.losses.likelihood import entropy, masked_nll, token_log_probs
+from reft_jax.losses.policy import (
+    cispo_policy_loss,
+    clip_fraction,
+    effective_sample_size,
+    importance_ratio,
+    ppo_policy_loss,
+    reinforce_policy_loss,
+    sampler_weights,
+    topr_policy_loss,
+)
+from reft_jax.losses.rewards import kl_penalised_rewards, overlong_penalty, place_reward
+from reft_jax.losses.values import explained_variance, ppo_value_loss, within_part
+
+__all__ = [
+    "adaptive_lambda",
+    "cispo_policy_loss",
+    "clip_fraction",
+    "effective_sample_size",
+    "entropy",
+    "explained_variance",
+    "gae",
+    "group_deviations",
+    "group_means",
+    "importance_ratio",
+    "kl_k1",
+    "kl_k3",
+    "kl_loss",
+    "kl_penalised_rewards",
+    "leave_one_out_means",
+    "masked_mean",
+    "masked_nll",
+    "mixed_groups",
+    "overlong_penalty",
+    "place_reward",
+    "ppo_policy_loss",
+    "ppo_value_loss",
+    "reinforce_policy_loss",
+    "sampler_weights",
+    "sign_weighted",
+    "token_log_probs",
+    "topr_policy_loss",
+    "whiten",
+    "within_part",
+]

@@ -26,7 +26,7 @@ Few rewards fall by half without any change of the policy: of 1000 iterations of
 lowest window of 20 has less than half of the highest, about 100, in one run of a hundred; 1 %, 50, in most."""
 
 FAR = 0.25
-"""Distance of the first values from the first rewards, as a share of these, at which that is said."""
+"""Distance of the first values from the first rewards, as a share of these, beyond which a warning says so."""
 
 UNREAD_SHARE = 0.95
 """Share of completions without an answer, in the first iteration, at which that is said."""
