@@ -177,10 +177,11 @@ def jax_phases(shape: Shape, mesh: Mesh) -> tuple[Phases, float]:
         return to_global(rollout, batch_shardings(rollout, mesh))
 
     rollout = sample()
-    rewards = to_global(np.ones(shape.batch, np.float32), batch_shardings(np.ones(shape.batch), mesh))
+    verdicts = np.ones(shape.batch, np.float32), np.ones(shape.batch, bool)
+    verdicts = to_global(verdicts, batch_shardings(verdicts, mesh))
 
     def score() -> Any:
-        return jax.block_until_ready(experience_step(params, reference, rollout, rewards)[0])
+        return jax.block_until_ready(experience_step(params, reference, rollout, *verdicts)[0])
 
     experience = score()
     fresh = lambda start: init_state(copy_params(start), make_optimizer(rl.optimizer, 1000), mesh)

@@ -76,6 +76,8 @@ def _type(field: "dataclasses.Field[Any]") -> str:
         return ", ".join(f"`{name}`" for name in get_args(kind))
     if kind == bool | Literal["auto"]:
         return "bool or `auto`"
+    if kind == float | Literal["auto"] and allowed:
+        return f"float, {allowed.words}".replace("auto", "`auto`")
     name = kind.__name__ if kind in (bool, int, float, str) else str(kind).replace("typing.", "")
     name = "`{name: value}`" if "|" in name else name  # a bar would end a table's cell
     return f"{name}, {allowed.words}" if allowed else name

@@ -16,7 +16,10 @@ import numpy as np
 from beartype import BeartypeConf, beartype
 
 MODULES = (
-    "reft_jax.losses",
+    *(
+        f"reft_jax.losses.{name}"
+        for name in ("arrays", "likelihood", "kl", "rewards", "advantages", "policy", "values")
+    ),
     "reft_jax.models.classifier",
     "reft_jax.models.decoder",
     "reft_jax.models.lora",

@@ -30,6 +30,13 @@ NAMES = (
     "rewards",
 )
 
+LEVELS = ("token", "sequence_mean", "sequence_product")
+
+
+def policy_arrays(a):
+    return a["log_probs"], a["old_log_probs"], a["advantages"]
+
+
 # Every function that takes a mask, as a function of named [B, R] arrays.
 MASKED = {
     "masked_mean": lambda a, mask: losses.masked_mean(a["values"], mask),
@@ -50,6 +57,20 @@ MASKED = {
         a["values"], a["old_values"], a["returns"], mask, clip_range=0.2
     ),
     "clip_fraction": lambda a, mask: losses.clip_fraction(a["log_probs"], a["old_log_probs"], mask, clip_range=0.2),
+    **{
+        f"ratio_{level}": lambda a, mask, level=level: losses.importance_ratio(
+            a["log_probs"], a["old_log_probs"], mask, level
+        )
+        for level in LEVELS
+    },
+    "dual_clip_loss": lambda a, mask: losses.ppo_policy_loss(
+        *policy_arrays(a), mask, clip_range=0.2, clip_range_high=0.1, dual_clip=1.1, level="sequence_mean"
+    ),
+    "reinforce_loss": lambda a, mask: losses.reinforce_policy_loss(a["log_probs"], a["advantages"], mask),
+    "cispo_loss": lambda a, mask: losses.cispo_policy_loss(*policy_arrays(a), mask, clip_range=0.3),
+    "topr_loss": lambda a, mask: losses.topr_policy_loss(*policy_arrays(a), mask),
+    "sampler_weights": lambda a, mask: losses.sampler_weights(a["log_probs"], a["old_log_probs"], mask, cap=1.2),
+    "sample_size": lambda a, mask: losses.effective_sample_size(jnp.abs(a["values"]), mask),
     "explained_variance": lambda a, mask: losses.explained_variance(a["values"], a["returns"], mask),
     "sft_loss": lambda a, mask: losses.masked_nll(a["log_probs"], mask)[0],
 }
@@ -273,27 +294,66 @@ REWARD_GROUPS = st.integers(2, 5).flatmap(
 )
 
 
-@given(REWARD_GROUPS, st.booleans())
+@given(REWARD_GROUPS)
 @settings(deadline=None, max_examples=40)
-def test_group_advantages_against_the_statistics_module(groups, scale):
+def test_what_groups_say_against_the_statistics_module(groups):
     rewards, samples = np.array(groups, np.float64).reshape(-1), len(groups[0])
     with jax.enable_x64(True):
-        relative = losses.group_relative_advantages(rewards, samples=samples, scale=scale)
-        alone = losses.leave_one_out_advantages(rewards, samples=samples)
-    for i, reward in enumerate(rewards):
+        means = losses.group_means(rewards, samples=samples)
+        others = losses.leave_one_out_means(rewards, samples=samples)
+        spread = losses.group_deviations(rewards, samples=samples)
+        mixed = losses.mixed_groups(rewards, samples=samples)
+    for i in range(len(rewards)):
         group = groups[i // samples]
-        spread = statistics.stdev(group) + 1e-4 if scale else 1.0
-        assert relative[i] == pytest.approx((reward - statistics.mean(group)) / spread, abs=1e-12)
-        others = [other for j, other in enumerate(group) if j != i % samples]
-        assert alone[i] == pytest.approx(reward - statistics.mean(others), abs=1e-12)
+        assert means[i] == pytest.approx(statistics.mean(group), abs=1e-12)
+        assert spread[i] == pytest.approx(statistics.stdev(group), abs=1e-12)
+        assert others[i] == pytest.approx(statistics.mean(group[: i % samples] + group[i % samples + 1 :]), abs=1e-12)
+        assert bool(mixed[i]) == (len(set(group)) > 1)
 
 
-def test_group_advantages_refuse_rows_that_are_no_groups():
-    for advantages in (partial(losses.group_relative_advantages, scale=True), losses.leave_one_out_advantages):
+def test_what_groups_say_is_refused_of_rows_that_are_no_groups():
+    for of_groups in (losses.group_means, losses.leave_one_out_means, losses.group_deviations, losses.mixed_groups):
         with pytest.raises(AssertionError):
-            advantages(np.zeros(7), samples=2)
+            of_groups(np.zeros(7), samples=2)
         with pytest.raises(AssertionError):
-            advantages(np.zeros(6), samples=1)
+            of_groups(np.zeros(6), samples=1)
+
+
+def test_weights_by_sign():
+    advantages = np.array([[2.0, -3.0, 0.0], [0.5, -0.5, -0.0]])
+    weighted = losses.sign_weighted(advantages, positive=0.1, negative=2.0)
+    np.testing.assert_allclose(weighted, [[0.2, -6, 0], [0.05, -1, 0]], rtol=1e-12)
+    np.testing.assert_array_equal(losses.sign_weighted(advantages, positive=1.0, negative=1.0), advantages)
+
+
+def test_the_decay_by_length_and_its_floor():
+    lengths = np.array([0.0, 1, 20, 40, 400, 4000])
+    free = losses.adaptive_lambda(lengths, alpha=0.05, floor=-100.0)
+    np.testing.assert_allclose(free, [-19, -19, 0, 0.5, 0.95, 0.995], rtol=1e-12)
+    np.testing.assert_allclose(
+        losses.adaptive_lambda(lengths, alpha=0.05, floor=0.9), [0.9, 0.9, 0.9, 0.9, 0.95, 0.995], rtol=1e-12
+    )
+    for length, decay in zip(lengths[3:], free[3:]):  # what the factors of all later steps come to
+        assert np.sum(np.asarray(decay) ** np.arange(100_000)) == pytest.approx(0.05 * length, rel=1e-9)
+
+
+def test_gae_with_a_decay_for_each_row_is_that_of_the_rows_alone():
+    a, mask, decays = example(), mask_of(LENGTHS), np.array([0.2, 0.9, 0.5, 1.0])
+    both = losses.gae(a["rewards"], a["values"], mask, discount=0.9, gae_lambda=decays)
+    for i, decay in enumerate(decays):
+        row = slice(i, i + 1)
+        alone = losses.gae(a["rewards"][row], a["values"][row], mask[row], discount=0.9, gae_lambda=decay)
+        for got, expected in zip(both, alone):
+            np.testing.assert_allclose(got[row], expected, rtol=1e-12)
+
+
+def test_the_penalty_of_long_responses():
+    """As the paper has it: three cases, with a longest response of 10 tokens and a buffer of 4."""
+    for length in range(11):
+        soft = 0.0 if length <= 6 else (10 - 4 - length) / 4
+        penalty = losses.overlong_penalty(np.array([float(length)]), longest=10, buffer=4)
+        assert penalty[0] == pytest.approx(-soft, abs=1e-12)
+    np.testing.assert_array_equal(losses.overlong_penalty(np.array([3, 4]), longest=4, buffer=1), [0, 1])
 
 
 # PPO losses: golden tables, clip range 0.2
@@ -346,6 +406,128 @@ def test_value_loss_golden(value, target, loss, gradient):
     np.testing.assert_allclose([result, slope[0, 0]], [loss, gradient], atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("advantage", "low", "high"),  # ratios where a gradient begins and ends; the range is 0.2 below and 0.5 above
+    [(1.0, 0.0, 1.5), (-1.0, 0.8, 3.0)],
+)
+def test_where_a_token_has_a_gradient_between_two_clips(advantage, low, high):
+    """Beyond, it has none: too likely for a good one; too rare, or far too likely, for a bad one."""
+
+    def loss(log_probs):
+        arrays = np.array([[advantage]]), np.array([[True]])
+        clip = {"clip_range": 0.2, "clip_range_high": 0.5, "dual_clip": 3.0}
+        return losses.ppo_policy_loss(log_probs, np.zeros((1, 1)), *arrays, **clip).sum()
+
+    for ratio in (0.1, 0.79, 0.81, 1.0, 1.49, 1.51, 2.9, 3.1, 9.0):
+        value, slope = jax.value_and_grad(loss)(np.log([[ratio]]))
+        inside = low < ratio < high
+        bounded = ratio if inside else (high if ratio > high else low)
+        assert value == pytest.approx(-advantage * bounded, rel=1e-12)
+        assert slope[0, 0] == pytest.approx(-advantage * ratio if inside else 0.0, rel=1e-12)
+
+
+def naive_ratios(new, old, length, level):
+    """Of one row's tokens, by products of probabilities."""
+    each = [math.exp(new[t]) / math.exp(old[t]) for t in range(length)]
+    whole = math.prod(each)
+    return {"token": each, "sequence_product": [whole] * length, "sequence_mean": [whole ** (1 / length)] * length}[
+        level
+    ]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_ratios_and_their_gradients(level):
+    """The gradient of a response's ratio, summed over its tokens: each token's own log-prob carries that ratio."""
+    a, mask = example(8), mask_of(LENGTHS)
+    ratio = lambda x: losses.importance_ratio(x, a["old_log_probs"], mask, level)
+    got, slopes = ratio(a["log_probs"]), jax.grad(lambda x: jnp.sum(ratio(x)))(a["log_probs"])
+    for i, n in enumerate(LENGTHS):
+        expected = naive_ratios(a["log_probs"][i], a["old_log_probs"][i], n, level) if n else []
+        np.testing.assert_allclose(got[i, :n], expected, rtol=1e-12)
+        np.testing.assert_allclose(slopes[i, :n], expected, rtol=1e-12)
+        np.testing.assert_array_equal(got[i, n:], 1)
+
+
+def test_a_product_of_many_ratios_stays_finite():
+    """Also where nothing is to be learned from it; in float32 it would be infinite."""
+    new, old, mask = np.zeros((1, 200), np.float32), np.full((1, 200), -1, np.float32), np.ones((1, 200), bool)
+    zeros, level = np.zeros((1, 200), np.float32), {"level": "sequence_product"}
+    for loss in (partial(losses.ppo_policy_loss, clip_range=0.2), losses.topr_policy_loss):
+        value, slopes = jax.value_and_grad(lambda x, loss=loss: loss(x, old, zeros, mask, **level)[0])(new)
+        assert value == 0
+        assert not np.any(slopes)
+
+
+def test_the_surrogate_of_a_sequences_ratio_is_gspos():
+    """Mean over the tokens of what stands at each is `-min(s A, clip(s) A)` with the gradient of s by the log-probs."""
+    a, mask, clip = example(9), mask_of(LENGTHS), {"clip_range": 0.1, "clip_range_high": 0.3}
+    a["advantages"] = np.broadcast_to(np.array([[1.0], [-2.0], [3.0], [4.0]]), (B, R))
+
+    def gspo(x):
+        total = 0.0
+        for i, n in enumerate(LENGTHS[:3]):
+            s = jnp.exp(sum(x[i, t] - a["old_log_probs"][i, t] for t in range(n)) / n)
+            total -= jnp.minimum(s * a["advantages"][i, 0], jnp.clip(s, 0.9, 1.3) * a["advantages"][i, 0])
+        return total
+
+    ours = lambda x: jnp.sum(
+        losses.ppo_policy_loss(x, a["old_log_probs"], a["advantages"], mask, level="sequence_mean", **clip)
+    )
+    for got, expected in zip(jax.value_and_grad(ours)(a["log_probs"]), jax.value_and_grad(gspo)(a["log_probs"])):
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
+
+
+WEIGHTED = {
+    "reinforce": (lambda a, mask: losses.reinforce_policy_loss(a["log_probs"], a["advantages"], mask), None),
+    "cispo": (lambda a, mask: losses.cispo_policy_loss(*policy_arrays(a), mask, clip_range=0.1, clip_range_high=0.2),
+              lambda ratio, advantage: min(max(ratio, 0.9), 1.2)),
+    "topr": (lambda a, mask: losses.topr_policy_loss(*policy_arrays(a), mask),
+             lambda ratio, advantage: min(ratio, 1.0) if advantage < 0 else 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weighted_likelihoods_against_loops(name):
+    """Values, and gradients: that of a log-prob is minus its weight times its advantage, by the response's length."""
+    function, weight = WEIGHTED[name]
+    a, mask = example(11), mask_of(LENGTHS)
+    loss = lambda x: function(a | {"log_probs": x}, mask)
+    got, slopes = loss(a["log_probs"]), jax.grad(lambda x: jnp.sum(loss(x)))(a["log_probs"])
+    seen = set()
+    for i, n in enumerate(LENGTHS):
+        total = 0.0
+        level = "sequence_product" if name == "topr" else "token"
+        ratios = naive_ratios(a["log_probs"][i], a["old_log_probs"][i], n, level) if n else []
+        for t, ratio in enumerate(ratios):
+            advantage = a["advantages"][i, t]
+            w = weight(ratio, advantage) if weight else 1.0
+            seen.add((w == ratio, advantage < 0))
+            total -= w * advantage * a["log_probs"][i, t] / n
+            assert slopes[i, t] == pytest.approx(-w * advantage / n, rel=1e-11)
+        assert got[i] == pytest.approx(total, rel=1e-11, abs=1e-12)
+    assert len(seen) > 1, "the case has weights of both kinds"
+
+
+def test_topr_leaves_good_completions_as_they_are_and_tapers_bad_ones():
+    old, mask, good = np.log([[0.5, 0.5]]), np.ones((1, 2), bool), np.array([[1.0, 1.0]])
+    slope = lambda x, a: jax.grad(lambda x: losses.topr_policy_loss(x, old, a, mask).sum())(x)[0, 0]
+    rarer, likelier = old - 1, old + 0.5
+    assert slope(rarer, good) == slope(likelier, good) == pytest.approx(-0.5)
+    assert slope(rarer, -good) == pytest.approx(0.5 * math.exp(-2)), "the ratio of both tokens together"
+    assert slope(likelier, -good) == pytest.approx(0.5)
+
+
+def test_sampler_weights_and_what_they_are_worth():
+    sampler, mask = np.log([[0.5, 0.2, 0.4], [0.1, 0.3, 0.9]]), mask_of((3, 1), 3)
+    trainer = np.log([[0.25, 0.6, 0.4], [0.4, 0.9, 0.1]])
+    weights = losses.sampler_weights(trainer, sampler, mask, cap=2.0)
+    np.testing.assert_allclose(weights, [[0.5, 2, 1], [2, 0, 0]], rtol=1e-12)
+    assert losses.effective_sample_size(weights, mask) == pytest.approx((0.5 + 2 + 1 + 2) ** 2 / (4 * 9.25))
+    assert losses.effective_sample_size(np.full((2, 3), 0.3), mask) == pytest.approx(1)
+    assert losses.effective_sample_size(np.array([[7.0, 0, 0], [0, 0, 0]]), mask) == pytest.approx(1 / 4)
+    assert losses.effective_sample_size(weights, np.zeros((2, 3), bool)) == 0
+
+
 def test_losses_average_over_each_response_so_long_ones_weigh_no_more():
     zeros, mask = np.zeros((B, R)), mask_of(LENGTHS)
     advantages = np.array([[3.0, 0, 0, 9, 9], [5, 0, 0, 0, 0], [7, 9, 9, 9, 9], [9, 9, 9, 9, 9]])
@@ -370,6 +552,18 @@ def test_explained_variance():
     tenth = np.full((B, R), 0.1, np.float32)  # whose mean in float32 is not 0.1 for every count
     for lengths in [(n, R, m, 0) for n in range(R) for m in range(R)]:
         assert losses.explained_variance(v.astype(np.float32), tenth, mask_of(lengths)) == 0
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 5))
+@settings(deadline=None, max_examples=40)
+def test_the_parts_of_a_response_are_all_of_it_and_as_equal_as_can_be(lengths, parts):
+    mask = mask_of(lengths, 12)
+    found = np.stack([losses.within_part(mask, part, parts=parts) for part in range(parts)])
+    np.testing.assert_array_equal(found.sum(0), mask)
+    for row, n in zip(found.transpose(1, 2, 0), lengths):
+        sizes = row.sum(0)
+        assert sizes.max() - sizes.min() <= 1
+        assert row[:n].argmax(1).tolist() == sorted(row[:n].argmax(1).tolist()), "in order"
 
 
 def test_sft_loss_sums_and_counts():
@@ -425,7 +619,13 @@ def test_dtypes_are_kept_and_half_precision_is_raised(name, given_dtype, expecte
 
 # Differentiated by the updates. `example` keeps away from the kinks of clip and max, where differences say nothing.
 @pytest.mark.parametrize(
-    ("name", "argument"), [("ppo_policy_loss", "log_probs"), ("ppo_value_loss", "values"), ("sft_loss", "log_probs")]
+    ("name", "argument"),
+    [
+        ("ppo_policy_loss", "log_probs"),
+        ("ppo_value_loss", "values"),
+        ("sft_loss", "log_probs"),
+        ("reinforce_loss", "log_probs"),
+    ],
 )
 def test_gradients_of_losses_against_differences(name, argument):
     arrays, mask = example(5), mask_of(LENGTHS)

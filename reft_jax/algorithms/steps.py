@@ -5,6 +5,7 @@ layout                     the weights as sampling wants them
 slots, prefill, decode     sampling at any temperature: room for rows, prompts read into it, the next tokens of all rows
 ..._filtered               the same for the top-k or the top-p of evaluation
 experience, update         scoring of a rollout, an optimizer step on it
+critic_experience, _update the same in the critic's warm-up
 reward_model, classify     an optimizer step of the reward model, and P(correct) of completions
 """
 
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 
 from reft_jax.algorithms import classification, ppo, rollout, self_training, sft
 from reft_jax.algorithms.rollout import build_layout, needs_layout
-from reft_jax.config import Config, LoraConfig, ModelConfig, SupervisedConfig
+from reft_jax.config import Config, LoraConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import Bucket, Lowerable, Step
@@ -38,8 +39,9 @@ def steps(
         config: with the model's shape filled in.
         mesh: where the steps run.
         ids: the tokenizer's.
-        schedules: optimizer steps of each stage's learning-rate schedule. Like `ids` they are constants in a step and
-            change neither its size nor its arguments: without them there are others in their place.
+        schedules: optimizer steps of the learning-rate schedule of each stage, and of the `critic`. Like `ids` they are
+            constants in a step and change neither its size nor its arguments: without them there are others in their
+            place.
 
     Raises:
         ValueError: the weights cannot be laid out for sampling as asked; names the parameter.
@@ -58,7 +60,7 @@ def steps(
             found["layout"] = Step(functools.partial(build_layout, *layout), ((),))
         found |= _sampling_steps(config, sampling_of(config, mesh, ids))
         if rl.epochs:
-            found |= _reinforcement(config, mesh, total("rl"))
+            found |= _reinforcement(config, mesh, total("rl"), total("critic"))
     if config.reward_model.samples:  # in a run of its own
         settings, buckets = config.reward_model, _each(config.reward_model.row_buckets)
         learn = lambda length: classification.build_step(
@@ -177,8 +179,11 @@ def _sampling_steps(config: Config, sampling: Sampling) -> dict[str, Step]:
     return found
 
 
-def _reinforcement(config: Config, mesh: Mesh, total_steps: int) -> dict[str, Step]:
-    """The learning steps of an algorithm: `update`, and `experience` where completions are scored before."""
+def _reinforcement(config: Config, mesh: Mesh, total_steps: int, critic_steps: int) -> dict[str, Step]:
+    """The learning steps of an algorithm: `update`, and `experience` where completions are scored before.
+
+    The critic's warm-up has both as `critic_update` and `critic_experience`.
+    """
     model, rl, generation = config.model, config.rl, config.generation
     prompts, response = _each(generation.prompt_buckets), generation.max_new_tokens
     sizes: dict[str, Any] = {"temperature": generation.temperature, "response": response}
@@ -190,9 +195,20 @@ def _reinforcement(config: Config, mesh: Mesh, total_steps: int) -> dict[str, St
         pairs = itertools.product(prompts, gold if rl.self_training.gold_weight else [()])
         buckets = tuple((*prompt, *lengths) for prompt, lengths in pairs)
         return {"update": Step(build, buckets, rl.minibatch_size, response)}
-    score = lambda prompt: ppo.build_experience(model, rl, mesh, prompt=prompt, **sizes)
-    update = lambda prompt: ppo.build_update(model, rl, mesh, total_steps=total_steps, prompt=prompt, **sizes)
-    return {
-        "experience": Step(score, prompts, rl.completions_per_iteration, response),
-        "update": Step(update, prompts, rl.minibatch_size, response),
-    }
+    sizes_of_update = {**sizes, "total_steps": total_steps, "critic_steps": critic_steps}
+
+    def made(rl: RlConfig, *, critic_alone: bool) -> tuple[Step, Step]:
+        score = lambda prompt: ppo.build_experience(model, rl, mesh, prompt=prompt, **sizes)
+        update = lambda prompt: ppo.build_update(
+            model, rl, mesh, prompt=prompt, critic_alone=critic_alone, **sizes_of_update
+        )
+        return (
+            Step(score, prompts, rl.completions_per_iteration, response),
+            Step(update, prompts, rl.minibatch_size, response),
+        )
+
+    found = dict(zip(("experience", "update"), made(rl, critic_alone=False)))
+    if rl.critic_warmup:
+        warming = made(ppo.monte_carlo(rl), critic_alone=True)
+        found |= dict(zip(("critic_experience", "critic_update"), warming))
+    return found

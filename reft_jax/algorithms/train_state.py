@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,36 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
 
 
+class PartOptimizers(NamedTuple):
+    """Optimizers of the policy and of the critic's own parameters, each with a clipping and a state of its own."""
+
+    policy: optax.GradientTransformation
+    critic: optax.GradientTransformation
+
+    def init(self, params: Params) -> dict[str, optax.OptState]:
+        """Their states, by name."""
+        critic, policy = split_critic(params)
+        return {"policy": self.policy.init(policy), "critic": self.critic.init(critic)}
+
+    def update(
+        self, gradients: Params, state: dict[str, optax.OptState], params: Params
+    ) -> tuple[Params, dict[str, optax.OptState]]:
+        """The updates of all parameters, and the new states."""
+        (critic_gradients, gradients), (critic, policy) = split_critic(gradients), split_critic(params)
+        updates, own = self.policy.update(gradients, state["policy"], policy)
+        critic_updates, other = self.critic.update(critic_gradients, state["critic"], critic)
+        return {**updates, **critic_updates}, {"policy": own, "critic": other}
+
+
+Optimizer: TypeAlias = optax.GradientTransformation | PartOptimizers
+
+
+def split_critic(params: Params) -> tuple[Params, Params]:
+    """(the critic's own parameters: its head, and its decoder where it has one; all others)."""
+    own = params.keys() & {"value_head", "critic"}
+    return select(params, own), select(params, params.keys() - own)
+
+
 @functools.lru_cache(maxsize=64)  # tracing a model takes a tenth of a second or more, and every step asks
 def abstract_params(model: Policy | Classifier, mesh: Mesh, *, value_head: bool, adapters: bool = True) -> Params:
     """Shapes, types and shardings of the model's parameters in its layout; touches no device.
@@ -94,21 +124,29 @@ def init_parts(model: Policy | Classifier, mesh: Mesh, key: jax.Array, abstract:
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(key)
 
 
-def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state around (abstract) `params`: moments lie where their parameters do."""
     trainable, _ = split_trainable(params)
     scalar: Callable[[Any], Any] = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
-    opt_state = optax.tree_map_params(
-        optimizer,
-        lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
-        jax.eval_shape(optimizer.init, trainable),
-        trainable,
-        transform_non_params=scalar,
-    )
+
+    def moments(optimizer: optax.GradientTransformation, trainable: Params) -> optax.OptState:
+        return optax.tree_map_params(
+            optimizer,
+            lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
+            jax.eval_shape(optimizer.init, trainable),
+            trainable,
+            transform_non_params=scalar,
+        )
+
+    if isinstance(optimizer, PartOptimizers):
+        critic, policy = split_critic(trainable)
+        opt_state = {"policy": moments(optimizer.policy, policy), "critic": moments(optimizer.critic, critic)}
+    else:
+        opt_state = moments(optimizer, trainable)
     return TrainState(step=scalar(jax.ShapeDtypeStruct((), jnp.int32)), params=params, opt_state=opt_state)
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def init_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """A state at step 0 that owns `params`: the first step donates their buffers."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(split_trainable(params)[0])
@@ -235,7 +273,7 @@ def accumulate(
 
 
 def apply_gradients(
-    state: TrainState, gradients: Params, optimizer: optax.GradientTransformation
+    state: TrainState, gradients: Params, optimizer: Optimizer
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step; also returns the gradient's global norm before clipping."""
     trainable, frozen = split_trainable(state.params)
@@ -255,6 +293,7 @@ def optimizer_step(
     count: int,
     mesh: Mesh | None,
     cut: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    optimizer: Optimizer | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array], Any]:
     """One step of the optimizer on a batch; what every algorithm's update ends with.
 
@@ -263,6 +302,7 @@ def optimizer_step(
         state: parameters and optimizer.
         config: optimizer and schedule.
         total_steps: length of the learning-rate schedule, in optimizer steps.
+        optimizer: what steps; None makes it of `config`.
 
     Returns:
         (state, its metrics: learning rate, and global norm of the gradient before clipping; auxiliary arrays of `loss`
@@ -270,7 +310,7 @@ def optimizer_step(
     """
     gradients, aux = accumulate(loss, state.params, batch, count, mesh, cut)
     learning_rate = make_schedule(config, total_steps)(state.step)
-    state, metrics = apply_gradients(state, gradients, make_optimizer(config, total_steps))
+    state, metrics = apply_gradients(state, gradients, optimizer or make_optimizer(config, total_steps))
     return state, {**metrics, "optimizer/learning_rate": learning_rate}, aux
 
 

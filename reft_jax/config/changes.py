@@ -42,6 +42,9 @@ STAGE_FROM_HERE_ON = (
     *("prompt_buckets", "response_buckets", "row_buckets"),
     *("kl_coef", "track_kl", "kl_in", "kl_estimator", "vf_coef", "clip_range", "value_clip_range"),
     *("discount", "gae_lambda", "whiten_advantages", "scale_by_group", "self_training", "collapse"),
+    *("baseline_shift", "positive_weight", "negative_weight", "clip_range_high", "dual_clip", "sampler_ratio_cap"),
+    *("overlong_filter", "overlong_buffer", "overlong_penalty", "entropy_floor", "entropy_coef", "positive_nll_coef"),
+    *("gae_length_alpha", "value_lambda"),
 )
 """The same of a stage that has begun; all settings of one that is yet to come may change so."""
 

@@ -8,7 +8,7 @@ at the first fault, and make numbers of classes that YAML cannot write.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -46,6 +46,11 @@ Probability = Annotated[float, Range("more than 0 and at most 1", lambda x: 0 < 
 Temperature = Annotated[float, Range("0.001 or more", lambda x: x >= 1e-3)]  # float32 logits stay finite
 GreedyOrTemperature = Annotated[float, Range("0, or 0.001 or more", lambda x: x == 0 or x >= 1e-3)]
 OpenUnitInterval = Annotated[float, Range("between 0 and 1, without the ends", lambda x: 0 < x < 1)]
+AutoPositiveFloat = Annotated[float | Literal["auto"], Range("more than 0, or auto", lambda x: x == "auto" or x > 0)]
+AutoUnitInterval = Annotated[
+    float | Literal["auto"], Range("between 0 and 1, or auto", lambda x: x == "auto" or 0 <= x <= 1)
+]
+DualClip = Annotated[float, Range("0, or more than 1", lambda x: x == 0 or x > 1)]
 AUTO = (0,)
 """Buckets that are made of the data's lengths; written `auto`."""
 Buckets = Annotated[

@@ -4,8 +4,11 @@ import dataclasses
 from typing import Any, Literal
 
 from reft_jax.config.ranges import (
+    AutoPositiveFloat,
+    AutoUnitInterval,
     Buckets,
     ClosedUnitInterval,
+    DualClip,
     FiniteFloat,
     GreedyOrTemperature,
     HalfOpenUnitInterval,
@@ -384,9 +387,10 @@ class CollapseConfig:
 class RlConfig:
     """The reinforcement stage."""
 
-    algorithm: Literal["ppo", "grpo", "rloo", "self_training"] = "ppo"
-    """PPO with a critic (ReFT); GRPO or RLOO, which compare the samples of a question with each other; or likelihood of
-    right completions."""
+    algorithm: Literal["ppo", "grpo", "rloo", "reinforce", "self_training"] = "ppo"
+    """PPO with a critic (ReFT); GRPO or RLOO, which compare the samples of a question with each other; REINFORCE, which
+    takes the reward as it is; or likelihood of right completions. What the first four do with a reward is `baseline`
+    and `advantage_scale`, which this decides where they are `auto`; all else is common to them."""
     epochs: NonNegativeInt = 300
     """Passes over the training questions; 0 switches the stage off."""
     init_from: LocalPath = ""
@@ -394,7 +398,7 @@ class RlConfig:
     rollout_batch_size: PositiveInt = 32
     """Questions per iteration."""
     samples_per_question: PositiveInt = 1
-    """Completions sampled for each question of an iteration; GRPO and RLOO need two or more."""
+    """Completions sampled for each question of an iteration; what compares them, as GRPO and RLOO do, needs two."""
     minibatch_size: PositiveInt = 32
     """Completions per optimizer step."""
     microbatch_size: NonNegativeInt = 32
@@ -414,20 +418,79 @@ class RlConfig:
     loss, weighted by the ratio of new to old policy, which makes its gradient that of the KL."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Estimator of that KL from a sampled token: log(p/q), or q/p - 1 - log(q/p), which is never negative."""
-    loss_aggregation: Literal["sequence_mean", "token_mean"] = "sequence_mean"
-    """Loss: mean over each response, then over the minibatch's responses, or mean over all tokens of the minibatch."""
-    critic: Literal["shared", "separate"] = "shared"
-    """PPO's values come from a head on the policy's body, or on a decoder of its own that starts as a copy of it."""
-    vf_coef: NonNegativeFloat = 5.0
-    """PPO: weight of the value loss."""
+    loss_aggregation: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
+    """Loss: mean over each response, then over the minibatch's responses; mean over all tokens of the minibatch; or sum
+    over each response by `generation.max_new_tokens`, then mean over responses (Dr. GRPO)."""
+    baseline: Literal["auto", "none", "group_mean", "leave_one_out", "critic"] = "auto"
+    """What is taken off a reward: nothing (REINFORCE), the mean of the question's responses (GRPO), that of the others
+    (RLOO), or the critic's values, token by token, by GAE (PPO); `auto` is by `algorithm`. All but the critic give the
+    tokens of a response one advantage, from the sum of its rewards."""
+    baseline_shift: FiniteFloat = 0.0
+    """Added to a baseline that is no critic: with `none` it is a constant baseline, with `group_mean` and below 0 it is
+    AsymRE's."""
+    advantage_scale: Literal["auto", "none", "group_deviation", "group_mean", "whiten"] = "auto"
+    """What advantages are divided by: nothing; the standard deviation of the question's rewards (GRPO); their mean
+    (MaxRL); or `whiten`, which shifts and scales them to mean 0 and variance 1 over the iteration's tokens (PPO).
+    `auto` is by `algorithm`, `whiten_advantages` and `scale_by_group`."""
+    positive_weight: NonNegativeFloat = 1.0
+    """Advantages above 0 are multiplied by this (0.1 in W-REINFORCE)."""
+    negative_weight: NonNegativeFloat = 1.0
+    """Advantages below 0 are multiplied by this (0 in RAFT++)."""
+    only_mixed_groups: bool = False
+    """Leave out questions whose responses all earned the same (Reinforce-Rej)."""
+    surrogate: Literal["clip", "cispo", "topr", "reinforce"] = "clip"
+    """Loss of the policy. `clip`: ratio times advantage, clipped (PPO). The others are likelihood times advantage, and
+    times a weight without gradient: the clipped ratio (`cispo`); the ratio, at most 1, where the advantage is below 0
+    (`topr`); or nothing (`reinforce`)."""
+    ratio: Literal["token", "sequence_mean", "sequence_product"] = "token"
+    """Ratio of new to old policy: of each token; of a response as the geometric mean of its tokens' (GSPO), or as their
+    product (TOPR)."""
     clip_range: PositiveFloat = 0.2
     """Policy ratios are clipped to 1 +- this."""
+    clip_range_high: AutoPositiveFloat = "auto"
+    """They are clipped to 1 + this above; `auto` is `clip_range`."""
+    dual_clip: DualClip = 0.0
+    """Largest ratio that counts where the advantage is below 0 (dual-clip PPO: 3); 0 sets no limit."""
+    sampler_ratio_cap: NonNegativeFloat = 0.0
+    """Tokens are weighted by the ratio of the trainer's to the sampler's probability, at most this (2 is usual), which
+    mends what the two round otherwise; 0 does without."""
+    overlong_filter: bool = False
+    """Leave responses that were cut at `generation.max_new_tokens` out of the loss; they count in baselines."""
+    overlong_buffer: NonNegativeInt = 0
+    """Tokens before `generation.max_new_tokens` over which a response loses more and more reward; 0 does without."""
+    overlong_penalty: NonNegativeFloat = 1.0
+    """Reward that the longest response loses, where `overlong_buffer` is set."""
+    entropy_floor: NonNegativeFloat = 0.0
+    """While the mean entropy of an iteration's tokens is below this many nats, entropy is rewarded; 0 never does."""
+    entropy_coef: NonNegativeFloat = 0.005
+    """Weight of the entropy in the loss then."""
+    positive_nll_coef: NonNegativeFloat = 0.0
+    """Weight of a likelihood loss on right completions, a mean over their tokens (VAPO: 0.1)."""
+    critic: Literal["shared", "detached", "separate"] = "shared"
+    """The critic's values come from a head on the policy's body; from one whose loss does not reach the body; or from
+    one on a decoder of its own that starts as a copy of it."""
+    vf_coef: NonNegativeFloat = 5.0
+    """PPO: weight of the value loss."""
     value_clip_range: PositiveFloat = 0.2
     """PPO: new values are clipped to the old ones +- this."""
     discount: ClosedUnitInterval = 1.0
     """PPO: reward discount per token."""
     gae_lambda: ClosedUnitInterval = 0.95
     """PPO: decay of generalised advantage estimation."""
+    gae_length_alpha: NonNegativeFloat = 0.0
+    """PPO: the decay of a response of l tokens is 1 - 1 / (this * l) where that is above `gae_lambda` (VAPO: 0.05, over
+    thousands of tokens); 0 does without."""
+    value_lambda: AutoUnitInterval = "auto"
+    """PPO: decay in what values are fitted to, 1 for the rewards that came; `auto` is as in the advantages."""
+    value_start: Literal["zero", "mean_reward"] = "zero"
+    """What the critic says before it has learned: 0, or the mean reward of the first iteration."""
+    critic_warmup: NonNegativeInt = 0
+    """Iterations at the start in which the policy stays as it is and values are fitted to the rewards that came; a
+    critic on the policy's body trains its head alone then."""
+    critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.0, schedule="constant", lr_warmup_fraction=0.0)
+    """Optimizer of the critic's own parameters, its head and a decoder of its own, with its own clipping and moments;
+    with a learning rate of 0 `optimizer` has these too. Its schedule begins with `critic_warmup`, that of `optimizer`
+    behind it."""
     whiten_advantages: bool = True
     """PPO: advantages are shifted and scaled to mean 0 and variance 1 over the iteration's tokens."""
     scale_by_group: bool = True
@@ -452,10 +515,33 @@ class RlConfig:
         """Completions that one iteration samples, judges and learns from."""
         return self.rollout_batch_size * self.samples_per_question
 
+    def minibatches(self, completions: int) -> int:
+        """Minibatches of a pass over so many completions."""
+        return -(-completions // self.minibatch_size)
+
+    def updates(self, questions: int) -> int:
+        """Optimizer steps of an iteration of so many questions."""
+        return self.update_epochs * self.minibatches(questions * self.samples_per_question)
+
     @property
-    def updates_per_iteration(self) -> int:
-        """Optimizer steps of an iteration."""
-        return self.update_epochs * self.completions_per_iteration // self.minibatch_size
+    def chosen_baseline(self) -> str:
+        """`baseline`, decided."""
+        own = {"ppo": "critic", "grpo": "group_mean", "rloo": "leave_one_out"}
+        return own.get(self.algorithm, "none") if self.baseline == "auto" else self.baseline
+
+    @property
+    def chosen_scale(self) -> str:
+        """`advantage_scale`, decided."""
+        if self.advantage_scale != "auto":
+            return self.advantage_scale
+        if self.algorithm == "ppo" and self.whiten_advantages:
+            return "whiten"
+        return "group_deviation" if self.algorithm == "grpo" and self.scale_by_group else "none"
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.algorithm != "self_training" and self.chosen_baseline == "critic"
 
     @property
     def scores_reference(self) -> bool:

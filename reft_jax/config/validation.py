@@ -11,7 +11,7 @@ from typing import Any
 
 from reft_jax.config.ranges import range_of
 from reft_jax.config.renamed import RENAMED
-from reft_jax.config.settings import Config, DataConfig, RewardModelConfig, SourceConfig, SupervisedConfig
+from reft_jax.config.settings import Config, DataConfig, RewardModelConfig, RlConfig, SourceConfig, SupervisedConfig
 
 
 def validate(config: Config, *, training: bool = True) -> None:
@@ -233,14 +233,96 @@ def _training_errors(config: Config) -> Iterator[str]:
             f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
             f"rl.minibatch_size ({rl.minibatch_size}), and that of rl.microbatch_size ({rl.microbatch_size})"
         )
-    if rl.algorithm in ("grpo", "rloo") and rl.samples_per_question < 2:
-        yield (
-            f"rl.samples_per_question is {rl.samples_per_question}: rl.algorithm `{rl.algorithm}` compares the samples "
-            "of a question, so it must be 2 or more"
-        )
+    yield from _algorithm_errors(config)
     yield from _lost_steps(config)
-    if rl.algorithm != "ppo" and rl.separate_critic:
-        yield f"rl.critic is `separate`: rl.algorithm `{rl.algorithm}` has no critic, leave it at `shared`"
+
+
+def _algorithm_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each part of the algorithm that makes no sense beside another."""
+    rl, default, at = config.rl, RlConfig(), f"rl.algorithm `{config.rl.algorithm}`"
+    changed = [name for name in (*_GRADIENT, *_CRITIC) if getattr(rl, name) != getattr(default, name)]
+    if rl.algorithm == "self_training":
+        for name in changed:
+            yield f"rl.{name} is {_shown(rl, name)}: {at} learns likelihoods, leave it {_shown(default, name, 'at ')}"
+        return
+    baseline, scale = rl.chosen_baseline, rl.chosen_scale
+    if not rl.has_critic:
+        without = at if rl.baseline == "auto" else f"rl.baseline `{baseline}`"
+        for name in [name for name in changed if name in _CRITIC]:
+            yield f"rl.{name} is {_shown(rl, name)}: {without} has no critic, leave it {_shown(default, name, 'at ')}"
+    if rl.samples_per_question < 2:
+        for comparing in _comparing(config.rl):
+            yield (
+                f"rl.samples_per_question is {rl.samples_per_question}: {comparing} compares the samples of a "
+                "question, so it must be 2 or more"
+            )
+    if rl.has_critic and scale in ("group_deviation", "group_mean"):
+        yield (
+            f"rl.advantage_scale is `{scale}` and the baseline is the critic: it divides the one advantage of a "
+            "response, and a critic gives each token its own; take `whiten` or `none`"
+        )
+    if rl.has_critic and rl.baseline_shift:
+        yield f"rl.baseline_shift is {rl.baseline_shift}: a critic's values are learned, leave it at 0"
+    if scale == "group_mean":
+        lowest = min(config.reward.correct, config.reward.wrong, config.reward.no_answer)
+        if lowest < 0 or (rl.kl_coef and rl.kl_in == "reward") or rl.overlong_buffer:
+            yield (
+                "rl.advantage_scale is `group_mean`: what is divided by a mean of rewards may not be below 0; set "
+                "rl.kl_in to loss, rl.overlong_buffer to 0, and no reward below 0"
+            )
+    for name, switch, own in (("whiten", "whiten_advantages", "ppo"), ("group_deviation", "scale_by_group", "grpo")):
+        if rl.algorithm == own and rl.advantage_scale == name and not getattr(rl, switch):
+            yield f"rl.advantage_scale is `{name}` and rl.{switch} is false: give one of them"
+    if not rl.positive_weight and not rl.negative_weight:
+        yield "rl.positive_weight and rl.negative_weight are both 0: there is nothing to learn from"
+    if rl.dual_clip and rl.surrogate != "clip":
+        yield f"rl.dual_clip is {rl.dual_clip} and rl.surrogate is `{rl.surrogate}`: it limits `clip`, leave it at 0"
+    if rl.clip_range_high != "auto" and rl.surrogate in ("topr", "reinforce"):
+        yield f"rl.clip_range_high is {rl.clip_range_high}: rl.surrogate `{rl.surrogate}` clips nothing, leave it out"
+    if rl.ratio != "token" and rl.surrogate == "reinforce":
+        yield f"rl.ratio is `{rl.ratio}`: rl.surrogate `reinforce` has no ratio, leave it at `token`"
+    if rl.overlong_buffer > config.generation.max_new_tokens:
+        yield (
+            f"rl.overlong_buffer ({rl.overlong_buffer}) is more than generation.max_new_tokens "
+            f"({config.generation.max_new_tokens}): responses would be penalised from their first token on"
+        )
+    if rl.critic_warmup and not rl.critic_optimizer.learning_rate:
+        yield (
+            f"rl.critic_warmup is {rl.critic_warmup} and rl.critic_optimizer.learning_rate is 0: it needs an optimizer "
+            "of its own, whose moments are not the policy's"
+        )
+
+
+def _comparing(rl: RlConfig) -> Iterator[str]:
+    """Yields the settings by which the samples of a question are compared."""
+    own = {"grpo": "group_mean", "rloo": "leave_one_out"}.get(rl.algorithm)
+    if rl.chosen_baseline in ("group_mean", "leave_one_out") and rl.baseline != "auto":
+        yield f"rl.baseline `{rl.baseline}`"
+    elif own and rl.baseline == "auto":
+        yield f"rl.algorithm `{rl.algorithm}`"
+    if rl.advantage_scale in ("group_deviation", "group_mean"):
+        yield f"rl.advantage_scale `{rl.advantage_scale}`"
+    if rl.only_mixed_groups:
+        yield "rl.only_mixed_groups"
+
+
+def _shown(rl: RlConfig, name: str, at: str = "") -> str:
+    """The value of a setting, as a message says it."""
+    value = getattr(rl, name)
+    if dataclasses.is_dataclass(value):
+        return "out" if at else "set"
+    return at + (f"`{value}`" if isinstance(value, str) else str(value).lower())
+
+
+_CRITIC = ("critic", "gae_length_alpha", "value_lambda", "value_start", "critic_warmup", "critic_optimizer")
+"""Settings that only a critic reads, and that were made with `baseline`: older ones may stand in a recipe for all."""
+
+_GRADIENT = (
+    *("baseline", "baseline_shift", "advantage_scale", "positive_weight", "negative_weight", "only_mixed_groups"),
+    *("surrogate", "ratio", "clip_range_high", "dual_clip", "sampler_ratio_cap", "overlong_filter", "overlong_buffer"),
+    *("entropy_floor", "positive_nll_coef"),
+)
+"""The same of all algorithms by policy gradient."""
 
 
 BFLOAT16_STEP = 1e-4
@@ -255,15 +337,16 @@ def _lost_steps(config: Config) -> Iterator[str]:
         return
     adapters = model.lora.rank > 0
     stages = {
-        "pretrain": (config.pretrain.epochs, config.pretrain.optimizer),
-        "sft": (config.sft.schedule_epochs and not adapters, config.sft.optimizer),
-        "rl": (config.rl.epochs and not adapters, config.rl.optimizer),
-        "reward_model": (config.reward_model.samples, config.reward_model.optimizer),
+        "pretrain.optimizer": (config.pretrain.epochs, config.pretrain.optimizer),
+        "sft.optimizer": (config.sft.schedule_epochs and not adapters, config.sft.optimizer),
+        "rl.optimizer": (config.rl.epochs and not adapters, config.rl.optimizer),
+        "rl.critic_optimizer": (config.rl.epochs, config.rl.critic_optimizer),
+        "reward_model.optimizer": (config.reward_model.samples, config.reward_model.optimizer),
     }
     for name, (on, optimizer) in stages.items():
         if on and 0 < optimizer.learning_rate < BFLOAT16_STEP:
             yield (
-                f"model.param_dtype is bfloat16 and {name}.optimizer.learning_rate is {optimizer.learning_rate}: steps "
+                f"model.param_dtype is bfloat16 and {name}.learning_rate is {optimizer.learning_rate}: steps "
                 f"below {BFLOAT16_STEP} are lost in its rounding; leave model.param_dtype at float32 (model.dtype may "
                 "be bfloat16), or train adapters (model.lora.rank)"
             )

@@ -47,7 +47,7 @@ def gold_answers(sets: Mapping[str, list[Problem]], config: Config) -> Iterator[
         cure = "evaluation.select_by cannot be accuracy; take `reward`, or one of reward.functions"
         raise ValueError(none(len(sets["dev"]), "dev", source) + cure)
     if sets["train"] and not counts["train"] and config.rl.epochs and config.rl.algorithm == "self_training":
-        cure = "rl.algorithm self_training has nothing to learn from; take `ppo`, `grpo` or `rloo`"
+        cure = "rl.algorithm self_training has nothing to learn from; take `ppo`, `grpo`, `rloo` or `reinforce`"
         raise ValueError(none(len(sets["train"]), "train", "data.train") + cure)
     for split, count in counts.items():
         if count < len(sets[split]) and split != "pretrain":

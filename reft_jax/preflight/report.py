@@ -79,7 +79,7 @@ SAMPLING = ("prefill", "decode", "prefill_filtered", "decode_filtered")
 STAGES = {
     "pretrain": ("pretrain",),
     "sft": ("sft", "layout", *SAMPLING),
-    "rl": ("layout", *SAMPLING, "experience", "update"),
+    "rl": ("layout", *SAMPLING, "critic_experience", "critic_update", "experience", "update"),
     "reward_model": ("reward_model", "classify"),
 }
 """The steps of each stage, in their order; the last is a run of its own."""

@@ -68,7 +68,7 @@ def argument_parts(step: str, args: tuple[Any, ...]) -> dict[str, int]:
     if isinstance(first, TrainState):
         optimizer = (first.opt_state, first.step)
         return {"params": device_bytes(first.params), "optimizer": device_bytes(optimizer), "batch": device_bytes(rest)}
-    if step == "experience":
+    if step.endswith("experience"):
         return {"params": device_bytes(first), "reference": device_bytes(rest[0]), "batch": device_bytes(rest[1:])}
     found = {"params" if step == "layout" else "weights": device_bytes(first)}
     if rest and isinstance(rest[0], Slots):

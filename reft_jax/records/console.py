@@ -38,7 +38,13 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 
 MODELS = {"warmup": "warm-up", "sft": "SFT continued", "sft_best": "SFT", "rl_best": ""}
 """The models of a run that are measured, in the order of tables; `rl_best` is called by its algorithm."""
-ALGORITHMS = {"ppo": "ReFT (PPO)", "grpo": "GRPO", "rloo": "RLOO", "self_training": "self-training"}
+ALGORITHMS = {
+    "ppo": "ReFT (PPO)",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+    "reinforce": "REINFORCE",
+    "self_training": "self-training",
+}
 
 
 class ProgressDisplay:

@@ -61,6 +61,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "rl/policy_loss": Metric("1", "Clipped surrogate loss of the policy"),
     "rl/value_loss": Metric("reward squared", "Half the clipped squared error of the values, before `vf_coef`"),
+    "rl/positive_nll": Metric("nats per token", "Cross-entropy of the right completions, before `positive_nll_coef`"),
     "rl/kl_loss": Metric("nats per token", "KL to the reference as a part of the loss, before `kl_coef`"),
     "rl/sampled_loss": Metric("nats per token", "Self-training: cross-entropy of the right completions"),
     "rl/gold_loss": Metric("nats per token", "Self-training: cross-entropy of the annotations of the same questions"),
@@ -75,10 +76,20 @@ METRICS: Mapping[str, Metric] = {
     "rl/log_ratio_max": Metric("nats", "Largest absolute log(new probability / old probability) of a token"),
     "rl/log_ratio_mean": Metric("nats per token", "Mean absolute log(new probability / old probability)"),
     "rl/ratio_mean": Metric("1", "Mean over tokens of new probability / old probability"),
-    "rl/clip_fraction": Metric("share", "Tokens whose ratio lies outside 1 +- `clip_range`"),
+    "rl/clip_fraction": Metric("share", "Tokens whose ratio, as `ratio` has it, lies beyond the clip range"),
     "rl/entropy": Metric("nats per token", "Entropy of the policy's next-token distribution"),
     "rl/explained_variance": Metric("1", "1 - Var(return - value) / Var(return) over tokens; 1 is a perfect critic"),
-    "rl/advantage_mean": Metric("reward", "Mean advantage over tokens, before whitening"),
+    "rl/explained_variance_first": Metric("1", "The same over the first third of each response"),
+    "rl/explained_variance_middle": Metric("1", "The same over the second third"),
+    "rl/explained_variance_last": Metric("1", "The same over the last third"),
+    "rl/right_pushed_down": Metric(
+        "share", "Tokens of right completions that the policy loss makes less likely: their advantage is below 0"
+    ),
+    "rl/kept": Metric("share", "Completions that are learned from, by `overlong_filter` and `only_mixed_groups`"),
+    "rl/sampler_sample_size": Metric(
+        "share", "Tokens that the iteration's are worth with the weights of `sampler_ratio_cap`: effective sample size"
+    ),
+    "rl/advantage_mean": Metric("reward", "Mean advantage over tokens, before whitening and weights"),
     "rl/value_mean": Metric("reward", "Mean value over tokens"),
     "rl/return_mean": Metric("reward", "Mean return over tokens: advantage plus value, KL penalty included"),
     "rl/sampler_gap": Metric("nats per token", "Mean absolute difference of log-probs between sampler and trainer"),

@@ -1,4 +1,4 @@
-"""How an iteration's completions are learned from: by policy gradient (PPO, GRPO, RLOO) or by online self-training.
+"""How an iteration's completions are learned from: by policy gradient (PPO, GRPO, RLOO, REINFORCE), or self-training.
 
 A learner is made once, when reinforcement begins, and owns what its algorithm needs besides the train state.
 """
@@ -18,8 +18,8 @@ from reft_jax.algorithms.train_state import (
     abstract_state,
     copy_params,
     init_state,
-    make_optimizer,
 )
+from reft_jax.config import RlConfig
 from reft_jax.data.batches import PromptBatch, annotations, epoch_order
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
@@ -44,6 +44,13 @@ class Iteration(NamedTuple):
     def prompt_length(self) -> int:
         """The prompts' bucket."""
         return self.prompts.tokens.shape[1]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """[B] bool, the rows whose answer is right."""
+        correct = np.zeros(len(self.prompts.problem), bool)
+        correct[: len(self.completions)] = [each.verdict.outcome == "correct" for each in self.completions]
+        return correct
 
 
 class Learner(Protocol):
@@ -80,8 +87,8 @@ def make_learner(
 def _resume(records: Records, model: Model, stage: Stage) -> TrainState | None:
     config = model.config.rl
     policy = Policy(model.config.model, model.mesh, config.separate_critic)
-    params = abstract_params(policy, model.mesh, value_head=ppo.has_critic(config))
-    optimizer = make_optimizer(config.optimizer, stage.schedule)
+    params = abstract_params(policy, model.mesh, value_head=config.has_critic)
+    optimizer = ppo.make_optimizers(config, stage.schedule, stage.critic_schedule)
     return records.resume(stage.name, abstract_state(params, optimizer, model.mesh))
 
 
@@ -89,12 +96,13 @@ def _fresh(model: Model, stage: Stage, params: Params) -> TrainState:
     """A state that begins with `params`, {"decoder"}, whose buffers it owns."""
     config = model.config.rl
     critic: Params = {"critic": copy_params(params["decoder"])} if config.separate_critic else {}
-    parts = model.fresh_parts("lora", *(("value_head",) if ppo.has_critic(config) else ()))
-    return init_state({**params, **critic, **parts}, make_optimizer(config.optimizer, stage.schedule), model.mesh)
+    parts = model.fresh_parts("lora", *(("value_head",) if config.has_critic else ()))
+    optimizer = ppo.make_optimizers(config, stage.schedule, stage.critic_schedule)
+    return init_state({**params, **critic, **parts}, optimizer, model.mesh)
 
 
 class PolicyGradient:
-    """PPO, GRPO and RLOO: score the completions, then update by minibatches.
+    """PPO, GRPO, RLOO and REINFORCE: score the completions, then update by minibatches.
 
     Args:
         model: what is trained.
@@ -107,25 +115,28 @@ class PolicyGradient:
         self._reference = reference
 
     def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> tuple[TrainState, dict[str, Any]]:
-        """See `Learner`. The first iteration is checked, see `self_checks`."""
+        """See `Learner`. The first iteration, and the first update of the policy, are checked, see `self_checks`."""
         config, compiled, rollout = self._model.config.rl, self._model.compiled, iteration.rollout
         rewards = np.zeros(len(rollout.ended), rollout.log_probs.dtype)
         rewards[: len(iteration.completions)] = [completion.reward for completion in iteration.completions]
-        rewards = to_global(rewards, batch_shardings(rewards, self._model.mesh))
-        reference, score = self._reference(state), compiled.get("experience", iteration.prompt_length)
-        experience, metrics = score(state.params, reference, rollout, rewards)
+        if iteration.number == 0 and config.value_start == "mean_reward":
+            state = with_value_bias(state, float(np.mean(rewards[: len(iteration.completions)])))
+        verdicts = rewards, iteration.correct
+        verdicts = to_global(verdicts, batch_shardings(verdicts, self._model.mesh))
+        warming = "critic_" if iteration.number < config.critic_warmup else ""
+        reference, score = self._reference(state), compiled.get(warming + "experience", iteration.prompt_length)
+        experience, metrics = score(state.params, reference, rollout, *verdicts)
         if iteration.number == 0:
-            other, _ = score(state.params, reference, self_checks.with_other_padding(rollout), rewards)
+            other, _ = score(state.params, reference, self_checks.with_other_padding(rollout), *verdicts)
             self_checks.check_experience(
                 experience, metrics, other, from_reference=reference is not None, tolerance=config.check_tolerance
             )
         jax.block_until_ready(experience)
         clock.lap("experience")
-        state, updates = update_all(
-            self._model, compiled.get("update", iteration.prompt_length), state, experience, iteration.number
-        )
+        update = compiled.get(warming + "update", iteration.prompt_length)
+        state, updates = update_all(self._model, update, state, experience, iteration)
         clock.lap("update")
-        if iteration.number == 0:
+        if iteration.number == config.critic_warmup:
             self_checks.check_first_update(updates[0], tolerance=config.check_tolerance)
         return state, jax.device_get(metrics) | mean_of(updates)
 
@@ -144,20 +155,17 @@ class SelfTraining:
 
     def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> tuple[TrainState, dict[str, Any]]:
         """See `Learner`."""
-        correct = np.zeros(len(iteration.prompts.problem), bool)
-        correct[: len(iteration.completions)] = [
-            completion.verdict.outcome == "correct" for completion in iteration.completions
-        ]
         gold = None
         lengths: tuple[int, ...] = ()
         if self._model.config.rl.self_training.gold_weight:
             gold = self._annotations(iteration.prompts)
             response = gold.responses.shape[1]
             lengths = (gold.tokens.shape[1] - response, response)
-        correct, gold = to_global((correct, gold), batch_shardings((correct, gold), self._model.mesh))
+        given = iteration.correct, gold
+        correct, gold = to_global(given, batch_shardings(given, self._model.mesh))
         data = SelfTrainingBatch(sampled=iteration.rollout.sequences, correct=correct, gold=gold)
         update = self._model.compiled.get("update", iteration.prompt_length, *lengths)
-        state, updates = update_all(self._model, update, state, data, iteration.number)
+        state, updates = update_all(self._model, update, state, data, iteration)
         clock.lap("update")
         return state, mean_of(updates)
 
@@ -173,18 +181,40 @@ class SelfTraining:
         )
 
 
+def with_value_bias(state: TrainState, bias: float) -> TrainState:
+    """The state with a value head that says `bias` of every state, as its kernel is 0 before it has learned."""
+    head = state.params["value_head"]
+    filled = to_global(np.full(head["bias"].shape, bias, head["bias"].dtype), head["bias"].sharding)
+    return state.replace(params={**state.params, "value_head": {**head, "bias": filled}})  # type: ignore[attr-defined]
+
+
 def update_all(
-    model: Model, update: Any, state: TrainState, data: Any, iteration: int
+    model: Model, update: Any, state: TrainState, data: Any, iteration: Iteration
 ) -> tuple[TrainState, list[dict[str, Any]]]:
     """`update_epochs` passes over an iteration's data in minibatches; returns the metrics of each update."""
     config, updates = model.config.rl, []
     for k in range(config.update_epochs):
-        seed, epoch = order_seed(model.config, "minibatches"), iteration * config.update_epochs + k
-        order = epoch_order(seed, epoch, config.completions_per_iteration)
-        for minibatch in order.reshape(-1, config.minibatch_size).astype(np.int32):
-            state, metrics = update(state, data, minibatch)
+        seed, epoch = order_seed(model.config, "minibatches"), iteration.number * config.update_epochs + k
+        for rows in minibatches(config, seed, epoch, len(iteration.completions)):
+            state, metrics = update(state, data, rows)
             updates.append(metrics)
     return state, jax.device_get(updates)
+
+
+def minibatches(config: RlConfig, seed: int, epoch: int, completions: int) -> list[np.ndarray]:
+    """The rows of each minibatch of a pass over an iteration, [minibatch_size] int32; a function of its arguments.
+
+    The last iteration of an epoch may have fewer completions than rows; then there are only as many minibatches as
+    these fill, with as equal shares of them as can be, and each is filled up with filler, which comes last.
+
+    Args:
+        config: sizes.
+        seed, epoch: of the order, see `epoch_order`.
+        completions: rows that are no filler.
+    """
+    parts = np.array_split(epoch_order(seed, epoch, completions), config.minibatches(completions))
+    filled = [np.append(part, np.full(config.minibatch_size - len(part), completions)) for part in parts]
+    return [part.astype(np.int32) for part in filled]
 
 
 def mean_of(updates: Sequence[dict[str, Any]]) -> dict[str, float]:

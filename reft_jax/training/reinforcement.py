@@ -1,14 +1,14 @@
 """The reinforcement loop: draw questions, sample, judge, learn, record (ReFT, section 3.2)."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reft_jax.algorithms.rollout import Rollout, SamplingParams
 from reft_jax.algorithms.train_state import TrainState
-from reft_jax.config import CollapseConfig
+from reft_jax.config import CollapseConfig, RlConfig
 from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
@@ -24,6 +24,9 @@ LEAST_POSITIVE = 150
 
 Few rewards fall by half without any change of the policy: of 1000 iterations of 256 completions, 2 % of them right, the
 lowest window of 20 has less than half of the highest, about 100, in one run of a hundred; 1 %, 50, in most."""
+
+FAR = 0.25
+"""Distance of the first values from the first rewards, as a share of these, beyond which a warning says so."""
 
 UNREAD_SHARE = 0.95
 """Share of completions without an answer, in the first iteration, at which that is said."""
@@ -69,6 +72,8 @@ def reinforce(
             if number == 0 and (warning := unread(completions)):
                 records.display.message(warning)
             state, metrics = learner.learn(state, Iteration(number, prompts, rollout, completions), clock)
+            if number == 0 and (warning := biased_critic(sampler.config.rl, completions, metrics)):
+                records.display.message(warning)
             record_iteration(records, sampler, stage, number + 1, completions, metrics, clock)
             progress.collapse = detect_collapse(sampler.config.rl.collapse, progress, completions, metrics)
             if progress.collapse:
@@ -117,6 +122,24 @@ def unread(completions: Sequence[Completion]) -> str:
         f"warning: {len(without)} of the {len(completions)} completions of the first iteration have no answer that can "
         f"be read ({counts}), such as {without[0].text[-500:]!r}; "
         f"{limit}does the model know the format (data.templates, data.cot)?"
+    )
+
+
+def biased_critic(config: RlConfig, completions: Sequence[Completion], metrics: Mapping[str, Any]) -> str:
+    """A warning where the first advantages push right completions down, for values are far from rewards; else nothing.
+
+    With values below the rewards, a decay below 1 keeps a reward from the start of its response, and whitening then
+    makes advantages there negative.
+    """
+    if not config.has_critic or config.chosen_scale != "whiten" or config.gae_lambda == 1 or config.critic_warmup:
+        return ""
+    reward, value = float(np.mean([each.reward for each in completions])), float(metrics["rl/value_mean"])
+    if abs(value - reward) <= FAR * abs(reward):
+        return ""
+    return (
+        f"warning: values are {value:.2f} on average and rewards {reward:.2f}: with whitening and rl.gae_lambda "
+        f"{config.gae_lambda:g}, {100 * metrics['rl/right_pushed_down']:.0f} % of the tokens of right completions are "
+        "made less likely, and the reward may fall at first (rl.value_start, rl.critic_warmup, rl.gae_lambda: 1)"
     )
 
 

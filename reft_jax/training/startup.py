@@ -12,7 +12,7 @@ import jax
 
 from reft_jax.algorithms.steps import steps
 from reft_jax.algorithms.train_state import abstract_stage
-from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig
+from reft_jax.config import Config, DistributedConfig, ModelConfig, RewardConfig, RlConfig
 from reft_jax.config.validation import check_batches, check_lengths, require_files
 from reft_jax.data.batches import steps_per_epoch
 from reft_jax.data.buckets import automatic, buckets_of, with_buckets
@@ -108,6 +108,9 @@ def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str
     Args:
         config: epochs and batch sizes.
         pretrain, sft, rl: rows, or questions, that each has to learn from.
+
+    Raises:
+        ValueError: the critic's warm-up leaves no iteration to the policy.
     """
     epochs = {
         "pretrain": steps_per_epoch(pretrain, config.pretrain.batch_size),
@@ -118,11 +121,29 @@ def plan_stages(config: Config, *, pretrain: int, sft: int, rl: int) -> dict[str
     last = scheduled | {"sft": config.sft.stop_epoch if config.sft.schedule_epochs else 0}
     stages, offset = {}, 0
     for name, epoch in epochs.items():
-        updates = config.rl.updates_per_iteration if name == "rl" else 1
-        schedule, stop = epoch * scheduled[name] * updates, epoch * last[name]
-        stages[name] = Stage(name=name, offset=offset, epoch=epoch, schedule=schedule, stop=stop)
+        schedule, stop, critic = epoch * scheduled[name], epoch * last[name], 0
+        if name == "rl":
+            warmup = config.rl.critic_warmup
+            if stop and stop <= warmup:
+                raise ValueError(f"rl.critic_warmup is {warmup}, and reinforcement has {stop} iterations: take fewer")
+            critic = policy_updates(config.rl, rl, stop)
+            schedule = critic - policy_updates(config.rl, rl, min(stop, warmup))
+        stages[name] = Stage(
+            name=name, offset=offset, epoch=epoch, schedule=schedule, stop=stop, critic_schedule=critic
+        )
         offset += stop
     return stages
+
+
+def policy_updates(config: RlConfig, questions: int, iterations: int) -> int:
+    """Optimizer steps of so many iterations; the last one of an epoch has as many as its questions make."""
+    if not questions:
+        return 0
+    batch = config.rollout_batch_size
+    per_epoch = steps_per_epoch(questions, batch)
+    whole = iterations * config.updates(batch)
+    lost = config.updates(batch) - config.updates(questions - (per_epoch - 1) * batch)
+    return whole - iterations // per_epoch * lost
 
 
 @contextlib.contextmanager
@@ -212,7 +233,8 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
     """Opens a sampler on all problems, encodes what is trained on, takes up the last resume point.
 
     Raises:
-        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices.
+        ValueError: bad problems, rows that are too long, a mesh that does not fit the devices, a critic's warm-up that
+            is longer than reinforcement.
         OSError: no room for the checkpoints.
     """
     with contextlib.ExitStack() as stack:
@@ -231,7 +253,9 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         )
         if warning := other_base(config.model):
             log(warning)
-        model = sampler.model.with_schedules({name: stage.schedule for name, stage in stages.items()})
+        model = sampler.model.with_schedules(
+            {**{name: stage.schedule for name, stage in stages.items()}, "critic": stages["rl"].critic_schedule}
+        )
         policy = Policy(config.model, mesh, config.rl.separate_critic)
         largest = abstract_stage(policy, mesh, config.rl.optimizer, 1, value_head=True)
         models = 3 * config.checkpoint.keep_best + 3  # of SFT and RL, one to be replaced each; pretrain, warmup, sft

@@ -37,6 +37,8 @@ class Stage:
     """Optimizer steps of its learning-rate schedule."""
     stop: int
     """Its last step; 0 where it is switched off."""
+    critic_schedule: int = 0
+    """Optimizer steps of the critic, those of `rl.critic_warmup` included."""
 
 
 @dataclasses.dataclass

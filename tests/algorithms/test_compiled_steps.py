@@ -13,7 +13,7 @@ import pytest
 
 from reft_jax.algorithms import ppo, sft
 from reft_jax.algorithms.rollout import Limits, SamplingParams, build_decode, build_prefill, rollout_policy
-from reft_jax.config import DecoderConfig, ModelConfig, RlConfig, SupervisedConfig
+from reft_jax.config import DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
 from reft_jax.models.policy import Policy
 from reft_jax.preflight import hlo
 from tests.devices import mesh
@@ -52,8 +52,10 @@ def trained(kind: str = "sft", remat: str = "none", microbatches: int = 1) -> tu
         config = SupervisedConfig(batch_size=microbatches * B, microbatch_size=B)
         step, args = sft.build_step(model, config, where, **lengths)
     else:
-        config = RlConfig(rollout_batch_size=B, minibatch_size=B, microbatch_size=B)
-        step, args = ppo.build_update(model, config, where, temperature=1.0, **lengths)
+        alone = kind == "critic_update"
+        own = {"critic_warmup": 1, "critic_optimizer": OptimizerConfig()} if alone else {}
+        config = RlConfig(rollout_batch_size=B, minibatch_size=B, microbatch_size=B, **own)
+        step, args = ppo.build_update(model, config, where, temperature=1.0, **lengths, critic_alone=alone)
     return step.lower(*args).compile(), args
 
 
@@ -81,7 +83,7 @@ def test_a_block_that_is_recomputed_keeps_little():
     assert sizes[2] < sizes[1] < 0.8 * sizes[0]
 
 
-@pytest.mark.parametrize("kind", ["sft", "update"])
+@pytest.mark.parametrize("kind", ["sft", "update", pytest.param("critic_update", marks=pytest.mark.ci)])
 def test_a_step_overwrites_all_of_its_state(kind):
     program, args = trained(kind)
     leaves = jax.tree.leaves_with_path(args[0])

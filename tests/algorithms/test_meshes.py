@@ -117,12 +117,13 @@ def make_rows() -> Sequences:
     return Sequences(tokens, prompts, responses, lengths)
 
 
-def make_rollout(dtype: Any) -> tuple[Rollout, np.ndarray]:
-    """A rollout, with log-probs from nowhere, and its rewards."""
+def make_rollout(dtype: Any) -> tuple[Rollout, np.ndarray, np.ndarray]:
+    """A rollout, with log-probs from nowhere, its rewards, and which rows are right."""
     rows, rng = make_rows(), np.random.default_rng(3)
     log_probs = -3 * rows.response_mask * rng.random((B, RESPONSE))
     rewards = np.where(rows.response_lengths > 0, rng.choice([0.0, 0.1, 1.0], B), 0)
-    return Rollout(rows, log_probs.astype(dtype), rows.response_lengths < RESPONSE), rewards.astype(dtype)
+    rollout = Rollout(rows, log_probs.astype(dtype), rows.response_lengths < RESPONSE)
+    return rollout, rewards.astype(dtype), rewards == 1
 
 
 # Training

@@ -260,6 +260,7 @@ def make_rollout() -> Rollout:
 
 
 REWARDS = np.array([1.0, 0.1, 0.0, 1.0, 0.1, 0.0, 0.0, 0.0])
+RIGHT = REWARDS == 1
 
 
 @functools.cache
@@ -269,7 +270,8 @@ def experience(microbatch: int = B, shape=(1, 1), reference_noise: float = 0.1, 
     config = dataclasses.replace(PPO, microbatch_size=microbatch, **settings)
     step, _ = ppo.build_experience(MODEL, config, where, temperature=TEMPERATURE, prompt=PROMPT, response=RESPONSE)
     reference = on_mesh({"decoder": host_params(7, reference_noise)["decoder"]}, where)
-    batch = to_global((make_rollout(), REWARDS), batch_shardings((make_rollout(), REWARDS), where))
+    given = make_rollout(), REWARDS, RIGHT
+    batch = to_global(given, batch_shardings(given, where))
     return to_host(step(on_mesh(host_params(), where), reference if config.scores_reference else None, *batch))
 
 
@@ -320,14 +322,25 @@ def test_experience_equals_numpy():
     assert_rows_close(got.advantages, [whitened(row) for row in rows["advantages"]])
     assert_rows_close(experience(whiten_advantages=False)[0].advantages, rows["advantages"])
     k1 = flat["k1"]
-    residual = np.var(flat["returns"] - flat["values"])
+    explained = lambda r, v: 1 - np.var(r - v) / np.var(r)
+    thirds = [
+        [np.concatenate([row[[3 * t // len(row) == part for t in range(len(row))]] for row in rows[name] if len(row)])
+         for name in ("returns", "values")]
+        for part in range(3)
+    ]  # fmt: skip
     expected = {
         "rl/kl_k1": k1.mean(),
         "rl/kl_k3": np.mean(np.exp(-k1) - 1 + k1),
         "rl/sequence_kl": k1.sum() / 6,
         "rl/kl_max": np.abs(k1).max(),
         "rl/entropy": flat["entropy"].mean(),
-        "rl/explained_variance": 1 - residual / np.var(flat["returns"]),
+        "rl/explained_variance": explained(flat["returns"], flat["values"]),
+        "rl/explained_variance_first": explained(*thirds[0]),
+        "rl/explained_variance_middle": explained(*thirds[1]),
+        "rl/explained_variance_last": explained(*thirds[2]),
+        "rl/right_pushed_down": np.mean(
+            np.concatenate([whitened(row) for row, right in zip(rows["advantages"], RIGHT) if right]) < 0
+        ),
         "rl/advantage_mean": flat["advantages"].mean(),
         "rl/value_mean": flat["values"].mean(),
         "rl/return_mean": flat["returns"].mean(),
@@ -575,7 +588,8 @@ def grouped_steps(case: str, microbatch: int = B, shape=(1, 1)):
     config = grouped(case, microbatch_size=microbatch, minibatch_size=B)
     score, _ = ppo.build_experience(MODEL, config, where, **sizes)
     reference = without_critic(host_params(7, 0.1))
-    batch = to_global((make_rollout(), REWARDS), batch_shardings((make_rollout(), REWARDS), where))
+    given = make_rollout(), REWARDS, RIGHT
+    batch = to_global(given, batch_shardings(given, where))
     data, scored = score(on_mesh(without_critic(host_params()), where), on_mesh(reference, where), *batch)
     step, _ = ppo.build_update(MODEL, config, where, **sizes, total_steps=STEPS)
     params = on_mesh(without_critic(host_params(9, 0.05)), where)

@@ -34,7 +34,7 @@ def test_all_faults_are_told_at_once_with_their_files(tmp_path, capsys):
             f"rl.kl_coeff is no setting: did you mean rl.kl_coef? ({base})",
             f"foo is no setting ({base})",
             "sed is no setting: did you mean seed?",
-            f"rl.critic is 'x': it must be one of shared, separate ({base})",
+            f"rl.critic is 'x': it must be one of shared, detached, separate ({base})",
             f"sft.prompt_buckets is 'long': it must be {lengths} ({over})",
             "model.scan_layers is 'maybe': it must be true or false",
             "rl.epochs is 'many': it must be a whole number, 0 or more",

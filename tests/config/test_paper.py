@@ -103,7 +103,7 @@ def test_a_run_has_the_numbers_of_the_references_scripts(run):
     assert (rl.algorithm, rl.critic, rl.rollout_batch_size, rl.samples_per_question) == ("ppo", "shared", batch, 1)
     assert (rl.epochs, rl.optimizer.learning_rate) == ((300, 3e-7) if large else (700, 3e-6))
     assert (rl.optimizer.schedule, rl.optimizer.lr_warmup_fraction) == ("constant", 0)
-    assert (rl.minibatch_size, rl.update_epochs, rl.updates_per_iteration) == (batch, 2, 2)
+    assert (rl.minibatch_size, rl.update_epochs, rl.updates(batch)) == (batch, 2, 2)
     assert (rl.kl_coef, rl.vf_coef, rl.kl_in, rl.kl_estimator) == (data.kl_coef, 5, "reward", "k1")
     assert (rl.clip_range, rl.value_clip_range, rl.discount, rl.gae_lambda) == (0.2, 0.2, 1, 0.95)
     assert rl.whiten_advantages
@@ -165,6 +165,24 @@ OVERLAYS: dict[str, dict[str, Any]] = {
     },
     "grpo": {"rl.algorithm": "grpo", "rl.samples_per_question": 8, "rl.kl_in": "loss"},
     "rloo": {"rl.algorithm": "rloo", "rl.samples_per_question": 8, "rl.kl_in": "reward"},
+    "dr_grpo": {"rl.algorithm": "grpo", "rl.chosen_scale": "none", "rl.loss_aggregation": "constant_length"},
+    "dapo": {"rl.chosen_scale": "group_deviation", "rl.clip_range": 0.2, "rl.clip_range_high": 0.28, "rl.kl_coef": 0},
+    "gspo": {"rl.ratio": "sequence_mean", "rl.clip_range": 3e-4, "rl.clip_range_high": 4e-4},
+    "cispo": {"rl.surrogate": "cispo", "rl.loss_aggregation": "token_mean"},
+    "maxrl": {"rl.chosen_baseline": "group_mean", "rl.chosen_scale": "group_mean", "reward.wrong": 0},
+    "reinforce": {"rl.chosen_baseline": "none", "rl.chosen_scale": "none", "rl.has_critic": False, "reward.wrong": 0.1},
+    "reinforce_plus_plus": {"rl.chosen_baseline": "none", "rl.chosen_scale": "whiten", "rl.samples_per_question": 1},
+    "raft_plus_plus": {"rl.negative_weight": 0, "rl.positive_weight": 1, "reward.wrong": 0},
+    "reinforce_rej": {"rl.only_mixed_groups": True, "reward.wrong": -1, "reward.no_answer": -1},
+    "w_reinforce": {"rl.positive_weight": 0.1, "rl.negative_weight": 1, "reward.wrong": -1},
+    "topr": {"rl.surrogate": "topr", "rl.ratio": "sequence_product", "reward.wrong": -1},
+    "asymre": {"rl.chosen_baseline": "group_mean", "rl.baseline_shift": -0.1, "rl.surrogate": "reinforce"},
+    "dual_clip": {"rl.algorithm": "ppo", "rl.dual_clip": 3},
+    "sampler_weights": {"rl.algorithm": "ppo", "rl.sampler_ratio_cap": 2},
+    "entropy_floor": {"rl.algorithm": "ppo", "rl.entropy_floor": 0.2},
+    "vc_ppo": {"rl.critic": "separate", "rl.critic_warmup": 50, "rl.value_lambda": 1, "rl.gae_lambda": 0.95},
+    "vapo": {"rl.critic": "separate", "rl.gae_length_alpha": 0.05, "rl.positive_nll_coef": 0.1, "rl.value_lambda": 1},
+    "detached_critic": {"rl.critic": "detached", "rl.value_start": "mean_reward", "rl.chosen_scale": "whiten"},
     "no_partial_reward": {"reward.wrong": 0, "reward.correct": 1},
     "no_kl": {"rl.kl_coef": 0},
     "separate_critic": {"rl.critic": "separate"},

@@ -6,7 +6,7 @@ import os
 import pickle
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -16,7 +16,7 @@ from reft_jax.config.validation import require_files, validate
 
 VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
 NUMBERS = (
-    *(int, float, tuple[int, ...], dict[str, float | dict[str, bool | float]]),
+    *(int, float, float | Literal["auto"], tuple[int, ...], dict[str, float | dict[str, bool | float]]),
     *(tuple[tuple[int, int], ...], dict[str, bool | int | float | str]),
 )
 
@@ -78,6 +78,7 @@ def test_a_number_out_of_its_range_is_refused_in_a_config_made_in_python(valid, 
     out = {
         int: [-2],
         float: [math.nan, math.inf, -math.inf],
+        float | Literal["auto"]: [math.nan, math.inf, -0.1],
         tuple[int, ...]: [(), (8, 0)],
         dict[str, float | dict[str, bool | float]]: [
             *({"a.b": math.nan}, {"a.b": 1.0, "a.c": math.inf}, {"a.b": {"weight": math.nan}}, {"a.b": {}}),
@@ -90,7 +91,9 @@ def test_a_number_out_of_its_range_is_refused_in_a_config_made_in_python(valid, 
         assert f"{key} is {value}: it must be " in "\n".join(faults(changed(valid, key, value)))
 
 
-SIGNED = {"reward.correct", "reward.wrong", "reward.no_answer", "mesh.data", "mesh.fsdp", "mesh.tensor"}
+SIGNED = {"reward.correct", "reward.wrong", "reward.no_answer", "mesh.data", "mesh.fsdp", "mesh.tensor"} | {
+    "rl.baseline_shift"
+}
 
 
 @pytest.mark.parametrize("key", [key for key, kind in NUMERIC.items() if kind in (int, float) and key not in SIGNED])
@@ -110,6 +113,10 @@ def test_numbers_but_for_rewards_and_meshes_are_not_negative(valid, key):
         ("model.decoder.rope_theta", [1e-3, 1e9], [0.0, -1.0]),
         ("rl.kl_coef", [0.0, 7.0], [-0.1]),
         ("rl.gae_lambda", [0, 1], [1.1, -0.1]),
+        ("rl.value_lambda", ["auto", 0, 1], [1.1, -0.1]),
+        ("rl.clip_range_high", ["auto", 0.1], [0.0, -0.1]),
+        ("rl.dual_clip", [0, 1.01], [1.0, 0.5, -3.0]),
+        ("rl.baseline_shift", [0.0], [math.inf]),
         ("data.dev_fraction", [0.01, 0.99], [0.0, 1.0]),
         ("generation.prompt_buckets", [(1,), (8, 4), (0,)], [(), (0, 8), (4, -1)]),
         ("reward.functions", [{}, {"a.b": -2.0}], [{"a.b": -math.inf}]),
@@ -128,6 +135,7 @@ def test_numbers_are_plain_ones_whether_set_or_not(valid):
         for key, kind in NUMERIC.items():
             value = at(config, key)
             parts = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else [value]
+            parts = [part for part in parts if part != "auto"]
             assert {type(part) for part in parts} <= {int if kind in (int, tuple[int, ...]) else float}, key
         assert pickle.loads(pickle.dumps(config)) == config
         assert yaml.safe_load(yaml.safe_dump(to_dict(config))) == to_dict(config)

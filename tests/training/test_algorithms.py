@@ -26,6 +26,7 @@ ALGORITHMS = {
     "ppo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3", "rl__loss_aggregation": "token_mean"},
     "grpo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3"},
     "rloo": {"rl__loss_aggregation": "token_mean", "rl__kl_coef": 0.0},
+    "reinforce": {"rl__loss_aggregation": "constant_length", "rl__overlong_filter": "true", "rl__sampler_ratio_cap": 2},
     "self_training": {"rl__self_training__gold_limit": 40},
 }
 SAMPLES = 3
@@ -45,7 +46,9 @@ def test_an_algorithm_learns(algorithm, finished, arguments, tmp_path):
     warmup = finished[0] / "checkpoints" / "warmup"
     said = train(arguments, tmp_path / "one", warmup, algorithm)
     assert len(steps(tmp_path / "one", "rl")) > 1
-    assert ("rl/kl_k1" in steps(tmp_path / "one", "rl")[0]) == (algorithm in ("ppo", "grpo")), "where it is read"
+    assert ("rl/kl_k1" in steps(tmp_path / "one", "rl")[0]) == (algorithm in ("ppo", "grpo", "reinforce")), (
+        "where it is read"
+    )
     first = [r["id"] for r in read(tmp_path / "one", "rollouts") if r["step"] == 1]
     assert first == [id for id in first[::SAMPLES] for _ in range(SAMPLES)], "samples of a question are neighbours"
     before, after = restore(warmup)["decoder"], restore(tmp_path / "one/checkpoints/rl_best")["decoder"]

@@ -61,6 +61,8 @@ def other(key: str, field: "dataclasses.Field[Any]", value: Any) -> Any:
         return next(name for name in get_args(kind) if name != value)
     if kind is bool:
         return not value
+    if kind == float | Literal["auto"]:
+        return 0.5
     if kind in (int, float):
         tried = (value * 2, value / 2 if kind is float else value // 2, value + 1, 0.5)
         return next((kind(x) for x in tried if x != value and (not allowed or allowed.holds(x))), None)

@@ -103,7 +103,7 @@ def assert_planned(line: list[str], asked: dict[tuple[str, tuple[int, ...]], obj
 
 
 def overrides(folder: Path, line: list[str], run_dir: Path) -> list[str]:
-    """The command line with our model and data, and one epoch of each stage that it has on."""
+    """The command line with our model and data, and one epoch of each stage that it has on, but two with a warm-up."""
     (folder / "ours.yaml").write_text(json.dumps(OURS))
     line = [*line, "--config", str(folder / "ours.yaml"), "--run_dir", str(run_dir)]
     config = load_config(line)
@@ -112,7 +112,9 @@ def overrides(folder: Path, line: list[str], run_dir: Path) -> list[str]:
         line += ["--pretrain.epochs", "1"]
     if config.sft.schedule_epochs:
         line += [x for key in ("schedule_epochs", "warmup_epoch", "stop_epoch") for x in (f"--sft.{key}", "1")]
-    if config.rl.epochs:
+    if config.rl.critic_warmup:
+        line += ["--rl.critic_warmup", "1", "--rl.epochs", "2"]
+    elif config.rl.epochs:
         line += ["--rl.epochs", "1"]
     return line
 
