@@ -117,7 +117,8 @@ def bill(
         seconds["sampling"] = done["prefill"] / speed + done["turns"] * turn
         if "experience" in measures:
             seconds["scoring"] = done["scoring"] / speed + moving("experience")
-        seconds["updates"] = done["updates"] / speed + config.rl.updates_per_iteration * moving("update")
+        updates = config.rl.updates(config.rl.rollout_batch_size)
+        seconds["updates"] = done["updates"] / speed + updates * moving("update")
         iteration = sum(seconds.get(part, 0.0) for part in ("sampling", "scoring", "updates"))
         found |= {"decode_step": turn, "iteration": iteration}
         if problems:
