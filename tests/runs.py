@@ -188,7 +188,8 @@ def assert_same_bits(one: Any, other: Any) -> None:
 def assert_same_run(one: Path, other: Path) -> None:
     """Two finished runs wrote the same records, models, last state and summary, but for what depends on the clock."""
     for name in RECORDS:
-        assert repeatable(one, name) == repeatable(other, name), name
+        for found, wanted in zip(repeatable(one, name), repeatable(other, name), strict=True):
+            assert found == wanted, name
     for name in ("warmup", "sft", "sft_best", "rl_best", f"resume/{SFT_STEPS + ITERATIONS}/state"):
         assert_same_bits(*(restore(folder / "checkpoints" / name) for folder in (one, other)))
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]

@@ -359,7 +359,7 @@ def test_a_model_without_a_run_is_shown_how(run_dir, take, tmp_path):
     export(run_dir / "checkpoints/warmup", tmp_path / "base", dtype="float32")
     fields = json.loads((tmp_path / "base/config.json").read_text())
     (tmp_path / "base/config.json").write_text(json.dumps({**fields, "max_position_embeddings": 256}))
-    config = {key: TINY[key] for key in ("seed", "generation", "evaluation", "reward")}
+    config = {key: TINY[key] for key in ("seed", "generation", "reward")}
     config["model"] = {"path": str(tmp_path / "base"), "dtype": "float64", "param_dtype": "float64"}
     config["data"] = {"test": TINY["data"]["test"]}
     config["generation"] = {"prompt_buckets": [180], "max_new_tokens": 40}

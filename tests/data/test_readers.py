@@ -332,6 +332,7 @@ def table(delimiter: str, encoding: str) -> bytes:
         (json.dumps(TABLE).encode(), "one JSON list"),
         (json.dumps(TABLE, indent=1, ensure_ascii=False).encode("utf-8-sig"), "one JSON list"),
     ],
+    ids=["commas", "tabs", "semicolons", "list", "indented list"],
 )
 def test_a_table_or_a_list_is_refused_with_a_command_that_makes_it_lines(tmp_path: Path, content: bytes, told) -> None:
     path = tmp_path / "my rows.jsonl"
@@ -361,6 +362,7 @@ def test_a_table_or_a_list_is_refused_with_a_command_that_makes_it_lines(tmp_pat
         (b"<!DOCTYPE html>\n<html>", "a web page or XML: download"),
         (table(",", "utf-8"), r"a table \(CSV\): make it JSON Lines"),
     ],
+    ids=["gzip", "bz2", "xz", "zip", "parquet", "utf16", "lfs", "html", "table"],  # a packed file has the time in it
 )
 def test_a_file_of_another_form_is_refused_with_what_to_do(tmp_path: Path, kind, content: bytes, told: str) -> None:
     (tmp_path / "set.json").write_bytes(content)

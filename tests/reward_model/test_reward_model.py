@@ -80,8 +80,8 @@ def arguments(tmp_path_factory, compilation_cache):
 
     def make(run_dir: Path, **overrides) -> list[str]:
         line = ["train", "--config", str(folder / "config.yaml"), "--run_dir", str(run_dir)]
-        line += ["--reward_model.samples", json.dumps([str(samples)]), "--compilation_cache_dir", compilation_cache]
-        for key, value in overrides.items():
+        own = {"reward_model__samples": json.dumps([str(samples)]), "compilation_cache_dir": compilation_cache}
+        for key, value in {**own, **overrides}.items():
             line += ["--" + key.replace("__", "."), str(value)]
         return line
 
