@@ -159,7 +159,7 @@ def jax_phases(shape: Shape, mesh: Mesh) -> tuple[Phases, float]:
     layout = compiled.get("layout") if "layout" in compiled else lambda params: params
     for reach in worker.sampling.reaches:
         compiled.get("decode", reach)
-    compiled.get("prefill", shape.prompt, 1)
+    compiled.get("prefill", shape.prompt)
     compilation = time.perf_counter() - start
 
     params = init_params(policy, mesh, jax.random.key(0), value_head=True)

@@ -4,6 +4,7 @@ pretrain, sft              an optimizer step on annotated chains of thought
 layout                     the weights as sampling wants them
 slots, prefill, decode     sampling at any temperature: room for rows, prompts read into it, the next tokens of all rows
 ..._filtered               the same for the top-k or the top-p of evaluation
+prefill_shared             prompts of which several samples are drawn
 experience, update         scoring of a rollout, an optimizer step on it
 critic_experience, _update the same in the critic's warm-up
 reward_model, classify     an optimizer step of the reward model, and P(correct) of completions
@@ -23,7 +24,7 @@ from reft_jax.algorithms.rollout import build_layout, needs_layout
 from reft_jax.config import Config, LoraConfig, ModelConfig, RlConfig, SupervisedConfig
 from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.policy import Policy
-from reft_jax.parallel.compilation import Bucket, Lowerable, Step
+from reft_jax.parallel.compilation import Bucket, Step
 from reft_jax.parallel.sharding import shard_count
 
 ANY_IDS = SpecialIds(pad=1, eos=2, ends=(2,))
@@ -121,9 +122,9 @@ class Sampling:
         """How many positions a call of `decode` may read."""
         return rollout.reaches(self.positions)
 
-    def step(self, name: str, how: rollout.SamplingParams) -> str:
-        """What `prefill` or `decode` is called where tokens are drawn so."""
-        return f"{name}_filtered" if how.filters else name
+    def step(self, name: str, how: rollout.SamplingParams, samples: int = 1) -> str:
+        """What `prefill` or `decode` is called where tokens are drawn so, and so many samples share a prompt."""
+        return name + "_shared" * (samples > 1) + "_filtered" * how.filters
 
     @property
     def wide(self) -> Any:
@@ -153,29 +154,27 @@ def sampling_of(config: Config, mesh: Mesh, ids: SpecialIds) -> Sampling:
 
 
 def _sampling_steps(config: Config, sampling: Sampling) -> dict[str, Step]:
-    """The steps that sample; `prefill` by the prompt's length and the samples that share it."""
+    """The steps that sample: `prefill` by the prompt's length, `decode` by how much of the cache it reads."""
     sizes = (sampling.policy, sampling.slots, sampling.positions)
-    longest = config.generation.max_new_tokens
-
     evaluation = rollout.SamplingParams(top_k=config.evaluation.top_k, top_p=config.evaluation.top_p)
 
-    def prefill(prompt: int, samples: int, how: rollout.SamplingParams) -> Lowerable:
+    def prefill(how: rollout.SamplingParams, samples: int) -> Step:
         prompts, rows = (n * sampling.blocks for n in sampling.admission(samples))
-        return rollout.build_prefill(*sizes, sampling.limits, how, prompts=prompts, rows=rows, prompt=prompt)
+        build = lambda prompt: rollout.build_prefill(
+            *sizes, sampling.limits, how, prompts=prompts, rows=rows, prompt=prompt
+        )
+        return Step(build, _each(config.generation.prompt_buckets), prompts)
 
-    def decode(reach: int, how: rollout.SamplingParams) -> Lowerable:
-        return rollout.build_decode(*sizes, sampling.limits, how, reach=reach)
+    def decode(how: rollout.SamplingParams) -> Step:
+        build = lambda reach: rollout.build_decode(*sizes, sampling.limits, how, reach=reach)
+        return Step(build, _each(sampling.reaches), sampling.slots)
 
-    prompts, _ = sampling.admission(1)
-    shapes = tuple(itertools.product(config.generation.prompt_buckets, sorted({1, config.rl.samples_per_question})))
+    # Reinforcement draws from the whole policy; without it, it is `sample` that may ask for several samples.
+    drawn = rollout.SamplingParams() if config.rl.epochs else evaluation
     found = {"slots": Step(functools.partial(rollout.build_slots, *sizes), ((),))}
-    for how in ([rollout.SamplingParams()] if config.rl.epochs else []) + [evaluation]:
-        found[sampling.step("prefill", how)] = Step(
-            functools.partial(prefill, how=how), shapes, prompts * sampling.blocks
-        )
-        found[sampling.step("decode", how)] = Step(
-            functools.partial(decode, how=how), _each(sampling.reaches), sampling.slots, longest
-        )
+    for how, samples in ((drawn, config.rl.samples_per_question), (evaluation, 1)):
+        found[sampling.step("prefill", how, samples)] = prefill(how, samples)
+        found[sampling.step("decode", how)] = decode(how)
     return found
 
 

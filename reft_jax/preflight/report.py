@@ -74,7 +74,7 @@ def assess(
     }
 
 
-SAMPLING = ("prefill", "decode", "prefill_filtered", "decode_filtered")
+SAMPLING = tuple(f"{step}{drawn}" for drawn in ("", "_filtered") for step in ("prefill", "prefill_shared", "decode"))
 
 STAGES = {
     "pretrain": ("pretrain",),

@@ -64,14 +64,14 @@ class _Flight:
         """Samples all rows."""
         compiled = self._model.compiled
         wide = self._sampling.wide.type
-        read, draw = (self._sampling.step(name, how) for name in ("prefill", "decode"))
+        read, draw = self._sampling.step("prefill", how, self._samples), self._sampling.step("decode", how)
         how = dataclasses.replace(how, temperature=wide(how.temperature))
         common: tuple[Any, ...] = (np.int32(self._model.config.seed), np.int32(number), how)
         slots = compiled.get("slots")()
         while self._waiting or np.any(self._row >= 0):
             begun = []
             for places, admission in self._admissions():
-                prefill = compiled.get(read, admission.tokens.shape[1], self._samples)
+                prefill = compiled.get(read, admission.tokens.shape[1])
                 slots, *first = prefill(params, slots, self._placed(admission), *common)
                 begun.append((places, first))
             slots, *drawn = compiled.get(draw, self._reach())(params, slots, *common)

@@ -68,7 +68,7 @@ class NumpyDevices:
     def slots(self):
         return {}  # (problem, sample) and tokens so far, by slot
 
-    def prefill(self, width: int, samples: int, params, slots, new: Admission, seed, step, how):
+    def prefill(self, width: int, params, slots, new: Admission, seed, step, how):
         entries = len(new.slot) // self.blocks
         first = np.zeros(len(new.slot), np.int32)
         for entry, slot in enumerate(new.slot):
@@ -119,7 +119,7 @@ def flown(prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, s
         positions=positions,
         reaches=reaches(positions),
         policy=SimpleNamespace(layout="training"),
-        step=lambda name, how: name,
+        step=lambda name, how, samples=1: name,
     )
     config = SimpleNamespace(seed=0, generation=SimpleNamespace(prompt_buckets=buckets))
     ids = SpecialIds(pad=PAD, eos=EOS, ends=(EOS, OTHER_END))
