@@ -479,9 +479,13 @@ def admission_size(slots: int, samples: int) -> tuple[int, int]:
     return max(1, rows // samples), rows
 
 
-def reaches(positions: int) -> tuple[int, ...]:
-    """How much of a cache of `positions` a call of `decode` may read: a quarter, a half, or all."""
-    return tuple(sorted({max(-(-positions // part), min(64, positions)) for part in (4, 2, 1)}))
+def reaches(positions: int, platform: str) -> tuple[int, ...]:
+    """How much of a cache of `positions` a call of `decode` may read: a half or all, on a CPU also a quarter.
+
+    Each is a program of its own; on an accelerator reading is little of a step, and compiling one takes minutes.
+    """
+    parts = (4, 2, 1) if platform == "cpu" else (2, 1)
+    return tuple(sorted({max(-(-positions // part), min(64, positions)) for part in parts}))
 
 
 def _abstract(policy: Policy, tree: Any) -> Any:

@@ -120,7 +120,7 @@ class Sampling:
     @property
     def reaches(self) -> tuple[int, ...]:
         """How many positions a call of `decode` may read."""
-        return rollout.reaches(self.positions)
+        return rollout.reaches(self.positions, cast(Mesh, self.policy.mesh).devices.flat[0].platform)
 
     def step(self, name: str, how: rollout.SamplingParams, samples: int = 1) -> str:
         """What `prefill` or `decode` is called where tokens are drawn so, and so many samples share a prompt."""

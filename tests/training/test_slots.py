@@ -117,7 +117,7 @@ def flown(prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, s
         wide=np.dtype(np.float64),
         admission=lambda samples: admission_size(size, samples),
         positions=positions,
-        reaches=reaches(positions),
+        reaches=reaches(positions, "cpu"),
         policy=SimpleNamespace(layout="training"),
         step=lambda name, how, samples=1: name,
     )

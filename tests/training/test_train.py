@@ -191,7 +191,7 @@ def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
     assert compiled == sorted(compiled)
     decode = compiled[-1] - (len(sft) + 1 + len(prefill) + 2 * len(rl))  # there is one program for empty slots
     longest = max(config.generation.prompt_buckets) + config.generation.max_new_tokens
-    assert 1 <= decode <= len(reaches(longest))
+    assert 1 <= decode <= len(reaches(longest, "cpu"))
 
 
 # Runs that go on
