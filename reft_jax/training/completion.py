@@ -249,7 +249,9 @@ def summarise(completions: Sequence[Completion]) -> dict[str, float]:
     """
     n = len(completions)
     outcomes = [completion.verdict.outcome for completion in completions]
-    shares = {f"outcome_{outcome}": outcomes.count(outcome) / n for outcome in get_args(Outcome)}
+    judged = any(completion.problem.has_gold for completion in completions)
+    possible = [each for each in get_args(Outcome) if judged or each not in ("correct", "wrong")]
+    shares = {f"outcome_{outcome}": outcomes.count(outcome) / n for outcome in possible}
     cut = sum(not completion.ended for completion in completions) / n
     suspicions = [completion.verdict.suspicious for completion in completions]
     if any(suspicious is not None for suspicious in suspicions):

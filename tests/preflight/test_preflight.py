@@ -77,7 +77,7 @@ def test_arguments_are_those_of_the_hand_formula(quickstart):
     assert steps["update"]["argument"] == update
     assert steps["update"]["alias"] == 3 * (params + head) + counters
     rollout = 256 // 8 * (72 + 20 + 20 + 2 + 20 + 1) * 4  # with log-probs and a reward; whether it ended is not read
-    assert steps["experience"]["argument"] == 2 * params + head + rollout
+    assert steps["experience"]["argument"] == 2 * params + head + rollout + 256 // 8  # whether each is right, a byte
     cache = 2 * 32 * (72 + 20) * 2 * 32 * 4  # k and v of two heads of 32, in 32 slots
     assert steps["prefill"]["arguments"]["cache"] == steps["decode"]["arguments"]["cache"] == cache
     rows = 32 * (5 * 4 + 1)  # of each five numbers, and whether it goes on
