@@ -227,9 +227,9 @@ def model_of(shape: tuple[int, int], slots: int, samples: int, how: SamplingPara
     [
         ((1, 1), 3, 1, SamplingParams()),
         ((1, 1), 8, 4, SamplingParams(temperature=0.7)),
-        ((1, 1), 5, 1, SamplingParams(temperature=0)),
-        ((1, 1), 6, 1, SamplingParams(top_k=5, top_p=0.8)),
-        ((4, 2), 1, 1, SamplingParams()),
+        pytest.param((1, 1), 5, 1, SamplingParams(temperature=0), marks=pytest.mark.ci),
+        pytest.param((1, 1), 6, 1, SamplingParams(top_k=5, top_p=0.8), marks=pytest.mark.ci),
+        pytest.param((4, 2), 1, 1, SamplingParams(), marks=pytest.mark.ci),
         ((2, 1), 4, 4, SamplingParams()),
     ],
     ids=["few", "shared", "greedy", "filtered", "copied weights", "split weights"],
