@@ -136,6 +136,7 @@ def test_a_run_that_does_not_fit_ends_with_1_and_names_what_to_change(tmp_path):
 # What is asked of it
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -224,6 +225,7 @@ def test_targets_have_the_devices_and_the_memory_of_their_kind():
 # The paper's config, at its full size, without compiling it
 
 
+@pytest.mark.compiles
 def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():
     path = ROOT / "configs" / "paper" / "gsm8k_pcot_codellama_7b.yaml"
     config = with_model_directory(load_config(["--config", str(path)]), "")
@@ -242,6 +244,7 @@ def test_the_paper_config_is_planned_at_full_size_from_its_shape_alone():
     assert decode["arguments"]["cache"] == 32 * row // 8
 
 
+@pytest.mark.compiles
 def test_a_reward_model_is_planned_without_output_projection_and_adapters():
     """The quickstart's width of 64 and its 3 layers on 8 devices; rows of 120 tokens, length and label."""
     off = ["--pretrain.epochs", "0", "--sft.schedule_epochs", "0", "--rl.epochs", "0", "--model.lora.rank", "4"]
