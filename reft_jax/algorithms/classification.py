@@ -16,6 +16,8 @@ from reft_jax.algorithms.train_state import (
     by_length,
     jit_update,
     optimizer_step,
+    padding_share,
+    positions,
 )
 from reft_jax.config import ModelConfig, RewardModelConfig
 from reft_jax.data.samples import LabelledRows
@@ -44,15 +46,15 @@ def update(
     batch = by_length(batch, batch.lengths, batch.tokens.shape[1], count)
     rows_in_batch = jnp.maximum(jnp.sum(batch.labels >= 0), 1)
 
-    def loss(params: Params, rows: LabelledRows) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def loss(params: Params, rows: LabelledRows) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         logits = class_logits(classifier, params, rows.tokens, rows.lengths)  # [B, 2]
         real = rows.labels >= 0
         total, _ = masked_nll(token_log_probs(logits, jnp.maximum(rows.labels, 0)), real)
         right = jnp.sum(real & (jnp.argmax(logits, axis=-1) == rows.labels))
-        return total / rows_in_batch, (total, right)
+        return total / rows_in_batch, (total, right, positions(rows))
 
     cut = functools.partial(at_length, padded=batch.tokens.shape[1], lengths=lambda rows: rows.lengths)
-    state, metrics, (totals, rights) = optimizer_step(
+    state, metrics, (totals, rights, computed) = optimizer_step(
         loss,
         state,
         batch,
@@ -62,6 +64,7 @@ def update(
         mesh=classifier.mesh,
         cut=cut if count > 1 else None,  # the bucket is the whole batch's
     )
+    metrics["throughput/padding_share"] = padding_share(batch.lengths, computed)
     metrics |= {"loss": jnp.sum(totals) / rows_in_batch, "accuracy": jnp.sum(rights) / rows_in_batch}
     return state, metrics
 

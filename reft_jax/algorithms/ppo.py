@@ -34,6 +34,8 @@ from reft_jax.algorithms.train_state import (
     make_optimizer,
     microbatches,
     optimizer_step,
+    padding_share,
+    positions,
     split_critic,
     take_rows,
 )
@@ -52,7 +54,7 @@ class Experience:
     """One iteration's completions with all that the update needs; constant during the update."""
 
     sequences: Sequences
-    log_probs: Float[Array, "B R"]  # of the policy that sampled, scored by the training forward
+    log_probs: Float[Array, "B R"]  # of the policy that sampled: the sampler's own, or scored by the training forward
     reference: Float[Array, "B R"] | None  # log-probs of the reference; None where the KL is not in the loss
     advantages: Float[Array, "B R"]
     values: Float[Array, "B R"] | None  # of the state in which each token was chosen; None without a critic
@@ -69,8 +71,8 @@ KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
 class RolloutScores:
     """What policy and reference say of sampled responses, by the training forward."""
 
-    log_probs: Float[Array, "B R"]  # of the policy, nats
-    entropy: Float[Array, "B R"]  # of the policy, nats
+    log_probs: Float[Array, "B R"] | None  # of the policy, nats; these two are None where nobody reads them
+    entropy: Float[Array, "B R"] | None  # of the policy, nats
     reference: Float[Array, "B R"] | None  # log-probs of the reference, nats; None where nobody reads them
     values: Float[Array, "B R"] | None  # None without a critic
 
@@ -78,17 +80,22 @@ class RolloutScores:
 def score_rollout(
     policy: Policy, config: RlConfig, temperature: float, params: Params, reference: Params | None, sequences: Sequences
 ) -> RolloutScores:
-    """Scores responses [B, R] by policy and reference, if there is one, `config.microbatch_size` rows at a time.
+    """Scores responses [B, R] by policy, reference and critic, as asked for, `config.microbatch_size` rows at a time.
 
     Rows of like length are scored together, without most of their padding. What is said of padding means nothing.
     """
     width = sequences.responses.shape[1]
 
     def score(params: Params, rows: Sequences) -> RolloutScores:
-        scores = score_responses(policy, params, rows, temperature)
-        other = None if reference is None else score_responses(policy, reference, rows, temperature).log_probs
-        values = response_values(policy, params, rows, scores.hidden) if config.has_critic else None
-        said = RolloutScores(log_probs=scores.log_probs, entropy=scores.entropy, reference=other, values=values)
+        log_probs = entropy = hidden = other = values = None
+        if config.scores_policy:
+            scores = score_responses(policy, params, rows, temperature)
+            log_probs, entropy, hidden = scores.log_probs, scores.entropy, scores.hidden
+        if reference is not None:
+            other = score_responses(policy, reference, rows, temperature).log_probs
+        if config.has_critic:
+            values = response_values(policy, params, rows, hidden)
+        said = RolloutScores(log_probs=log_probs, entropy=entropy, reference=other, values=values)
         return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, width - x.shape[1]))), said)
 
     padded, count = sequences.tokens.shape[1], sequences.tokens.shape[0] // config.microbatch_size
@@ -103,23 +110,25 @@ def score_rollout(
 
 
 def rollout_metrics(rollout: Rollout, scores: RolloutScores) -> dict[str, jax.Array]:
-    """KL to the reference, where it was scored, entropy, and how far sampler and trainer differ.
+    """KL to the reference, entropy, and how far sampler and trainer differ, each where it was scored.
 
     `rl/sampler_gap` is the mean |sampler's log-prob - scored log-prob| of a token, nats.
     """
-    mask = rollout.sequences.response_mask
-    gap = jnp.abs(rollout.log_probs - scores.log_probs)
-    metrics = {
-        "rl/entropy": losses.masked_mean(scores.entropy, mask),
-        "rl/sampler_gap": losses.masked_mean(gap, mask),
-        "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
-    }
+    mask, metrics = rollout.sequences.response_mask, {}
+    if scores.log_probs is not None and scores.entropy is not None:
+        gap = jnp.abs(rollout.log_probs - scores.log_probs)
+        metrics = {
+            "rl/entropy": losses.masked_mean(scores.entropy, mask),
+            "rl/sampler_gap": losses.masked_mean(gap, mask),
+            "rl/sampler_gap_max": jnp.max(jnp.where(mask, gap, 0)),
+        }
     if scores.reference is None:
         return metrics
-    kl = losses.kl_k1(scores.log_probs, scores.reference)
+    log_probs = rollout.log_probs if scores.log_probs is None else scores.log_probs
+    kl = losses.kl_k1(log_probs, scores.reference)
     return metrics | {
         "rl/kl_k1": losses.masked_mean(kl, mask),
-        "rl/kl_k3": losses.masked_mean(losses.kl_k3(scores.log_probs, scores.reference), mask),
+        "rl/kl_k3": losses.masked_mean(losses.kl_k3(log_probs, scores.reference), mask),
         "rl/sequence_kl": jnp.sum(jnp.where(mask, kl, 0)) / jnp.maximum(jnp.sum(jnp.any(mask, axis=1)), 1),
         "rl/kl_max": jnp.max(jnp.where(mask, jnp.abs(kl), 0)),
     }
@@ -152,13 +161,14 @@ def make_experience(
     """
     sequences, mask = rollout.sequences, rollout.sequences.response_mask
     scores = score_rollout(policy, config, temperature, params, reference, sequences)
+    old = rollout.log_probs if scores.log_probs is None else scores.log_probs
     earned = rewards
     if config.overlong_buffer:
         lengths = sequences.response_lengths.astype(rewards.dtype)
         penalty = losses.overlong_penalty(lengths, longest=mask.shape[1], buffer=config.overlong_buffer)
         earned = rewards - config.overlong_penalty * penalty
     if scores.reference is not None and config.kl_in == "reward":
-        kl = KL[config.kl_estimator](scores.log_probs, scores.reference)
+        kl = KL[config.kl_estimator](old, scores.reference)
         per_token = losses.kl_penalised_rewards(earned, kl, mask, kl_coef=config.kl_coef)
     else:
         per_token = losses.place_reward(earned, mask)
@@ -172,25 +182,26 @@ def make_experience(
         weights = {"positive": config.positive_weight, "negative": config.negative_weight}
         advantages = losses.sign_weighted(advantages, **weights)
     if config.sampler_ratio_cap:
-        ratio = losses.sampler_weights(scores.log_probs, rollout.log_probs, mask, cap=config.sampler_ratio_cap)
+        ratio = losses.sampler_weights(old, rollout.log_probs, mask, cap=config.sampler_ratio_cap)
         metrics["rl/sampler_sample_size"] = losses.effective_sample_size(ratio, mask)
         advantages = advantages * ratio
     metrics["rl/right_pushed_down"] = losses.masked_mean(advantages < 0, mask & correct[:, None])
-    # A truth for each row, so that it is split over devices as all else is.
-    low_entropy = jnp.broadcast_to(metrics["rl/entropy"] < config.entropy_floor, rewards.shape)
+    low_entropy = None
+    if config.entropy_floor:  # a truth for each row, so that it is split over devices as all else is
+        low_entropy = jnp.broadcast_to(metrics["rl/entropy"] < config.entropy_floor, rewards.shape)
     kept = kept_rows(config, rollout, rewards)
     if kept is not None:
         metrics["rl/kept"] = losses.masked_mean(kept, sequences.response_lengths > 0)
     experience = Experience(
         sequences=sequences,
-        log_probs=scores.log_probs,
+        log_probs=old,
         reference=scores.reference if config.kl_in == "loss" and config.kl_coef else None,
         advantages=advantages,
         values=scores.values,
         returns=returns,
         kept=kept,
         correct=correct if config.positive_nll_coef else None,
-        low_entropy=low_entropy if config.entropy_floor else None,
+        low_entropy=low_entropy,
     )
     return experience, metrics
 
@@ -392,8 +403,9 @@ def update(
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
     batch, sizes = _minibatch(config, experience, rows)
-    longest = experience.sequences.responses.shape[1]
-    weights = response_weights(config, batch.sequences.response_lengths, longest, batch.kept)
+    longest, lengths = experience.sequences.responses.shape[1], batch.sequences.response_lengths
+    weights = response_weights(config, lengths, longest, batch.kept)
+    tokens = jnp.maximum(jnp.sum(lengths), 1)
 
     def loss(params: Params, piece: tuple[Experience, jax.Array, Any]) -> tuple[jax.Array, dict[str, Any]]:
         part, weight, right_weight = piece
@@ -401,7 +413,11 @@ def update(
         if config.has_critic:
             hidden = jax.lax.stop_gradient(scores.hidden) if config.critic == "detached" else scores.hidden
             values = response_values(policy, params, part.sequences, hidden)
-        return objective(config, scores, values, part, weight, right_weight)
+        said = {} if config.scores_policy else unscored_metrics(scores, part, tokens)
+        if not config.scores_policy and config.old_log_probs == "scored":  # the one update: old is what is here
+            part = dataclasses.replace(part, log_probs=jax.lax.stop_gradient(scores.log_probs))
+        total, aux = objective(config, scores, values, part, weight, right_weight)
+        return total, {**aux, **said, "positions": positions(part.sequences)}
 
     state, metrics, aux = optimizer_step(
         loss,
@@ -414,10 +430,28 @@ def update(
         **sizes,
     )
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
+    metrics["throughput/padding_share"] = padding_share(batch.sequences.lengths, aux["positions"])
+    if not config.scores_policy:
+        metrics |= {name: jnp.sum(aux[name]) for name in ("rl/entropy", "rl/sampler_gap")}
+        metrics["rl/sampler_gap_max"] = jnp.max(aux["rl/sampler_gap_max"])
     if config.loss_aggregation == "constant_length" or batch.kept is not None:  # the weights do not sum to 1
         whole = jnp.sum(weights)
         metrics |= {name: metrics[name] / jnp.where(whole > 0, whole, 1) for name in _MEANS}
     return state, {**metrics, "rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"])}
+
+
+def unscored_metrics(scores: Scores, part: Experience, tokens: Int[Array, ""]) -> dict[str, jax.Array]:
+    """Of a micro-batch that no pass has scored before: its shares of entropy and `rl/sampler_gap`, and the largest gap.
+
+    Args:
+        scores: by the policy as it is in the update.
+        part: the micro-batch, with the sampler's log-probs.
+        tokens: of the minibatch's responses.
+    """
+    mask = part.sequences.response_mask
+    gap = jnp.where(mask, jnp.abs(part.log_probs - scores.log_probs), 0)
+    entropy = jnp.sum(jnp.where(mask, scores.entropy, 0)) / tokens
+    return {"rl/entropy": entropy, "rl/sampler_gap": jnp.sum(gap) / tokens, "rl/sampler_gap_max": jnp.max(gap)}
 
 
 def _minibatch(config: RlConfig, experience: Experience, rows: Int[Array, " M"]) -> tuple[Experience, dict[str, Any]]:

@@ -20,6 +20,8 @@ from reft_jax.algorithms.train_state import (
     abstract_stage,
     jit_update,
     optimizer_step,
+    padding_share,
+    positions,
     take_rows,
 )
 from reft_jax.config import ModelConfig, RlConfig
@@ -75,12 +77,15 @@ def update(
         if part.gold:
             gold, _ = masked_nll(score_responses(policy, params, part.gold).log_probs, part.gold.response_mask)
             total, sums["rl/gold_loss"] = total + gold_weight * gold / gold_tokens, gold / gold_tokens
-        return total, {**sums, "rl/total_loss": total}
+        computed = positions(part.sampled) + (positions(part.gold) if part.gold else 0)
+        return total, {**sums, "rl/total_loss": total, "positions": computed}
 
     count = config.minibatch_size // config.microbatch_size
     state, metrics, sums = optimizer_step(
         loss, state, batch, config.optimizer, total_steps, count=count, mesh=policy.mesh
     )
+    lengths = jnp.stack([rows.lengths for rows in (batch.sampled, batch.gold) if rows is not None])
+    metrics["throughput/padding_share"] = padding_share(lengths, sums.pop("positions"))
     return state, {**metrics, **jax.tree.map(jnp.sum, sums)}
 
 

@@ -16,6 +16,8 @@ from reft_jax.algorithms.train_state import (
     by_length,
     jit_update,
     optimizer_step,
+    padding_share,
+    positions,
 )
 from reft_jax.config import ModelConfig, SupervisedConfig
 from reft_jax.data.batches import Sequences
@@ -44,14 +46,14 @@ def update(
         batch = by_length(batch, batch.lengths, batch.tokens.shape[1], count)
     tokens_in_batch = jnp.maximum(jnp.sum(batch.response_lengths), 1)
 
-    def loss(params: Params, rows: Sequences) -> tuple[jax.Array, jax.Array]:
+    def loss(params: Params, rows: Sequences) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         scores = score_responses(policy, params, rows)
         total, tokens = masked_nll(scores.log_probs, rows.response_mask)
         share = tokens_in_batch if config.loss_aggregation == "token_mean" else count * jnp.maximum(tokens, 1)
-        return total / share, total
+        return total / share, (total, positions(rows))
 
     cut = functools.partial(at_length, padded=batch.tokens.shape[1], lengths=lambda rows: rows.lengths)
-    state, metrics, totals = optimizer_step(
+    state, metrics, (totals, computed) = optimizer_step(
         loss,
         state,
         batch,
@@ -61,6 +63,7 @@ def update(
         mesh=policy.mesh,
         cut=cut if count > 1 else None,  # the bucket is the whole batch's
     )
+    metrics["throughput/padding_share"] = padding_share(batch.lengths, computed)
     return state, {**metrics, "loss": jnp.sum(totals) / tokens_in_batch, "tokens": tokens_in_batch}
 
 

@@ -234,6 +234,16 @@ def at_length(function: Callable[..., T], padded: int, lengths: Callable[[Any], 
     return choose
 
 
+def positions(rows: Any) -> jax.Array:
+    """How many places for tokens a pass over these rows [B, T] computes, their padding included; float32."""
+    return jnp.float32(rows.tokens.size)
+
+
+def padding_share(lengths: Array, computed: Array) -> jax.Array:
+    """The share of a batch's computed `positions`, summed over its micro-batches, that holds no token."""
+    return 1 - jnp.sum(lengths) / jnp.sum(computed)
+
+
 def accumulate(
     loss: Callable[[Params, Any], tuple[jax.Array, Any]],
     params: Params,

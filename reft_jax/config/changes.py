@@ -44,7 +44,7 @@ STAGE_FROM_HERE_ON = (
     *("discount", "gae_lambda", "whiten_advantages", "scale_by_group", "self_training", "collapse"),
     *("baseline_shift", "positive_weight", "negative_weight", "clip_range_high", "dual_clip", "sampler_ratio_cap"),
     *("overlong_filter", "overlong_buffer", "overlong_penalty", "entropy_floor", "entropy_coef", "positive_nll_coef"),
-    *("gae_length_alpha", "value_lambda"),
+    *("gae_length_alpha", "value_lambda", "old_log_probs"),
 )
 """The same of a stage that has begun; all settings of one that is yet to come may change so."""
 

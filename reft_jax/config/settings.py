@@ -451,6 +451,10 @@ class RlConfig:
     """They are clipped to 1 + this above; `auto` is `clip_range`."""
     dual_clip: DualClip = 0.0
     """Largest ratio that counts where the advantage is below 0 (dual-clip PPO: 3); 0 sets no limit."""
+    old_log_probs: Literal["scored", "sampler"] = "scored"
+    """Log-probs of the policy that sampled, which ratios and the KL are of: by a pass over the completions before their
+    updates; or the sampler's own, which saves that pass and differs by what the two round otherwise (`rl/sampler_gap`).
+    Where an iteration is one update, and nothing else asks for the pass, `scored` does without it too."""
     sampler_ratio_cap: NonNegativeFloat = 0.0
     """Tokens are weighted by the ratio of the trainer's to the sampler's probability, at most this (2 is usual), which
     mends what the two round otherwise; 0 does without."""
@@ -547,6 +551,15 @@ class RlConfig:
     def scores_reference(self) -> bool:
         """Whether somebody reads what the reference says of the completions."""
         return self.algorithm != "self_training" and (self.kl_coef > 0 or self.track_kl or self.collapse.max_kl > 0)
+
+    @property
+    def scores_policy(self) -> bool:
+        """Whether the policy makes a pass over the completions before it learns from them."""
+        if self.algorithm == "self_training" or self.old_log_probs == "sampler":
+            return False
+        on_body = self.has_critic and not self.separate_critic
+        again = self.updates(self.rollout_batch_size) > 1  # later updates need the log-probs of before
+        return again or on_body or self.scores_reference or self.sampler_ratio_cap > 0 or self.entropy_floor > 0
 
     @property
     def separate_critic(self) -> bool:

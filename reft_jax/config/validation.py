@@ -286,6 +286,15 @@ def _algorithm_errors(config: Config) -> Iterator[str]:
             f"rl.overlong_buffer ({rl.overlong_buffer}) is more than generation.max_new_tokens "
             f"({config.generation.max_new_tokens}): responses would be penalised from their first token on"
         )
+    if rl.old_log_probs == "sampler":
+        if rl.has_critic and not rl.separate_critic:
+            yield (
+                f"rl.old_log_probs is `sampler` and rl.critic is `{rl.critic}`: its values need the pass over the "
+                "completions that this would save; take `scored`, or rl.critic `separate`"
+            )
+        for name in ("sampler_ratio_cap", "entropy_floor"):
+            if getattr(rl, name):
+                yield f"rl.{name} is {getattr(rl, name)} and rl.old_log_probs is `sampler`: it needs `scored`"
     if rl.critic_warmup and not rl.critic_optimizer.learning_rate:
         yield (
             f"rl.critic_warmup is {rl.critic_warmup} and rl.critic_optimizer.learning_rate is 0: it needs an optimizer "
@@ -320,7 +329,7 @@ _CRITIC = ("critic", "gae_length_alpha", "value_lambda", "value_start", "critic_
 _GRADIENT = (
     *("baseline", "baseline_shift", "advantage_scale", "positive_weight", "negative_weight", "only_mixed_groups"),
     *("surrogate", "ratio", "clip_range_high", "dual_clip", "sampler_ratio_cap", "overlong_filter", "overlong_buffer"),
-    *("entropy_floor", "positive_nll_coef"),
+    *("entropy_floor", "positive_nll_coef", "old_log_probs"),
 )
 """The same of all algorithms by policy gradient."""
 

@@ -106,7 +106,7 @@ def response_hidden(
 
 
 def response_values(
-    policy: Policy, params: Params, sequences: Sequences, hidden: Float[Array, "B R D"]
+    policy: Policy, params: Params, sequences: Sequences, hidden: Float[Array, "B R D"] | None
 ) -> Float[Array, "B R"]:
     """Values of the states that the response tokens were chosen in.
 
@@ -114,10 +114,11 @@ def response_values(
         policy: the model.
         params: its parameters; with `critic` among them, that one's states are valued.
         sequences: the rows.
-        hidden: the policy's own states, which a shared critic values.
+        hidden: the policy's own states, which a shared critic values; others need none.
     """
     if "critic" in params:
         hidden = response_hidden(policy, params, sequences, method="critic_hidden")
+    assert hidden is not None
     return call(policy, params, hidden, method="values")
 
 

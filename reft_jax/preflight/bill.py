@@ -68,7 +68,7 @@ def work(config: Config, decoder: DecoderConfig, slots: int, mean: Lengths | Non
         lengths = mean or Lengths(max(generation.prompt_buckets), generation.max_new_tokens)
         rows = rl.completions_per_iteration
         once, critics = forward(decoder, rows, lengths, lengths.response), 1 + rl.separate_critic
-        scored = 0 if rl.algorithm == "self_training" else critics + rl.scores_reference
+        scored = rl.scores_policy + rl.separate_critic + rl.scores_reference
         found |= {
             "prefill": forward(decoder, rl.rollout_batch_size, Lengths(lengths.prompt, 0), 1),
             "turns": max(1.0, rows / slots) * lengths.response,

@@ -117,6 +117,9 @@ METRICS: Mapping[str, Metric] = {
     "throughput/update_tokens_per_s": Metric(
         "tokens/s", "Response tokens of updates, padding not counted, every pass counted"
     ),
+    "throughput/padding_share": Metric(
+        "share", "Places for tokens in the rows of a step's forward and backward pass that hold padding"
+    ),
     "throughput/train_tokens_per_s": Metric(
         "tokens/s", "Prompt and target tokens of supervised steps, and of the reward model's"
     ),

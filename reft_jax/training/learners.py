@@ -29,6 +29,9 @@ from reft_jax.training.completion import Completion
 from reft_jax.training.model import Model
 from reft_jax.training.state import PhaseClock, Records, Stage, order_seed
 
+GAPS = ("rl/sampler_gap", "rl/sampler_gap_max")
+"""Where the completions were not scored, these are of an iteration's first update: later ones have moved the policy."""
+
 
 class Iteration(NamedTuple):
     """What one iteration of reinforcement sampled, and how it was judged."""
@@ -128,8 +131,9 @@ class PolicyGradient:
         experience, metrics = score(state.params, reference, rollout, *verdicts)
         if iteration.number == 0:
             other, _ = score(state.params, reference, self_checks.with_other_padding(rollout), *verdicts)
+            same = reference is not None and config.scores_policy  # else the KL has what the sampler rounds otherwise
             self_checks.check_experience(
-                experience, metrics, other, from_reference=reference is not None, tolerance=config.check_tolerance
+                experience, metrics, other, from_reference=same, tolerance=config.check_tolerance
             )
         jax.block_until_ready(experience)
         clock.lap("experience")
@@ -138,7 +142,8 @@ class PolicyGradient:
         clock.lap("update")
         if iteration.number == config.critic_warmup:
             self_checks.check_first_update(updates[0], tolerance=config.check_tolerance)
-        return state, jax.device_get(metrics) | mean_of(updates)
+        first = {name: float(updates[0][name]) for name in GAPS if name in updates[0]}
+        return state, jax.device_get(metrics) | mean_of(updates) | first
 
 
 class SelfTraining:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.compiles
 ALGORITHMS = {
     "ppo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3", "rl__loss_aggregation": "token_mean"},
     "grpo": {"rl__kl_in": "loss", "rl__kl_estimator": "k3"},
-    "rloo": {"rl__loss_aggregation": "token_mean", "rl__kl_coef": 0.0},
+    "rloo": {"rl__loss_aggregation": "token_mean", "rl__kl_coef": 0.0, "rl__old_log_probs": "sampler"},
     "reinforce": {"rl__loss_aggregation": "constant_length", "rl__overlong_filter": "true", "rl__sampler_ratio_cap": 2},
     "self_training": {"rl__self_training__gold_limit": 40},
 }
