@@ -82,6 +82,11 @@ REFUSED = {
         "rl.overlong_buffer (401) is more than generation.max_new_tokens (400): responses would be penalised from "
         "their first token on"
     ],
+    "--rl.old_log_probs=sampler --rl.critic=detached --rl.sampler_ratio_cap=2": [
+        "rl.old_log_probs is `sampler` and rl.critic is `detached`: its values need the pass over the completions that "
+        "this would save; take `scored`, or rl.critic `separate`",
+        "rl.sampler_ratio_cap is 2.0 and rl.old_log_probs is `sampler`: it needs `scored`",
+    ],
     "--rl.critic_warmup=2": [
         "rl.critic_warmup is 2 and rl.critic_optimizer.learning_rate is 0: it needs an optimizer of its own, whose "
         "moments are not the policy's"
