@@ -1,15 +1,16 @@
-"""An iteration of GRPO beside other trainers: same model, questions, lengths and core, each in an environment of its own.
+"""An iteration of GRPO beside other trainers, each in an environment of its own: same model, questions and core.
 
     python -m benchmarks.trainers --model DIR --trl TRL/bin/python --tunix TUNIX/bin/python
 
 DIR is a Hugging Face directory of a small Llama; the pythons are of environments that have `trl` and `google-tunix`.
-An iteration samples, judges, and makes one update, without a KL, in float32. Every trainer asks a reward function once an
-iteration, and that function is the clock: what is compared are the CPU seconds from one call to the next, the least of
-some, after the first two, in which things are compiled. A side that fails is shown with its last line.
+An iteration samples, judges, and makes one update, without a KL, in float32. Every trainer asks a reward function once
+an iteration, and that function is the clock: what is compared are the CPU seconds from one call to the next, the least
+of some, after the first, in which things are compiled. A side that fails is shown with its last line.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -33,7 +35,7 @@ class Work:
     new_tokens: int = 48
     """Of a response; few end before."""
     iterations: int = 6
-    """The first two do not count."""
+    """The first does not count."""
 
     @property
     def rows(self) -> int:
@@ -110,3 +112,130 @@ def trl(work: Work) -> None:
         )
         rows = datasets.Dataset.from_dict({"prompt": work.prompts()})
         GRPOTrainer(model=work.model, reward_funcs=reward, args=config, train_dataset=rows).train()
+
+
+def tunix(work: Work) -> None:
+    """Tunix's GRPOLearner, with its own sampler."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+    from transformers import AutoTokenizer
+    from tunix.models.llama3.model import ModelConfig
+    from tunix.models.llama3.params import create_model_from_safe_tensors
+    from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+    from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
+    from tunix.rl.rollout.base_rollout import RolloutConfig
+
+    said = json.loads((Path(work.model) / "config.json").read_text())
+    heads = said["num_attention_heads"]
+    config = ModelConfig(
+        num_layers=said["num_hidden_layers"],
+        vocab_size=said["vocab_size"],
+        embed_dim=said["hidden_size"],
+        hidden_dim=said["intermediate_size"],
+        num_heads=heads,
+        head_dim=said.get("head_dim") or said["hidden_size"] // heads,
+        num_kv_heads=said["num_key_value_heads"],
+        rope_theta=int(said.get("rope_theta") or said["rope_parameters"]["rope_theta"]),
+        norm_eps=said["rms_norm_eps"],
+        weight_tying=said["tie_word_embeddings"],
+    )
+    tokenizer = AutoTokenizer.from_pretrained(work.model)
+    longest = max(len(tokenizer(text)["input_ids"]) for text in work.prompts())
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(1, 1), ("fsdp", "tp"))
+    rollout = RolloutConfig(
+        max_tokens_to_generate=work.new_tokens,
+        max_prompt_length=longest,
+        kv_cache_size=longest + work.new_tokens + 1,
+        temperature=1.0,
+        top_p=1.0,
+        eos_tokens=[tokenizer.eos_token_id],
+    )
+    training = RLTrainingConfig(
+        actor_optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-7)),
+        eval_every_n_steps=1000,
+        max_steps=work.iterations,
+        mini_batch_size=work.questions,
+        train_micro_batch_size=work.questions,
+    )
+    cluster = ClusterConfig(
+        role_to_mesh=dict.fromkeys((Role.ACTOR, Role.REFERENCE, Role.ROLLOUT), mesh),
+        training_config=training,
+        rollout_config=rollout,
+    )
+    with mesh:
+        model = create_model_from_safe_tensors(work.model, config, mesh, jnp.float32)
+        learner = GRPOLearner(
+            RLCluster(actor=model, tokenizer=tokenizer, cluster_config=cluster),
+            GRPOConfig(num_generations=work.samples, num_iterations=1, beta=0.0),
+            reward_fns=reward,
+        )
+        texts, size = work.prompts(), work.questions
+        learner.train([{"prompts": texts[i : i + size]} for i in range(0, size * work.iterations, size)])
+
+
+SIDES: dict[str, Callable[[Work], None]] = {"reft_jax": ours, "trl": trl, "tunix": tunix}
+
+
+def measure(side: str, python: str, work: Work) -> tuple[list[float], str]:
+    """(CPU seconds of each iteration but the first, the last line of what went wrong) of a process on one core."""
+    root = Path(__file__).resolve().parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        clock = Path(folder) / "clock"
+        environment = {**os.environ, "CLOCK": str(clock), "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+        line = [python, "-m", "benchmarks.trainers", "--side", side, "--work", json.dumps(dataclasses.asdict(work))]
+        core = {max(os.sched_getaffinity(0))}
+        done = subprocess.run(
+            line,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, core),
+        )
+        calls = [json.loads(text) for text in clock.read_text().splitlines()] if clock.exists() else []
+    times = [at for rows, at in calls if rows == work.rows][: work.iterations]
+    seconds = [after - before for before, after in itertools.pairwise(times[1:])]
+    return seconds, "" if seconds else (done.stderr.strip() or "no iteration").splitlines()[-1]
+
+
+def version(python: str, side: str) -> str:
+    """Of the package that a side is."""
+    name = {"tunix": "google-tunix"}.get(side, side)
+    script = f"import importlib.metadata as m; print(m.version({name!r}))"
+    return subprocess.run([python, "-c", script], capture_output=True, text=True).stdout.strip() or "not installed"
+
+
+def main() -> None:
+    """Measures every side and prints a table in Markdown; as `--side` does what one of them does."""
+    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="Hugging Face directory of a small Llama")
+    for side in ("trl", "tunix"):
+        parser.add_argument(f"--{side}", help=f"python of an environment that has {side}")
+    for field in dataclasses.fields(Work)[1:]:
+        parser.add_argument(f"--{field.name}", type=int, default=field.default)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        SIDES[given.side](Work(**json.loads(given.work)))
+        return
+    if not given.model:
+        parser.error("--model is missing: a Hugging Face directory of a small Llama")
+    model = str(Path(given.model).resolve())
+    work = Work(model, given.questions, given.samples, given.new_tokens, given.iterations)
+    found = {}
+    for side, python in {"reft_jax": sys.executable, "trl": given.trl, "tunix": given.tunix}.items():
+        if python:
+            found[side] = version(python, side), *measure(side, python, work)
+    least = {side: min(seconds) for side, (_, seconds, _) in found.items() if seconds}
+    print(f"{work.questions} questions x {work.samples} samples, {work.new_tokens} new tokens, one update, one core:\n")
+    print("| trainer | version | CPU seconds an iteration | times ours |\n|---|---|---|---|")
+    for side, (number, seconds, failure) in found.items():
+        ratio = f"{least[side] / least['reft_jax']:.2f}" if side in least and "reft_jax" in least else ""
+        print(f"| {side} | {number} | {f'{min(seconds):.2f}' if seconds else failure} | {ratio} |")
+
+
+if __name__ == "__main__":
+    main()
