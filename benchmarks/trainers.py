@@ -1,8 +1,9 @@
 """An iteration of GRPO beside other trainers, each in an environment of its own: same model, questions and core.
 
-    python -m benchmarks.trainers --model DIR --trl TRL/bin/python --tunix TUNIX/bin/python
+    python -m benchmarks.trainers --trl TRL/bin/python --tunix TUNIX/bin/python [--model DIR]
 
-DIR is a Hugging Face directory of a small Llama; the pythons are of environments that have `trl` and `google-tunix`.
+The pythons are of environments that have `trl` and `google-tunix`; DIR is a Hugging Face directory of a Llama, by
+default one of width 256 and 4 layers with random weights, whose tokens are bytes.
 An iteration samples, judges, and makes one update, without a KL, in float32. Every trainer asks a reward function once
 an iteration, and that function is the clock: what is compared are the CPU seconds from one call to the next, the least
 of some, after the first, in which things are compiled. A side that fails is shown with its last line.
@@ -46,6 +47,32 @@ class Work:
         """Questions of more than as many iterations."""
         first = "Tom has {} apples and buys {} more. He gives {} of them to his sister. How many apples has he now?"
         return [first.format(7 + i, 5 + 2 * i, 3 + i) for i in range(2 * self.questions * self.iterations)]
+
+
+def make_model(folder: str) -> str:
+    """Writes the default model into a folder, and returns it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate(["<end>", *letters])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(letters) + 1,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def reward(completions: Sequence[str], **_: Any) -> list[float]:
@@ -210,7 +237,7 @@ def version(python: str, side: str) -> str:
 def main() -> None:
     """Measures every side and prints a table in Markdown; as `--side` does what one of them does."""
     parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="Hugging Face directory of a small Llama")
+    parser.add_argument("--model", help="Hugging Face directory of a Llama")
     for side in ("trl", "tunix"):
         parser.add_argument(f"--{side}", help=f"python of an environment that has {side}")
     for field in dataclasses.fields(Work)[1:]:
@@ -221,14 +248,13 @@ def main() -> None:
     if given.side:
         SIDES[given.side](Work(**json.loads(given.work)))
         return
-    if not given.model:
-        parser.error("--model is missing: a Hugging Face directory of a small Llama")
-    model = str(Path(given.model).resolve())
-    work = Work(model, given.questions, given.samples, given.new_tokens, given.iterations)
     found = {}
-    for side, python in {"reft_jax": sys.executable, "trl": given.trl, "tunix": given.tunix}.items():
-        if python:
-            found[side] = version(python, side), *measure(side, python, work)
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(Path(given.model).resolve()) if given.model else make_model(folder)
+        work = Work(model, given.questions, given.samples, given.new_tokens, given.iterations)
+        for side, python in {"reft_jax": sys.executable, "trl": given.trl, "tunix": given.tunix}.items():
+            if python:
+                found[side] = version(python, side), *measure(side, python, work)
     least = {side: min(seconds) for side, (_, seconds, _) in found.items() if seconds}
     print(f"{work.questions} questions x {work.samples} samples, {work.new_tokens} new tokens, one update, one core:\n")
     print("| trainer | version | CPU seconds an iteration | times ours |\n|---|---|---|---|")
