@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from reft_jax.algorithms.rollout import Rollout
+from reft_jax.algorithms.rollout import TOKENS_A_CALL, Rollout
 from reft_jax.config import DataConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.data.prompts import program_header
@@ -120,6 +120,25 @@ def read_responses(
         ended=ended,
     )
     return cut, prompts, texts
+
+
+def holds_stop(
+    tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str], prompt: np.ndarray, response: np.ndarray
+) -> bool:
+    """Whether `read_responses` would cut a response whose last `TOKENS_A_CALL` tokens are new.
+
+    Args:
+        tokenizer: turns ids into text.
+        stop: texts that end a response.
+        prompt, response: tokens, [P] and [n].
+    """
+    longest = max(len(part.encode()) for part in stop)  # a token is a byte or more
+    decode = lambda tokens: str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+    end = decode(response[-TOKENS_A_CALL - longest :])
+    if not any(part in end for part in stop):  # most responses, most of the time
+        return False
+    text = decode(np.concatenate([prompt, response[response != tokenizer.pad_token_id]]))[len(decode(prompt)) :]
+    return any(part in text for part in stop)
 
 
 def _beginning(tokenizer: "PreTrainedTokenizerBase", sequences: Sequences, row: int, prompt: int, length: int) -> str:

@@ -1,6 +1,7 @@
 """A model with problems to ask it: sampling, judging what it says, and reading off its accuracy."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from reft_jax.problem import Problem
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.reward.functions import RewardFunction
 from reft_jax.reward.pool import ProgramRunner
-from reft_jax.training.completion import Completion, VerdictFunction, judge
+from reft_jax.training.completion import Completion, VerdictFunction, holds_stop, judge
 from reft_jax.training.evaluation import Evaluation
 from reft_jax.training.model import Model
 from reft_jax.training.slots import respond
@@ -68,7 +69,9 @@ class Sampler:
             Interrupted: the run was asked to stop.
         """
         self.model.stop.check()
-        return respond(self.model, params, prompts, number, how, samples)
+        stop = self.config.generation.stop
+        over = functools.partial(holds_stop, self.tokenizer, stop) if stop else None
+        return respond(self.model, params, prompts, number, how, samples, over)
 
     def judge(self, rollout: Rollout[np.ndarray], split: str, rows: np.ndarray) -> list[Completion]:
         """Reads and judges a rollout; each process takes a part of the rows, and all get all completions.

@@ -5,8 +5,8 @@ The host decides from the tokens alone, which all processes see, so that all dec
 
 import collections
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from reft_jax.models.params import Params
 from reft_jax.parallel.sharding import named_sharding, to_global
 from reft_jax.training.model import Model
 
+Over: TypeAlias = Callable[[np.ndarray, np.ndarray], bool]
+"""Whether a response is over by what it says: (tokens of the prompt, tokens of the response so far)."""
+
 
 def respond(
     model: Model,
@@ -24,6 +27,7 @@ def respond(
     number: int,
     how: SamplingParams,
     samples: int = 1,
+    over: Over | None = None,
 ) -> Rollout[np.ndarray]:
     """Samples a response to each row, the longest prompts first, in the slots that the model has.
 
@@ -34,11 +38,13 @@ def respond(
         number: step of the random numbers, see `rollout.row_keys`.
         how: tokens are drawn.
         samples: rows next to each other that have the same prompt; as many as go together share its prefill.
+        over: says which responses need not go on; asked after each call. Such a one has not `ended`, and has tokens of
+            that call behind what made it so.
 
     Returns:
         Host arrays, the same on all processes.
     """
-    return _Flight(model, prompts, samples).run(params, number, how)
+    return _Flight(model, prompts, samples, over).run(params, number, how)
 
 
 class _Flight:
@@ -47,8 +53,8 @@ class _Flight:
     Slots are numbered over all blocks; a block is what one device has, or what several hold together.
     """
 
-    def __init__(self, model: Model, prompts: PromptBatch[np.ndarray], samples: int) -> None:
-        self._model, self._prompts, self._samples = model, prompts, samples
+    def __init__(self, model: Model, prompts: PromptBatch[np.ndarray], samples: int, over: Over | None) -> None:
+        self._model, self._prompts, self._samples, self._over = model, prompts, samples, over
         self._sampling = model.sampling
         count, longest = len(prompts.lengths), self._sampling.limits.max_new_tokens
         order = np.argsort(-prompts.lengths, kind="stable")
@@ -154,6 +160,10 @@ class _Flight:
         self._drawn[slots] = self._lengths[rows] = known + count
         self._ended[rows] = ending <= count
         over = self._ended[rows] | (known + count == limits.max_new_tokens)
+        if self._over:
+            for i in np.flatnonzero(~over):
+                prompt = self._prompts.tokens[rows[i], : self._prompts.lengths[rows[i]]]
+                over[i] = self._over(prompt, self._responses[rows[i], : self._lengths[rows[i]]])
         self._row[slots[over]] = -1
 
     def _rollout(self) -> Rollout[np.ndarray]:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from reft_jax.algorithms.rollout import Rollout
+from reft_jax.algorithms.rollout import TOKENS_A_CALL, Rollout
 from reft_jax.config import DataConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.data.tokenizers import load_tokenizer
@@ -18,6 +18,7 @@ from reft_jax.training.completion import (
     Completion,
     columns,
     function_means,
+    holds_stop,
     judge,
     read_responses,
     response_texts,
@@ -189,6 +190,25 @@ def test_responses_are_read_as_by_decoding_every_beginning(name, data):
         assert (cut.sequences.response_lengths[row], texts[row]) == (length, text)
         assert cut.ended[row] == (was_cut or rollout.ended[row])
         assert cut.log_probs[row].tolist() == [-1] * length + [0] * (cut.log_probs.shape[1] - length)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+def test_sampling_may_end_where_a_stop_text_is_seen(name, data):
+    """Responses that are ended after the call of `decode` in which it appeared are read as those that went on."""
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.convert_tokens_to_ids([token for token in LIKELY[:-1] if token in tokenizer.get_vocab()])
+    prompt = np.array(data.draw(st.lists(st.sampled_from(ids), min_size=1, max_size=5)))
+    response = np.array(data.draw(st.lists(st.sampled_from(ids), min_size=12, max_size=40)))
+    stop = data.draw(st.lists(st.text("ab\näà ", min_size=1, max_size=3), min_size=1, max_size=2))
+    calls = [*range(1, len(response), TOKENS_A_CALL), len(response)]
+    last = next((n for n in calls if holds_stop(tokenizer, stop, prompt, response[:n])), len(response))
+    whole, early = (make_rollout([prompt.tolist()], [response[:n].tolist()], eos=-1, pad=0) for n in (None, last))
+    (whole, _, text), (early, _, same) = (read_responses(tokenizer, rollout, stop) for rollout in (whole, early))
+    assert text == same
+    assert whole.sequences.response_lengths == early.sequences.response_lengths
+    assert whole.ended == early.ended
+    event("ended early" if last < len(response) else "went on")
 
 
 def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():

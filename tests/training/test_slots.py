@@ -61,6 +61,7 @@ class NumpyDevices:
         self.begun: list[tuple[int, int]] = []
         self.read = 0  # prompts that were computed, used or not
         self.turns = 0
+        self.over: Any = None
 
     def get(self, name: str, *sizes: int) -> Any:
         return functools.partial(getattr(self, name), *sizes)
@@ -77,7 +78,10 @@ class NumpyDevices:
             block, row = entry // entries, (int(new.problem[entry]), int(new.sample[entry]))
             place = block * self.size + int(slot)
             assert 0 <= slot < self.size
-            assert place not in slots or slots[place][1] == len(self.responses[slots[place][0]]), "a row that goes on"
+            if place in slots:
+                row_before, drawn = slots[place]
+                said = self.responses[row_before]
+                assert drawn == len(said) or (self.over and self.over([], said[:drawn])), "a row that goes on"
             source = block * (len(new.tokens) // self.blocks) + int(new.source[entry])
             assert new.source[entry] < len(new.tokens) // self.blocks
             assert new.tokens.shape[1] == width
@@ -100,7 +104,9 @@ class NumpyDevices:
         return slots, tokens, tokens / 100
 
 
-def flown(prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, samples: int, longest: int):
+def flown(
+    prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, samples: int, longest: int, over: Any = None
+):
     """A rollout by the host alone, its devices, and what each row should say."""
     rng = np.random.default_rng(len(lengths))
     responses = {}
@@ -108,6 +114,7 @@ def flown(prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, s
         said = rng.integers(3, 19, min(length, longest)).tolist()
         responses[problem, sample] = said if length > longest else [*said[:-1], EOS if length % 2 else OTHER_END]
     devices = NumpyDevices(prompts, responses, blocks, size)
+    devices.over = over
     buckets = (4, prompts.tokens.shape[1])
     positions = max(buckets) + longest
     sampling = SimpleNamespace(
@@ -126,7 +133,7 @@ def flown(prompts: PromptBatch, lengths: list[int], *, size: int, blocks: int, s
     model: Any = SimpleNamespace(config=config, mesh=mesh(), ids=ids, compiled=devices, sampling=sampling)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slots, "to_global", lambda tree, _: tree)
-        return respond(model, {}, prompts, 0, SamplingParams(), samples), devices, responses
+        return respond(model, {}, prompts, 0, SamplingParams(), samples, over), devices, responses
 
 
 @settings(deadline=None, max_examples=150)
@@ -167,6 +174,32 @@ def test_slots_that_end_are_filled_again():
     spent = 64 * TOKENS_A_CALL * devices.turns
     assert spent < 1.35 * sum(tokens)
     assert by_batch > 1.9 * sum(tokens)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_row_that_is_over_by_what_it_says_makes_room(data):
+    """Rows in which 7 has been said are over; what is kept is a beginning of what they would say, to the call's end."""
+    lengths = data.draw(st.lists(st.integers(1, 60), min_size=1, max_size=20))
+    prompts = batch_of([data.draw(st.integers(1, 9)) for _ in range(data.draw(st.integers(1, 20)))], 1, 9)
+    sizes = {"size": data.draw(st.integers(1, 8)), "blocks": data.draw(st.integers(1, 2)), "samples": 1, "longest": 50}
+    asked: list[tuple[int, ...]] = []
+
+    def over(prompt, response) -> bool:
+        asked.append(tuple(prompt))
+        return 7 in list(response)
+
+    rollout, devices, expected = flown(prompts, lengths, **sizes, over=over)
+    assert sorted(devices.begun) == sorted(expected)
+    for row, said in enumerate(expected.values()):
+        kept = rollout.sequences.response_lengths[row]
+        assert rollout.sequences.responses[row, :kept].tolist() == said[:kept]
+        assert rollout.ended[row] == (kept == len(said) and said[-1] in (EOS, OTHER_END))
+        place = said.index(7) + 1 if 7 in said else len(said)
+        whole_calls = 1 + -(-max(place - 1, 0) // TOKENS_A_CALL) * TOKENS_A_CALL  # the first token is the prefill's
+        assert kept == min(len(said), whole_calls if 7 in said else len(said))
+    real = {tuple(row[:length].tolist()) for row, length in zip(prompts.tokens, prompts.lengths)}
+    assert {tuple(map(int, prompt)) for prompt in asked if len(prompt)} <= real
 
 
 @pytest.mark.parametrize(("samples", "most"), [(8, 32), (1, 256)])
