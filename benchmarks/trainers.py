@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def tunix(work: Work) -> None:
             reward_fns=reward,
         )
         texts, size = work.prompts(), work.questions
-        learner.train([{"prompts": texts[i : i + size]} for i in range(0, size * work.iterations, size)])
+        learner.train([{"prompts": np.array(texts[i : i + size])} for i in range(0, size * work.iterations, size)])
 
 
 SIDES: dict[str, Callable[[Work], None]] = {"reft_jax": ours, "trl": trl, "tunix": tunix}
@@ -234,6 +234,27 @@ def version(python: str, side: str) -> str:
     return subprocess.run([python, "-c", script], capture_output=True, text=True).stdout.strip() or "not installed"
 
 
+def document(work: Work, model: str, found: Mapping[str, tuple[str, list[float], str]]) -> str:
+    """What was measured, in Markdown."""
+    least = {side: min(seconds) for side, (_, seconds, _) in found.items() if seconds}
+    lines = [
+        "# Beside other trainers",
+        "",
+        "Written by `python -m benchmarks.trainers`: CPU seconds of an iteration of GRPO, which samples, judges and makes",
+        "one update, by one process on one core. The ratio is what is worth quoting. A small model on a CPU is not what",
+        "these trainers were made for, and says nothing of several accelerators.",
+        "",
+        f"{model}, float32; {work.questions} questions x {work.samples} samples of {work.new_tokens} tokens, no KL.",
+        "",
+        "| trainer | version | CPU seconds | times ours |",
+        "|---|---|---|---|",
+    ]
+    for side, (number, seconds, failure) in found.items():
+        ratio = f"{least[side] / least['reft_jax']:.2f}" if side in least and "reft_jax" in least else ""
+        lines.append(f"| {side} | {number} | {f'{min(seconds):.2f}' if seconds else failure} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measures every side and prints a table in Markdown; as `--side` does what one of them does."""
     parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -242,6 +263,7 @@ def main() -> None:
         parser.add_argument(f"--{side}", help=f"python of an environment that has {side}")
     for field in dataclasses.fields(Work)[1:]:
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
+    parser.add_argument("--out", help="file to write the table to")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -255,12 +277,10 @@ def main() -> None:
         for side, python in {"reft_jax": sys.executable, "trl": given.trl, "tunix": given.tunix}.items():
             if python:
                 found[side] = version(python, side), *measure(side, python, work)
-    least = {side: min(seconds) for side, (_, seconds, _) in found.items() if seconds}
-    print(f"{work.questions} questions x {work.samples} samples, {work.new_tokens} new tokens, one update, one core:\n")
-    print("| trainer | version | CPU seconds an iteration | times ours |\n|---|---|---|---|")
-    for side, (number, seconds, failure) in found.items():
-        ratio = f"{least[side] / least['reft_jax']:.2f}" if side in least and "reft_jax" in least else ""
-        print(f"| {side} | {number} | {f'{min(seconds):.2f}' if seconds else failure} | {ratio} |")
+    text = document(work, "a Llama of width 256 and 4 layers" if not given.model else Path(given.model).name, found)
+    if given.out:
+        Path(given.out).write_text(text, encoding="utf-8")
+    print(text, end="")
 
 
 if __name__ == "__main__":
