@@ -234,21 +234,20 @@ def version(python: str, side: str) -> str:
     return subprocess.run([python, "-c", script], capture_output=True, text=True).stdout.strip() or "not installed"
 
 
+HEAD = """# Beside other trainers
+
+Written by `python -m benchmarks.trainers`: CPU seconds of an iteration of GRPO, which samples, judges and makes one
+update, by one process on one core. The ratio is what is worth quoting. A small model on a CPU is not what these
+trainers were made for, and says nothing of several accelerators.
+
+"""
+
+
 def document(work: Work, model: str, found: Mapping[str, tuple[str, list[float], str]]) -> str:
     """What was measured, in Markdown."""
     least = {side: min(seconds) for side, (_, seconds, _) in found.items() if seconds}
-    lines = [
-        "# Beside other trainers",
-        "",
-        "Written by `python -m benchmarks.trainers`: CPU seconds of an iteration of GRPO, which samples, judges and makes",
-        "one update, by one process on one core. The ratio is what is worth quoting. A small model on a CPU is not what",
-        "these trainers were made for, and says nothing of several accelerators.",
-        "",
-        f"{model}, float32; {work.questions} questions x {work.samples} samples of {work.new_tokens} tokens, no KL.",
-        "",
-        "| trainer | version | CPU seconds | times ours |",
-        "|---|---|---|---|",
-    ]
+    what = f"{model}, float32; {work.questions} questions x {work.samples} samples of {work.new_tokens} tokens, no KL."
+    lines = [HEAD + what, "", "| trainer | version | CPU seconds | times ours |", "|---|---|---|---|"]
     for side, (number, seconds, failure) in found.items():
         ratio = f"{least[side] / least['reft_jax']:.2f}" if side in least and "reft_jax" in least else ""
         lines.append(f"| {side} | {number} | {f'{min(seconds):.2f}' if seconds else failure} | {ratio} |")
@@ -277,7 +276,7 @@ def main() -> None:
         for side, python in {"reft_jax": sys.executable, "trl": given.trl, "tunix": given.tunix}.items():
             if python:
                 found[side] = version(python, side), *measure(side, python, work)
-    text = document(work, "a Llama of width 256 and 4 layers" if not given.model else Path(given.model).name, found)
+    text = document(work, "A Llama of width 256 and 4 layers" if not given.model else Path(given.model).name, found)
     if given.out:
         Path(given.out).write_text(text, encoding="utf-8")
     print(text, end="")
