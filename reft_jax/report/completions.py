@@ -47,7 +47,8 @@ class Browser:
         outcomes, causes: names; the empty cause is that of a right answer.
         texts: completions.
         questions: [split, id, question, gold, rows]; a row is [moment, outcome, cause, reward, value, tokens, flags,
-            text, detail, functions], flags being 1 for one that ended and 2 for a suspicious one.
+            text, detail, functions, scored], flags being 1 for one that ended and 2 for a suspicious one; `scored` is
+            null, or [head, texts of the tokens, {name: one number a token}].
         shown: what was left out, by split.
     """
 
@@ -161,4 +162,5 @@ def _row(moment: int, completion: Completion, outcomes: _Places, causes: _Places
         texts[completion.text],
         completion.detail,
         dict(completion.functions) or None,
+        None if (scored := completion.scored) is None else [scored.head, list(scored.texts), dict(scored.scores)],
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from reft_jax.config import Config, to_dict
 from reft_jax.config.changes import ANY_TIME, SOURCES, among
 from reft_jax.records.console import ALGORITHMS
-from reft_jax.records.metrics import METRICS
+from reft_jax.records.metrics import METRICS, documented
 from reft_jax.report.folder import LEARNED, SUPERVISED, RunFolder
 
 POINTS = 600
@@ -126,7 +126,7 @@ def charts(lines: Sequence[Mapping[str, Lines]]) -> list[Chart]:
         for title, metrics in {**titles, **functions}.items():
             kept = tuple(name for name in metrics if present.get(name, False) or (name in present and not _rare(name)))
             if kept:
-                named = METRICS[_documented(kept[0])]
+                named = METRICS[documented(kept[0])]
                 meaning = named.meaning if len(kept) == 1 else ""
                 found.append(Chart(title, group, kept, meaning, named.unit == "share", named.unit))
     return found
@@ -135,12 +135,6 @@ def charts(lines: Sequence[Mapping[str, Lines]]) -> list[Chart]:
 def _rare(metric: str) -> bool:
     """Whether a metric is left out where it is 0 throughout."""
     return "/outcome_" in metric
-
-
-def _documented(metric: str) -> str:
-    """The name under which `METRICS` has a metric."""
-    head, slash, _ = metric.partition("/function/")
-    return f"{head}{slash}*" if slash else metric
 
 
 def costs(run: RunFolder) -> dict[int, tuple[float, float]]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,19 @@ class Moment(NamedTuple):
     """The run's."""
 
 
+SCORES = ("value", "advantage", "log_ratio")
+"""What records may have of each token."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tokens:
+    """A completion token by token; `head` is what it has before the first, and each list of scores has one a token."""
+
+    head: str
+    texts: Sequence[str]
+    scores: Mapping[str, Sequence[float | None]]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Completion:
     """A judged completion, as the records have it; `detail` says why there is no answer, where that is known."""
@@ -54,6 +68,7 @@ class Completion:
     ended: bool
     detail: str
     functions: Mapping[str, float | None]
+    scored: Tokens | None = None
 
     @property
     def correct(self) -> bool:
@@ -259,7 +274,9 @@ def _metrics_line(record: dict[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(record.get("stage"), str):
         raise ValueError(f"{place}: field `stage` is missing, or no text")
     try:
-        numbers = {key: float(value) for key, value in record.items() if key not in ("step", "stage")}
+        # A run of before the models' names stood in those of the metrics of test has them as its stages alone.
+        named = {re.sub(r"^test/(?=[^/]+$)", f"test/{record['stage']}/", key): value for key, value in record.items()}
+        numbers = {key: float(value) for key, value in named.items() if key not in ("step", "stage")}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from None
     return {"step": record["step"], "stage": record["stage"], **numbers}
@@ -297,7 +314,21 @@ def _completion(record: dict[str, Any], place: str, split: str, model: str) -> C
         ended=bool(record.get("ended", True)),
         detail=str(record.get("detail", "")),
         functions=record.get("functions") or {},
+        scored=_tokens(record["per_token"], place) if "per_token" in record else None,
     )
+
+
+def _tokens(given: Any, place: str) -> Tokens:
+    """The field `per_token` of a record; a number that is not finite becomes None."""
+    try:
+        texts, own = [str(text) for text in given["text"]], {name: given[name] for name in SCORES if name in given}
+        scores = {name: [x if math.isfinite(x) else None for x in map(float, row)] for name, row in own.items()}
+        head = str(given["head"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: field `per_token` lacks or has no list of {error}") from None
+    if wrong := [name for name, row in scores.items() if len(row) != len(texts)]:
+        raise ValueError(f"{place}: field `per_token` has {len(texts)} texts, and another number of {wrong[0]}")
+    return Tokens(head, texts, scores)
 
 
 def _best_steps(checkpoints: Path, summary: Mapping[str, Any]) -> dict[str, int]:

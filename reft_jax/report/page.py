@@ -23,7 +23,7 @@ LIMIT = 4_900_000
 """Bytes of a page, at most: what is left of them by all else is the completions'."""
 
 
-SCRIPTS = ("elements", "curves", "completions", "tables", "page")
+SCRIPTS = ("elements", "curves", "tokens", "completions", "tables", "page")
 """The parts of the page's own script, in order."""
 
 
@@ -63,6 +63,9 @@ def _data(runs: Sequence[RunFolder], samples: Sequence[Path]) -> tuple[dict[str,
     for run, own in zip(runs, lines):
         failed, grouped = failures(run), groups(run)
         wanted |= {key(run.completions[place]) for failure in failed for place in failure.examples}
+        scored = [completion for completion in run.completions if completion.scored]
+        ends = [each.moment for each in (*scored[:1], *scored[-1:])]
+        wanted |= {key(completion) for completion in scored if completion.moment in ends}
         shown.append(
             {
                 "name": run.name,

@@ -138,7 +138,7 @@ def model_steps(run: RunFolder) -> dict[str, int]:
 def results(run: RunFolder) -> list[Result]:
     """The final table: the models read on test; where test has not been read those on dev, and the newest."""
     steps, dev = model_steps(run), {r["step"]: r for r in run.metrics if "eval/reward_mean" in r}
-    tested = {r["stage"]: r for r in run.metrics if "test/reward_mean" in r and r["stage"] in MODELS}
+    tested = {name: r for r in run.metrics for name in MODELS if f"test/{name}/reward_mean" in r}
     read = tested or {name: dev[steps[name]] for name in MODELS if steps.get(name) in dev}
     if not tested and dev and max(dev) not in {record["step"] for record in read.values()}:
         read[LATEST] = dev[max(dev)]
@@ -161,7 +161,8 @@ def _result(
     step: int,
 ) -> Result:
     """The row of a model, read as a record says, and made at a step of the run; 0 is not known."""
-    facts, prefix, completions = (run.summary or {}).get(name, {}), {"dev": "eval"}.get(split, split), asked[name]
+    facts, completions = (run.summary or {}).get(name, {}), asked[name]
+    prefix = f"test/{name}" if split == "test" else "eval"
     accuracy = record.get(f"{prefix}/accuracy")
     correct = sum(completion.correct for completion in completions)
     answered = sum(completion.outcome != "no_gold" for completion in completions)

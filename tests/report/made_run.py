@@ -41,6 +41,19 @@ def completion(draw: random.Random, number: int, split: str, right: float) -> di
     }
 
 
+def per_token(draw: random.Random, row: dict[str, Any]) -> dict[str, Any]:
+    """A completion cut into tokens, with numbers of both signs; the last is no finite number."""
+    head, rest = row["completion"][:16], row["completion"][16:]
+    texts = [rest[at : at + 4] for at in range(0, len(rest), 4)] + ["<end>"]
+    numbers = lambda scale: [round(draw.gauss(0, scale), 4) for _ in texts]
+    scores = {
+        "value": [abs(x) for x in numbers(0.5)],
+        "advantage": numbers(1),
+        "log_ratio": [*numbers(0.1)[:-1], "nan"],
+    }
+    return {"head": head, "text": texts, **scores}
+
+
 def make_run(
     path: Path,
     *,
@@ -82,6 +95,9 @@ def make_run(
         for row in rows:
             row["completion"] += text
             row["question"] += ask
+        if split == "train":
+            for row in rows[:2]:
+                row["per_token"] = per_token(draw, row)
         labels = {"step": step} if split == "train" else {"step": step, "split": split, "model": model}
         record("rollouts" if split == "train" else "evaluations", *({**labels, **row} for row in rows))
         correct = sum(row["outcome"] == "correct" for row in rows)
@@ -145,7 +161,10 @@ def make_run(
         facts |= {"algorithm": "ppo"} if name == "rl_best" else {}
         if test:
             shares = judged(SFT + rl + 1, "test", name, test, right)
-            record("metrics", {"step": SFT + rl + 1, "stage": name, **{f"test/{key}": v for key, v in shares.items()}})
+            record(
+                "metrics",
+                {"step": SFT + rl + 1, "stage": name, **{f"test/{name}/{key}": v for key, v in shares.items()}},
+            )
             facts |= {"accuracy": shares["accuracy"], "interval": [shares["interval_low"], shares["interval_high"]]}
             facts |= {"correct": round(shares["accuracy"] * test), "total": test}
         summary[name] = facts

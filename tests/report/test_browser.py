@@ -1,6 +1,8 @@
 """The report in headless Chromium, from the disk: it loads without an error, and what can be clicked does its work."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +156,56 @@ def test_search_finds_and_marks_questions_and_completions(opened, runs):
     assert found(page) == 1
     page.locator("[name=q]").fill("nowhere to be found")
     assert found(page) == 0
+
+
+def test_tokens_are_coloured_and_their_numbers_read(opened, runs):
+    page, run = opened(runs[:1]), runs[0]
+    page.locator("[name=scored]").check()
+    scored = [record for record in lines(run, "rollouts") if "per_token" in record]
+    assert found(page) == len({record["id"] for record in scored})
+    box = page.locator(".tokens").first
+    text = box.text_content()
+    own = next(
+        r["per_token"]
+        for r in scored
+        if text == r["per_token"]["head"] + "".join(r["per_token"]["text"]).replace("\n", "↵\n")
+    )
+    tokens, numbers = box.locator(".token"), box.locator("xpath=..").locator(".numbers")
+    assert tokens.count() == len(own["text"])
+    for name, label in (("advantage", "advantage"), ("value", "value"), ("log_ratio", "KL")):
+        page.get_by_label(label, exact=True).check()
+        values = [None if value == "nan" else value for value in own[name]]
+        every = [value for r in scored for value in r["per_token"][name] if value != "nan"]
+        full = sorted(map(abs, every))[int(0.95 * (len(every) - 1))]
+        for kind, value in zip(tokens.evaluate_all("all => all.map(token => token.className)"), values, strict=True):
+            faint = value is None or abs(value) < 0.05 * full
+            assert kind.strip() == (
+                "token"
+                if faint
+                else f"token {'plus' if value > 0 else 'minus'}{min(4, int(4 * abs(value) / full) + 1)}"
+            )
+    box.focus()
+    page.keyboard.press("End")
+    assert numbers.inner_text().startswith(f"Token {len(own['text'])} of {len(own['text'])}, “<end>”: advantage ")
+    assert numbers.inner_text().endswith("KL \u2013"), "what is no number is not shown as one"
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    shown = numbers.inner_text().replace("\u2212", "-")
+    assert shown.startswith(f"Token 2 of {len(own['text'])}")
+    assert float(re.search(r"advantage ([-\d.e]+),", shown)[1]) == pytest.approx(own["advantage"][1], rel=0.01)
+    tokens.nth(3).hover()
+    assert numbers.inner_text().startswith("Token 4 of ")
+    page.locator("[name=q]").fill(own["head"][:3])
+    assert page.locator(".question mark").count() > 0, "a text that is searched for is marked"
+
+
+def test_a_page_without_scores_of_tokens_has_no_choice_of_them(opened, tmp_path):
+    path = make_run(tmp_path / "old")
+    records = [{k: v for k, v in record.items() if k != "per_token"} for record in lines(path, "rollouts")]
+    (path / "rollouts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = opened([path])
+    assert found(page) > 0
+    assert page.locator(".token-choice, [name=scored], .token").count() == 0
 
 
 def test_ten_questions_are_shown_and_more_on_demand(opened, runs):

@@ -11,12 +11,13 @@ const ROW = {
   text: 7,
   detail: 8,
   functions: 9,
+  scored: 10,
 };
 const OUTCOMES = { correct: "right", no_answer: "no answer", no_gold: "no gold answer" };
 const outcomeOf = (row) => browser.outcomes[row[ROW.outcome]];
 const momentOf = (row) => browser.moments[row[ROW.moment]];
 const isRight = (row) => outcomeOf(row) === "correct";
-const filters = { q: "", split: "", run: "", at: "", cause: "", change: "", suspect: "", low: "", high: "" };
+const filters = { q: "", split: "", run: "", at: "", cause: "", change: "", suspect: "", scored: "", low: "", high: "" };
 const PAGE = 10;
 let limit = PAGE;
 
@@ -48,6 +49,7 @@ function fits(row, asked) {
     (!filters.at || momentOf(row).role === filters.at) &&
     (!filters.cause || outcomeOf(row) === filters.cause || browser.causes[row[ROW.cause]] === filters.cause) &&
     (!filters.suspect || row[ROW.flags] & 2) &&
+    (!filters.scored || row[ROW.scored]) &&
     row[ROW.tokens] >= low &&
     row[ROW.tokens] <= high &&
     (asked || `${browser.texts[row[ROW.text]]}\n${row[ROW.detail]}`.toLowerCase().includes(needle()))
@@ -109,8 +111,15 @@ function completion(row) {
     ),
     make("div", { class: "meta" }, ...facts.filter(Boolean).map((fact) => make("span", null, fact))),
     row[ROW.detail] ? marked("div", { class: "meta" }, row[ROW.detail]) : null,
-    marked("pre", null, browser.texts[row[ROW.text]]),
+    said(row),
   );
+}
+
+// Where a text is searched for and found, it is marked; else its tokens are coloured, if they have scores.
+function said(row) {
+  const text = browser.texts[row[ROW.text]],
+    found = needle() && text.toLowerCase().includes(needle());
+  return row[ROW.scored] && !found ? tokens(row[ROW.scored]) : marked("pre", null, text);
 }
 
 const CHANGES = {
@@ -269,6 +278,9 @@ function completionSection() {
       ),
     ),
     make("label", { class: "check" }, make("input", { type: "checkbox", name: "suspect" }), "suspicious only"),
+    hasScores
+      ? make("label", { class: "check" }, make("input", { type: "checkbox", name: "scored" }), "with coloured tokens only")
+      : null,
     make(
       "div",
       null,
@@ -309,6 +321,7 @@ function completionSection() {
     "Completions",
     make("p", null, `The same question at the warm-up, on the way and at the end. ${[...told, ...left].join(". ")}.`),
     form,
+    hasScores ? tokenChoice() : null,
     make("p", { id: "found", "aria-live": "polite" }),
     make("div", { id: "question-list" }),
   );
