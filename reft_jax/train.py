@@ -17,7 +17,7 @@ from reft_jax.config.invocation import shell_line
 from reft_jax.data.readers import is_within
 from reft_jax.files import json_lines
 from reft_jax.parallel.processes import COLLAPSED, on_process_zero
-from reft_jax.records.console import print_closing_table
+from reft_jax.records.console import closing_text, print_closing_table
 from reft_jax.training.announcements import beginning, continuation, what_next
 from reft_jax.training.directory import recorded_attempt
 from reft_jax.training.lifecycle import lifecycle
@@ -89,7 +89,7 @@ def evaluate_test(run: Run) -> dict[str, Any]:
         params = sampler.model.params_from_checkpoint(records.run_dir / "checkpoints" / name)
         evaluation = sampler.evaluate(params, "test")
         records.writer.append("evaluations", evaluation.records(step, split="test", model=name))
-        records.writer.write(step, name, evaluation.metrics("test"))
+        records.writer.write(step, name, evaluation.metrics(f"test/{name}"))
         tested: dict[str, Any] = {"reward": evaluation.reward}
         if evaluation.accuracy is not None:
             counts = {"correct": evaluation.correct, "total": evaluation.total}
@@ -130,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.begin(run.sampler.model.mesh)
             summary = train(run)
             run.records.writer.write_summary(summary)
+            run.records.display.log("\n".join((closing_text(summary), *what_next(config))))
     if jax.process_index() == 0:
         print_closing_table(summary)
         print("\n".join(what_next(config)), flush=True)

@@ -74,7 +74,7 @@ TINY = {
     },
     "generation": {"prompt_buckets": [60, 72], "max_new_tokens": 20, "scan_layers": True},
     "reward": {"program_timeout_s": 5.0},
-    "logging": {"rollouts_every": 1, "rollouts_limit": 36},
+    "logging": {"rollouts_every": 1, "rollouts_limit": 36, "tokens_limit": 36},
 }
 TRAIN, DEV, TEST = 96, 24, 20  # problems, after dev is carved out
 SFT_STEPS, ITERATIONS = 66, 9  # 6 steps an epoch, 11 epochs; 3 iterations an epoch, the last one with filler rows

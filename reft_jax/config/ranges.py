@@ -61,6 +61,14 @@ StopTexts = Annotated[
     tuple[str, ...],
     Range("no empty texts, and none with U+FFFD", lambda x: all(text and "\ufffd" not in text for text in x)),
 ]
+TRACKERS = ("tensorboard", "wandb", "trackio")
+Trackers = Annotated[
+    tuple[str, ...],
+    Range(f"some of {', '.join(TRACKERS)}, each once", lambda x: set(x) <= set(TRACKERS) and len(set(x)) == len(x)),
+]
+ProjectName = Annotated[
+    str, Range("one or more characters, and none of / \\ # ? % :", lambda x: x and not set(x) & set("/\\#?%:"))
+]
 IdRanges = Annotated[
     tuple[tuple[int, int], ...], Range("pairs, each 0 or more and ascending", lambda x: all(0 <= a < b for a, b in x))
 ]

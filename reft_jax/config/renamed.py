@@ -28,6 +28,7 @@ RENAMED: Mapping[str, str] = {
     **{f"{source}.answer_kind": "data.answer" for source in ("data.train", "data.dev", "data.test", "pretrain.source")},
     "logging.compilation_cache": "compilation_cache_dir",
     "evaluation.batch_size": "generation.slots",
+    "logging.tensorboard": "logging.trackers",
 }
 """Old dotted keys to new ones."""
 

@@ -23,11 +23,13 @@ from reft_jax.config.ranges import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    ProjectName,
     RewardFunctions,
     Seed,
     StopTexts,
     Temperature,
     TemplateVariables,
+    Trackers,
 )
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -727,13 +729,22 @@ class CheckpointConfig:
 class LoggingConfig:
     """What is printed and written while a run works."""
 
-    tensorboard: bool = True
-    """Write TensorBoard event files beside `metrics.jsonl`."""
+    trackers: Trackers = ("tensorboard",)
+    """Where the scalars of `metrics.jsonl` go besides: `tensorboard` (event files in the run's folder), `wandb` and
+    `trackio` (`pip install 'reft_jax[wandb,trackio]'`). Where the last two send or keep them is said by their own
+    variables, such as WANDB_MODE and TRACKIO_DIR."""
+    project: ProjectName = "reft_jax"
+    """What `wandb` and `trackio` call the project that the run belongs to."""
+    profile: NonNegativeInt = 0
+    """Iterations of reinforcement, or supervised steps where a run has no reinforcement, that JAX's profiler traces,
+    once nothing is compiled any more. 0 traces none."""
     rollouts_every: NonNegativeInt = 10
     """Iterations between rollouts that are written with their verdicts; the first and the last are written too. 0
     writes none."""
     rollouts_limit: NonNegativeInt = 32
     """Completions written of such a rollout."""
+    tokens_limit: NonNegativeInt = 4
+    """Completions of these that are written with the value, the advantage and the KL of each token."""
 
 
 @dataclasses.dataclass(frozen=True)

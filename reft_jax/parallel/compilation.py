@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 Bucket = tuple[int, ...]
 Lowerable = tuple[Any, tuple[Any, ...]]  # a jitted function and its abstract arguments
 
@@ -59,7 +61,8 @@ class CompiledSteps:
                 raise RuntimeError(f"step {name} was asked for bucket {bucket}; the config has {step.buckets}")
             self.say(f"compiling {name}{in_words(step, bucket)}")
             jitted, args = step.build(*bucket)
-            self._compiled[name, bucket] = jitted.lower(*args).compile()
+            # A call has the step's name in a profile, where most programs would be called `step`.
+            self._compiled[name, bucket] = jax.profiler.annotate_function(jitted.lower(*args).compile(), name=name)
         return self._compiled[name, bucket]
 
 

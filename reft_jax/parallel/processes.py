@@ -111,6 +111,13 @@ def gather(item: T) -> list[T]:
     return [item for _, item in sorted((pickle.loads(row.tobytes()) for row in messages), key=lambda pair: pair[0])]
 
 
+def to_host(arrays: T) -> T:
+    """Arrays on the devices as numpy's, whole on every process; all must call it alike."""
+    if jax.process_count() == 1:
+        return jax.device_get(arrays)
+    return multihost_utils.process_allgather(arrays, tiled=True)
+
+
 def on_process_zero(work: Callable[[], T]) -> T:
     """What `work` returns on process 0, on every process; an exception that it raises there is raised on all."""
     outcome: tuple[T | None, BaseException | None] = (None, None)

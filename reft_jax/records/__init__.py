@@ -1,7 +1,9 @@
 """What a run leaves behind, and what a person sees of it while it works.
 
 metrics      the names of all metrics, with unit and meaning
-records      JSON lines and TensorBoard, cut back on a resume
+records      JSON lines, cut back on a resume
+trackers     TensorBoard, Weights & Biases, trackio
+log          what the console says, with times
 checkpoint   resume points and models (Orbax)
 console      progress line and closing table
 provenance   command, versions, platform, commit

@@ -1,11 +1,13 @@
 """What a person sees of a run: a progress line for each stage while it works, and a table of accuracies at its end.
 
-Beside the records of `metrics`, fed by the same loop with the same numbers; nothing here is kept. Process 0 shows, the
-others are silent.
+Beside the records of `metrics`, fed by the same loop with the same numbers; what is said is kept in the run's `log`.
+Process 0 shows, the others are silent.
 """
 
+import io
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +15,8 @@ from rich import progress
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+
+from reft_jax.records.log import append_log
 
 
 def _tokens_per_second(value: float) -> str:
@@ -57,6 +61,7 @@ class ProgressDisplay:
         interval: seconds between plain lines, at least; the last step of a stage always gets one.
         console: where to print; None takes the standard output.
         clock: seconds, from anywhere.
+        log: file that has the lines too, those of a live line as a plain one would have them.
     """
 
     def __init__(
@@ -66,10 +71,12 @@ class ProgressDisplay:
         interval: float = 5.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        log: Path | None = None,
     ) -> None:
         self._console = (console or Console()) if show else Console(quiet=True)
         self._interval = interval
         self._clock = clock
+        self._log = log if show else None
         self._live = _live_line(self._console) if show and self._console.is_interactive else None
         self._last_line = -float("inf")
 
@@ -96,14 +103,21 @@ class ProgressDisplay:
         shown = "  ".join(form(self._fields[name]) for name, form in SHOWN.items() if name in self._fields)
         if self._live is not None:
             self._live.update(self._task, completed=step, eta=eta, fields=shown)
-        elif step == self._total or now - self._last_line >= self._interval:
+        if step == self._total or now - self._last_line >= self._interval:
             self._last_line = now
-            self.message(f"{self._name} {step}/{self._total}  ETA {eta}  {shown}".rstrip())
+            line = f"{self._name} {step}/{self._total}  ETA {eta}  {shown}".rstrip()
+            (self.message if self._live is None else self.log)(line)
 
     def message(self, text: str) -> None:
         """Prints a line as it is, above the progress line where there is one."""
         # As Text, for a string would be searched for markup; soft_wrap, for a log's lines are not to be broken.
         self._console.print(Text(text), soft_wrap=True)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """Writes lines to the log alone."""
+        if self._log is not None:
+            append_log(self._log, text)
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -193,6 +207,13 @@ def model_label(key: str, algorithm: str = "", *, test_best: bool = False) -> st
 def print_closing_table(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints `closing_table`; None prints to the standard output."""
     (console or Console()).print(closing_table(summary))
+
+
+def closing_text(summary: Mapping[str, Any]) -> str:
+    """`closing_table` as lines of text."""
+    file = io.StringIO()
+    print_closing_table(summary, Console(file=file, width=120))
+    return file.getvalue().rstrip("\n")
 
 
 def _live_line(console: Console) -> progress.Progress:

@@ -1,5 +1,6 @@
 """What each metric of a run is called, measured in, and means: the only place where names are defined."""
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ METRICS: Mapping[str, Metric] = {
     "response/length_mean": Metric("tokens", "Mean length of the sampled completions, end token included"),
     "response/truncated": Metric("share", "Sampled completions cut at the longest response"),
     **_reading("eval", "Dev"),
-    **_reading("test", "Test"),
+    **_reading("test/*", "Test"),
     "throughput/rollout_tokens_per_s": Metric("tokens/s", "Response tokens sampled, padding not counted"),
     "throughput/update_tokens_per_s": Metric(
         "tokens/s", "Response tokens of updates, padding not counted, every pass counted"
@@ -138,3 +139,8 @@ METRICS: Mapping[str, Metric] = {
 
 `python -m docs.generate` makes the table of `docs/metrics.md` from it.
 """
+
+
+def documented(name: str) -> str:
+    """The name under which `METRICS` has a metric: `*` stands for a model that is tested, and for a reward function."""
+    return re.sub(r"(?<=/function/).*", "*", re.sub(r"^test/[^/]+/", "test/*/", name))

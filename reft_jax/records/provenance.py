@@ -1,7 +1,6 @@
 """What a run is made with: command, versions, platform, commit, devices, and when it was at work."""
 
 import contextlib
-import datetime
 import os
 import platform
 import shlex
@@ -56,11 +55,6 @@ def hardware(mesh: Mesh) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": _memory_gb(),
     }
-
-
-def now() -> str:
-    """The time, in UTC to the second, as ISO 8601 has it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _processor() -> str:

@@ -7,7 +7,8 @@ through all its stages, which is what a checkpoint is numbered by: a resume keep
     metrics.jsonl      one line a step: {"step": 12, "stage": "rl", "reward/mean": 0.41, ...}
     evaluations.jsonl  one line a problem of an evaluation
     rollouts.jsonl     one line a sampled completion
-    tensorboard/       the scalars of metrics.jsonl once more
+
+The scalars of metrics.jsonl go to `trackers` too.
 
 JSON has no number for what is not finite: such a float is written as the string "nan", "inf" or "-inf", which
 Python's `float` reads back.
@@ -16,14 +17,14 @@ Python's `float` reads back.
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from reft_jax.files import json_object, replacing, write_whole
-from reft_jax.records.metrics import METRICS
+from reft_jax.records.metrics import METRICS, documented
+from reft_jax.records.trackers import Trackers
 
 RECORD_FILES = ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl")
 """The files of a run directory that a resume cuts back; other JSONL files there are left alone."""
@@ -35,42 +36,50 @@ class MetricsWriter:
     Args:
         run_dir: the run's folder; made where it is missing.
         write: whether this process writes (process 0 does); the others only check what they are given.
-        tensorboard: write TensorBoard event files too.
+        trackers: names of the trackers that get the scalars too, see `trackers`.
+        project: what they call the project.
+        settings: of the run, nested, which they show.
         resume_step: step of the checkpoint that the run continues from; records after it are removed. None begins the
             run afresh: records left by an attempt that was interrupted before its first checkpoint are all removed.
         evaluated: whether that checkpoint was written after its step's evaluation; if not, this one's records are
             removed too.
 
     Raises:
-        ValueError: a record file holds a line that cannot be read (see `cut_back`).
+        ValueError: a record file holds a line that cannot be read (see `cut_back`), or a tracker cannot begin.
     """
 
     def __init__(
-        self, run_dir: Path, *, write: bool, tensorboard: bool, resume_step: int | None, evaluated: bool = True
+        self,
+        run_dir: Path,
+        *,
+        write: bool,
+        resume_step: int | None,
+        evaluated: bool = True,
+        trackers: Sequence[str] = (),
+        project: str = "reft_jax",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._writes = write
-        self._board: Any = None
         if not write:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
         last_step = -1 if resume_step is None else resume_step
-        for name in RECORD_FILES:
-            cut_back(run_dir / name, last_step, evaluated=evaluated)
-        if tensorboard:
-            # Imported here, for it takes seconds: it pulls in torch where that is installed.
-            from tensorboardX import SummaryWriter
-
-            # The suffix keeps a quick restart from reopening the old file, which is named by the second.
-            self._board = SummaryWriter(
-                str(run_dir / "tensorboard"),
-                purge_step=last_step + 1,
-                flush_secs=10,
-                filename_suffix=f".from_step_{last_step + 1}",
-            )
+        removed = {name: cut_back(run_dir / name, last_step, evaluated=evaluated) for name in RECORD_FILES}
+        repeated: dict[int, set[str]] = {}
+        for record in removed["metrics.jsonl"]:
+            repeated.setdefault(record["step"], set()).update(record)
+        self._trackers = Trackers(
+            trackers,
+            run_dir,
+            project=project,
+            settings=settings or {},
+            first_step=last_step + 1,
+            repeated=repeated,
+        )
 
     def write(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
-        """Appends one line to `metrics.jsonl`, and the scalars to TensorBoard.
+        """Appends one line to `metrics.jsonl`, and hands the scalars to the trackers.
 
         Args:
             step: the run's step, counted through all stages.
@@ -80,8 +89,7 @@ class MetricsWriter:
         Raises:
             KeyError: a name is not in `METRICS`.
         """
-        # Functions have names of their own, which stand for the `*` of a name in METRICS.
-        unknown = sorted(name for name in metrics if re.sub(r"(?<=/function/).*", "*", name) not in METRICS)
+        unknown = sorted(name for name in metrics if documented(name) not in METRICS)
         if unknown:
             raise KeyError(
                 f"undocumented metric {', '.join(unknown)}: define it in METRICS (reft_jax/records/metrics.py) "
@@ -91,9 +99,7 @@ class MetricsWriter:
             return
         values = {name: float(value) for name, value in metrics.items()}
         append_records(self._run_dir / "metrics.jsonl", [{"step": step, "stage": stage, **values}])
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        self._trackers.log(step, values)
 
     def append(self, kind: Literal["evaluations", "rollouts"], records: Sequence[Mapping[str, object]]) -> None:
         """Appends records, each with its `step`, to `evaluations.jsonl` or `rollouts.jsonl` (see `append_records`)."""
@@ -114,16 +120,14 @@ class MetricsWriter:
             if path.exists():
                 with path.open("ab") as file:
                     os.fsync(file.fileno())
-        if self._board is not None:
-            self._board.flush()
+        self._trackers.flush()
 
-    def close(self) -> None:
-        """Flushes and ends writing; nothing may be written afterwards."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flushes and ends writing; nothing may be written afterwards. `failed`: an error ended the run."""
         self.flush()
-        self._writes = False
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        if self._writes:
+            self._writes = False
+            self._trackers.close(failed=failed)
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +135,7 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=kind is not None and issubclass(kind, Exception))  # who asks a run to stop makes no error
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
@@ -149,7 +153,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
         file.write("".join(lines))
 
 
-def cut_back(path: Path, step: int, *, evaluated: bool = True) -> int:
+def cut_back(path: Path, step: int, *, evaluated: bool = True) -> list[dict[str, Any]]:
     """Removes the records after `step` from a JSONL file, and a last line that an interruption tore.
 
     Where the step was not `evaluated`, the records of its evaluation are removed as well.
@@ -157,22 +161,22 @@ def cut_back(path: Path, step: int, *, evaluated: bool = True) -> int:
     The file is replaced as a whole, so that an interruption here loses nothing. A missing file is left missing.
 
     Returns:
-        How many lines were removed.
+        The records that were removed, without a torn one.
 
     Raises:
         ValueError: a line other than a torn last one is not a JSON object with an integer `step`.
     """
+    removed: list[dict[str, Any]] = []
     if not path.exists():
-        return 0
-    removed = 0
+        return removed
     with path.open("rb") as source, replacing(path) as kept:
         for number, line in enumerate(source, start=1):
             record = _record(line, f"{path}, line {number}")
             if record is not None and (record["step"], _of_evaluation(record)) <= (step, evaluated):
                 # The last record may be whole and lack only its line break.
                 kept.write(line.rstrip(b"\n") + b"\n")
-            else:
-                removed += 1
+            elif record is not None:
+                removed.append(record)
     return removed
 
 

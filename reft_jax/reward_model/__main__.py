@@ -148,14 +148,19 @@ def train_command(arguments: Sequence[str]) -> int:
             command.begin(run.model.mesh)
             summary = train(run)
             run.records.writer.write_summary(summary)
-    best = summary[BEST]
+            run.records.display.log(result_line(config, summary))
     if jax.process_index() == 0:
-        print(
-            f"best on {'test (test-best)' if 'test_best' in best else 'dev'} after step {best['step']}: "
-            f"{best['dev_accuracy']:.1%} of the questions right by its choice; "
-            f"{config.run_dir}/checkpoints/{BEST}"
-        )
+        print(result_line(config, summary))
     return 0
+
+
+def result_line(config: Config, summary: dict[str, Any]) -> str:
+    """What a run that is finished says of its model."""
+    best = summary[BEST]
+    return (
+        f"best on {'test (test-best)' if 'test_best' in best else 'dev'} after step {best['step']}: "
+        f"{best['dev_accuracy']:.1%} of the questions right by its choice; {config.run_dir}/checkpoints/{BEST}"
+    )
 
 
 def rerank_command(arguments: Sequence[str]) -> int:

@@ -35,11 +35,12 @@ from reft_jax.models.params import Params
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest, digest, require_equal
 from reft_jax.parallel.sharding import make_mesh, shard_count
-from reft_jax.records.console import ProgressDisplay
+from reft_jax.records.log import LOG_FILE
 from reft_jax.reward_model.reranking import by_question, correct_probs, evaluate_choices, evaluate_classification
 from reft_jax.samples.file import Sample
 from reft_jax.training.directory import open_records
 from reft_jax.training.model import Model
+from reft_jax.training.startup import open_display
 from reft_jax.training.state import Records, Stage, order_seed
 from reft_jax.training.supervised import optimise
 
@@ -91,7 +92,7 @@ def open_reward_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterat
     mesh = make_mesh(config.mesh, jax.devices())
     check_batches(config, shard_count(mesh, "batch"))
     with contextlib.ExitStack() as stack:
-        display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
+        display = stack.enter_context(open_display(Path(config.run_dir) / LOG_FILE))
         given, test = (
             read_problems(source, data.bad_rows, display.message, data.answer, gold_optional=optional)
             if source.kind != "none"

@@ -13,6 +13,7 @@ evaluation     what an evaluation said
 supervised     the loop of SFT
 reinforcement  the loop of reinforcement
 learners       what an algorithm does with an iteration's completions
+profile        JAX's trace of some steps
 model_source   which model `sample` and `evaluate` ask
 
 Imports all rooms but preflight and reward_model.

@@ -230,6 +230,44 @@ def judge(
     ]
 
 
+def per_token(
+    tokenizer: "PreTrainedTokenizerBase",
+    rollout: Rollout,
+    row: int,
+    completion: Completion,
+    scores: Mapping[str, np.ndarray],
+    data: DataConfig,
+) -> dict[str, Any]:
+    """A response token by token, as a JSON object.
+
+    Args:
+        tokenizer: turns ids into text.
+        rollout: host arrays, [B, ...]; the completion says how many tokens of it count.
+        row: of the rollout.
+        completion: of the row.
+        scores: [B, R] by name, see `learners.token_scores`.
+        data: kind of chain of thought, and templates.
+
+    Returns:
+        `head`, what the completion's text has before the first token, `text` of each token, such that all together are
+        the response, and a list of numbers, one a token, by the names of the scores.
+    """
+    sequences, length = rollout.sequences, completion.tokens
+    prompt = sequences.tokens[row, : sequences.prompt_lengths[row]]
+    decode = lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    texts, known = [], decode(prompt)
+    for end in range(1, length + 1):
+        text = decode(np.concatenate([prompt, sequences.responses[row, :end]]))
+        whole = end == length or not text.endswith(UNREADABLE)  # else a character is yet to be completed
+        texts.append(text[len(known) :] if whole else "")
+        known = text if whole else known
+    return {
+        "head": program_header(completion.problem, data.templates) if data.cot == "program" else "",
+        "text": texts,
+        **{name: [float(f"{value:.3g}") for value in array[row, :length]] for name, array in scores.items()},
+    }
+
+
 def response_ids(sequences: Sequences) -> list[list[int]]:
     """Token ids of each response, end token included."""
     bounds = zip(sequences.tokens, sequences.prompt_lengths, sequences.response_lengths)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import shutil
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,11 +21,13 @@ from reft_jax.config.files import read_yaml
 from reft_jax.data.buckets import automatic, set_buckets
 from reft_jax.files import write_whole
 from reft_jax.models.hf import load as hf
-from reft_jax.parallel.processes import on_process_zero
+from reft_jax.parallel.processes import Interrupted, on_process_zero
 from reft_jax.records.checkpoint import Checkpoints, has_models, has_resume_points
 from reft_jax.records.console import ProgressDisplay
-from reft_jax.records.provenance import command_line, hardware, now, run_info
+from reft_jax.records.log import LOG_FILE, append_log, now
+from reft_jax.records.provenance import command_line, hardware, run_info
 from reft_jax.records.records import MetricsWriter
+from reft_jax.training.profile import Profile
 from reft_jax.training.state import Records, RunProgress, Stage
 
 
@@ -93,7 +96,7 @@ def recorded_attempt(directory: Path, mesh: Mesh) -> Iterator[None]:
     """Keeps in `run.json` when this process set to work, on what devices, and when it left off, however that was.
 
     `attempts` has one entry for each time that the run was started or went on; one without `ended` was killed, or is at
-    work. Process 0 writes, and waits for no other.
+    work. What ends it early stands in the run's log. Process 0 writes, and waits for no other.
     """
     path = directory / "run.json"
     if jax.process_index():
@@ -103,6 +106,11 @@ def recorded_attempt(directory: Path, mesh: Mesh) -> Iterator[None]:
     _write_attempt(path, began, fresh=True)
     try:
         yield
+    except BaseException as error:
+        said = "stopped as asked" if isinstance(error, Interrupted) else "".join(traceback.format_exception(error))
+        with contextlib.suppress(OSError):  # which would hide the error
+            append_log(directory / LOG_FILE, said)
+        raise
     finally:
         _write_attempt(path, {**began, "ended": now()}, fresh=False)
 
@@ -207,7 +215,8 @@ def open_records(
         models: how many it keeps at most besides.
 
     Raises:
-        ValueError: the run would go on as another, see `take_up`; or a record file holds a line that cannot be read.
+        ValueError: the run would go on as another, see `take_up`; a record file holds a line that cannot be read; or a
+            tracker cannot begin.
         OSError: no room for the checkpoints.
     """
     directory, keep = Path(config.run_dir), config.checkpoint.keep_last
@@ -225,11 +234,20 @@ def open_records(
             on_process_zero(lambda: check_space(directory, state, points=keep + 1, models=models))
         progress.plan = {name: [stage.epoch, stage.stop] for name, stage in stages.items()}
         progress.contents = dict(contents)
-        board, first = config.logging.tensorboard, jax.process_index() == 0
-        evaluated = not progress.evaluation_pending
         writer = stack.enter_context(
-            MetricsWriter(directory, write=first, tensorboard=board, resume_step=step, evaluated=evaluated)
+            MetricsWriter(
+                directory,
+                write=jax.process_index() == 0,
+                resume_step=step,
+                evaluated=not progress.evaluation_pending,
+                trackers=config.logging.trackers,
+                project=config.logging.project,
+                settings=to_dict(config),
+            )
         )
+        last = [name for name, stage in stages.items() if stage.stop][-1:]
+        traced = config.logging.profile if jax.process_index() == 0 else 0
+        profile = stack.enter_context(Profile(directory, "".join(last), traced, display.message))
         records = Records(
             run_dir=directory,
             keep_best=config.checkpoint.keep_best,
@@ -239,6 +257,7 @@ def open_records(
             progress=progress,
             resumed_step=step,
             display=display,
+            profile=profile,
         )
         records.link_best()
         yield records

@@ -24,6 +24,7 @@ from reft_jax.data.batches import PromptBatch, annotations, epoch_order
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy
+from reft_jax.parallel.processes import to_host
 from reft_jax.parallel.sharding import batch_shardings, to_global
 from reft_jax.training.completion import Completion
 from reft_jax.training.model import Model
@@ -42,6 +43,8 @@ class Iteration(NamedTuple):
     rollout: Rollout
     completions: Sequence[Completion]
     """Of all rows but filler, which comes last."""
+    token_rows: int = 0
+    """Rows, the first ones, of which the scores of each token are wanted."""
 
     @property
     def prompt_length(self) -> int:
@@ -56,11 +59,21 @@ class Iteration(NamedTuple):
         return correct
 
 
+class Learned(NamedTuple):
+    """What came of an iteration."""
+
+    state: TrainState
+    """After its updates."""
+    metrics: dict[str, Any]
+    tokens: dict[str, np.ndarray]
+    """[`token_rows`, R] by name, what the algorithm has of value, advantage and log_ratio: see `token_scores`."""
+
+
 class Learner(Protocol):
     """One algorithm at work."""
 
-    def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> tuple[TrainState, dict[str, Any]]:
-        """The state after an iteration's updates, and its metrics; the old state is donated."""
+    def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> Learned:
+        """Learns from an iteration; the old state is donated."""
 
 
 def make_learner(
@@ -117,7 +130,7 @@ class PolicyGradient:
         self._model = model
         self._reference = reference
 
-    def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> tuple[TrainState, dict[str, Any]]:
+    def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> Learned:
         """See `Learner`. The first iteration, and the first update of the policy, are checked, see `self_checks`."""
         config, compiled, rollout = self._model.config.rl, self._model.compiled, iteration.rollout
         rewards = np.zeros(len(rollout.ended), rollout.log_probs.dtype)
@@ -138,12 +151,27 @@ class PolicyGradient:
         jax.block_until_ready(experience)
         clock.lap("experience")
         update = compiled.get(warming + "update", iteration.prompt_length)
-        state, updates = update_all(self._model, update, state, experience, iteration)
+        state, updates = update_all(self._model, update, state, ppo.for_update(experience), iteration)
         clock.lap("update")
         if iteration.number == config.critic_warmup:
             self_checks.check_first_update(updates[0], tolerance=config.check_tolerance)
         first = {name: float(updates[0][name]) for name in GAPS if name in updates[0]}
-        return state, jax.device_get(metrics) | mean_of(updates) | first
+        tokens = token_scores(experience, iteration.token_rows)
+        return Learned(state, jax.device_get(metrics) | mean_of(updates) | first, tokens)
+
+
+def token_scores(experience: ppo.Experience, rows: int) -> dict[str, np.ndarray]:
+    """What is known of each token of the first rows, [rows, R] each, those that the algorithm has.
+
+    Returns:
+        `value` of the state in which a token was chosen, `advantage` as the update takes it, and `log_ratio`, its
+        log-prob less the reference's, nats, whose mean is the KL by k1.
+    """
+    if not rows:
+        return {}
+    found = {"value": experience.values, "advantage": experience.advantages, "log_ratio": experience.log_ratio}
+    arrays = to_host({name: array for name, array in found.items() if array is not None})
+    return {name: np.asarray(array)[:rows] for name, array in arrays.items()}
 
 
 class SelfTraining:
@@ -158,8 +186,8 @@ class SelfTraining:
         self._model = model
         self._examples = examples
 
-    def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> tuple[TrainState, dict[str, Any]]:
-        """See `Learner`."""
+    def learn(self, state: TrainState, iteration: Iteration, clock: PhaseClock) -> Learned:
+        """See `Learner`; what it has of single tokens is their likelihood alone."""
         gold = None
         lengths: tuple[int, ...] = ()
         if self._model.config.rl.self_training.gold_weight:
@@ -172,7 +200,7 @@ class SelfTraining:
         update = self._model.compiled.get("update", iteration.prompt_length, *lengths)
         state, updates = update_all(self._model, update, state, data, iteration)
         clock.lap("update")
-        return state, mean_of(updates)
+        return Learned(state, mean_of(updates), {})
 
     def _annotations(self, prompts: PromptBatch) -> Any:
         sft = self._model.config.sft

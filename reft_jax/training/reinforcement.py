@@ -8,13 +8,13 @@ import numpy as np
 
 from reft_jax.algorithms.rollout import Rollout, SamplingParams
 from reft_jax.algorithms.train_state import TrainState
-from reft_jax.config import CollapseConfig, RlConfig
+from reft_jax.config import CollapseConfig, LoggingConfig, RlConfig
 from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
-from reft_jax.training.completion import Completion, function_means, share_correct, summarise
-from reft_jax.training.learners import Iteration, make_learner
+from reft_jax.training.completion import Completion, function_means, per_token, share_correct, summarise
+from reft_jax.training.learners import Iteration, Learner, make_learner
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage, order_seed
 from reft_jax.training.supervised import evaluate_dev
@@ -62,20 +62,8 @@ def reinforce(
             end_iteration(records, sampler, stage, state)
         for number in range(progress.stage_step, stage.stop):
             stop.check()
-            clock = PhaseClock()
-            prompts = draw(sampler, stage, number)
-            rollout = sample(sampler, state.params, prompts, number)
-            clock.lap("rollout")
-            completions = sampler.judge(rollout, "train", prompts.problem)
-            rollout = sampler.on_devices(rollout, completions)
-            clock.lap("reward")
-            if number == 0 and (warning := unread(completions)):
-                records.display.message(warning)
-            state, metrics = learner.learn(state, Iteration(number, prompts, rollout, completions), clock)
-            if number == 0 and (warning := biased_critic(sampler.config.rl, completions, metrics)):
-                records.display.message(warning)
-            record_iteration(records, sampler, stage, number + 1, completions, metrics, clock)
-            progress.collapse = detect_collapse(sampler.config.rl.collapse, progress, completions, metrics)
+            with records.profile.step(stage.name, number + 1, len(sampler.model.compiled)):
+                state = iterate(records, sampler, stage, learner, state, number)
             if progress.collapse:
                 records.display.message(f"reinforcement ends after iteration {number + 1}: {progress.collapse}")
                 return
@@ -83,6 +71,35 @@ def reinforce(
     except Interrupted:
         records.save(stage.offset + progress.stage_step, state)
         raise
+
+
+def iterate(
+    records: Records, sampler: Sampler, stage: Stage, learner: Learner, state: TrainState, number: int
+) -> TrainState:
+    """Samples, judges, learns from and records an iteration, its `number` from 0; returns the new state.
+
+    The progress says why reinforcement should end now, if it should.
+    """
+    config, progress, clock = sampler.config, records.progress, PhaseClock()
+    prompts = draw(sampler, stage, number)
+    sampled = sample(sampler, state.params, prompts, number)
+    clock.lap("rollout")
+    completions = sampler.judge(sampled, "train", prompts.problem)
+    rollout = sampler.on_devices(sampled, completions)
+    clock.lap("reward")
+    if number == 0 and (warning := unread(completions)):
+        records.display.message(warning)
+    # Whether this is the last iteration, which is recorded whatever its number, may depend on what it brings.
+    token_rows = min(config.logging.tokens_limit, config.logging.rollouts_limit, len(completions))
+    iteration = Iteration(number, prompts, rollout, completions, token_rows * bool(config.logging.rollouts_every))
+    state, metrics, tokens = learner.learn(state, iteration, clock)
+    if number == 0 and (warning := biased_critic(config.rl, completions, metrics)):
+        records.display.message(warning)
+    progress.collapse = detect_collapse(config.rl.collapse, progress, completions, metrics)
+    record_iteration(records, sampler, stage, number + 1, completions, metrics, clock)
+    if recorded(config.logging, stage, progress):
+        record_rollout(records, sampler, stage, sampled, completions, tokens)
+    return state
 
 
 def draw(sampler: Sampler, stage: Stage, number: int) -> PromptBatch:
@@ -197,7 +214,7 @@ def record_iteration(
     clock: PhaseClock,
 ) -> None:
     """Records an iteration, the `done`th, and advances the progress to it; `learned` are the learner's metrics."""
-    config, logging, step, progress = sampler.config.rl, sampler.config.logging, stage.offset + done, records.progress
+    config, progress = sampler.config.rl, records.progress
     seconds, tokens = sum(clock.seconds.values()), sum(completion.tokens for completion in completions)
     progress.spend(stage.name, len(completions) * config.update_epochs, seconds)
     progress.stage_step = done
@@ -213,10 +230,42 @@ def record_iteration(
         "run/compilations": len(sampler.model.compiled),
         "run/workers_replaced": sampler.runner.replaced if sampler.runner else 0,
     }
-    records.record(step, metrics)
-    if logging.rollouts_every and (done % logging.rollouts_every == 0 or done in (1, stage.stop)):
-        rows = [completion.record() for completion in completions[: logging.rollouts_limit]]
-        records.writer.append("rollouts", [{"step": step, **row} for row in rows])
+    records.record(stage.offset + done, metrics)
+
+
+def recorded(config: LoggingConfig, stage: Stage, progress: RunProgress) -> bool:
+    """Whether the rollout of the progress's iteration is recorded: every so many are, and the first and the last."""
+    done = progress.stage_step
+    ends = done in (1, stage.stop) or bool(progress.collapse)
+    return bool(config.rollouts_every) and (done % config.rollouts_every == 0 or ends)
+
+
+def record_rollout(
+    records: Records,
+    sampler: Sampler,
+    stage: Stage,
+    rollout: Rollout[np.ndarray],
+    completions: Sequence[Completion],
+    tokens: Mapping[str, np.ndarray],
+) -> None:
+    """Records completions of the progress's iteration, of the first ones also what is known of each token.
+
+    Args:
+        records: of the run.
+        sampler: has the tokenizer.
+        stage: `rl`.
+        rollout: as sampled.
+        completions: of it.
+        tokens: see `learners.Learned`.
+    """
+    step, count = stage.offset + records.progress.stage_step, len(next(iter(tokens.values()), ()))
+    rows = []
+    for row, completion in enumerate(completions[: sampler.config.logging.rollouts_limit]):
+        record = {"step": step, **completion.record()}
+        if row < count:
+            record["per_token"] = per_token(sampler.tokenizer, rollout, row, completion, tokens, sampler.config.data)
+        rows.append(record)
+    records.writer.append("rollouts", rows)
 
 
 def end_iteration(records: Records, sampler: Sampler, stage: Stage, state: TrainState) -> None:

@@ -53,6 +53,7 @@ class Sampler:
         """The model's."""
         return self.model.config
 
+    @functools.partial(jax.profiler.annotate_function, name="rollout")
     def rollout(
         self, params: Params, prompts: PromptBatch, number: int, how: SamplingParams, samples: int = 1
     ) -> Rollout[np.ndarray]:
@@ -73,6 +74,7 @@ class Sampler:
         over = functools.partial(holds_stop, self.tokenizer, stop) if stop else None
         return respond(self.model, params, prompts, number, how, samples, over)
 
+    @functools.partial(jax.profiler.annotate_function, name="reward")
     def judge(self, rollout: Rollout[np.ndarray], split: str, rows: np.ndarray) -> list[Completion]:
         """Reads and judges a rollout; each process takes a part of the rows, and all get all completions.
 

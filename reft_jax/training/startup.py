@@ -29,6 +29,9 @@ from reft_jax.parallel.processes import StopRequest, digest, on_process_zero, re
 from reft_jax.parallel.sharding import make_mesh, shard_count
 from reft_jax.problem import Problem
 from reft_jax.records.console import ProgressDisplay
+from reft_jax.records.log import LOG_FILE, append_log
+from reft_jax.records.provenance import command_line
+from reft_jax.records.trackers import require_trackers
 from reft_jax.reward.functions import load_functions
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.verdicts import verdicts_of
@@ -55,17 +58,21 @@ def claim_run(command: Lifecycle, config: Config) -> tuple[Config, Any, dict[str
     """Locks the run's folder until the command ends; config and tokenizer of `prepare`, and the summary if it is done.
 
     Raises:
-        FileNotFoundError, ValueError: see `prepare`; where a file is missing, before a folder is made.
+        FileNotFoundError, ValueError: see `prepare`; where a file or a package is missing, before a folder is made.
         OSError: another run is at work in the folder.
     """
     require_files(config)
-    command.open(lock_run_dir(Path(config.run_dir)))
-    config, tokenizer = prepare(config)
+    require_trackers(config.logging.trackers)
+    run_dir = Path(config.run_dir)
+    command.open(lock_run_dir(run_dir))
+    config, tokenizer = prepare(config, run_dir / LOG_FILE)
     return config, tokenizer, read_summary(config)
 
 
-def prepare(config: Config) -> tuple[Config, Any]:
+def prepare(config: Config, log: Path | None = None) -> tuple[Config, Any]:
     """The config with the model's shape filled in, and the tokenizer; claims the run's folder.
+
+    What it prints stands in `log` too.
 
     Raises:
         FileNotFoundError: naming the key, when a file or a folder of the config is missing.
@@ -77,7 +84,7 @@ def prepare(config: Config) -> tuple[Config, Any]:
     require_model(config.model, adapter=not begun)
     tokenizer = model_tokenizer(config.model)
     config = dataclasses.replace(config, model=resolve_model(config.model, tokenizer.get_vocab()))
-    config = with_made_buckets(with_kept_buckets(with_templates(config, tokenizer)), tokenizer)
+    config = with_made_buckets(with_kept_buckets(with_templates(config, tokenizer)), tokenizer, log)
     check_lengths(config)
     if not begun:
         require_weights(config.model)
@@ -85,8 +92,10 @@ def prepare(config: Config) -> tuple[Config, Any]:
     return config, tokenizer
 
 
-def with_made_buckets(config: Config, tokenizer: Any) -> Config:
+def with_made_buckets(config: Config, tokenizer: Any, log: Path | None = None) -> Config:
     """The config with lengths for buckets that are `auto`, which are printed; reads the problems that they are made of.
+
+    What it prints stands in `log` too.
 
     Raises:
         FileNotFoundError, ValueError: bad problems, or samples.
@@ -98,7 +107,10 @@ def with_made_buckets(config: Config, tokenizer: Any) -> Config:
     config = with_buckets(config, tokenizer, sets)
     if jax.process_index() == 0:
         for section, name in keys:
-            print(f"{section}.{name}: auto, made {list(buckets_of(config, (section, name)))}", flush=True)
+            said = f"{section}.{name}: auto, made {list(buckets_of(config, (section, name)))}"
+            print(said, flush=True)
+            if log:
+                append_log(log, said)
     return config
 
 
@@ -154,6 +166,7 @@ def open_sampler(
     model_files: Path,
     *,
     splits: Sequence[str] = ("train", "dev", "test"),
+    log: Path | None = None,
 ) -> Iterator[Sampler]:
     """Reads all problems, encodes the prompts of some splits, starts the workers, and closes everything at the end.
 
@@ -163,6 +176,7 @@ def open_sampler(
         stop: asked between batches.
         model_files: folder that may have the model's own generation config, for the tokens that end a response.
         splits: of the problems, those that will be asked.
+        log: of the run, which has what the console says.
 
     Raises:
         ValueError: bad problems, prompts that are too long, a mesh that does not fit the devices.
@@ -171,7 +185,7 @@ def open_sampler(
     check_batches(config, shard_count(mesh, "batch"))
     reward, data, runner = config.reward, config.data, None
     with contextlib.ExitStack() as stack:
-        display = stack.enter_context(ProgressDisplay(show=jax.process_index() == 0))
+        display = stack.enter_context(open_display(log))
         problems = read_problem_sets(config, display.message)
         kinds = {problem.answer_kind for split in splits for problem in problems[split]}
         judged = {"latex": "comparisons of expressions", "scored": "the scorers of tasks"}
@@ -206,6 +220,13 @@ def open_sampler(
         )
 
 
+def open_display(log: Path | None) -> ProgressDisplay:
+    """What process 0 shows, and writes to a run's log, which begins with the command."""
+    display = ProgressDisplay(show=jax.process_index() == 0, log=log)
+    display.log(f"$ {command_line()}")
+    return display
+
+
 def prompt_lines(
     config: Config, tokenizer: Any, problems: Mapping[str, list[Problem]], prompts: Mapping[str, list[Prompt]]
 ) -> Iterator[str]:
@@ -238,7 +259,8 @@ def open_run(config: Config, tokenizer: Any, stop: StopRequest) -> Iterator[Run]
         OSError: no room for the checkpoints.
     """
     with contextlib.ExitStack() as stack:
-        sampler = stack.enter_context(open_sampler(config, tokenizer, stop, Path(config.run_dir) / "model"))
+        run_dir = Path(config.run_dir)
+        sampler = stack.enter_context(open_sampler(config, tokenizer, stop, run_dir / "model", log=run_dir / LOG_FILE))
         log, problems, mesh = sampler.display.message, sampler.problems, sampler.model.mesh
         examples = {
             stage: encode_for_training(problems[split], config, tokenizer, stage, settings, log)

@@ -14,6 +14,7 @@ from reft_jax.records.checkpoint import PARTS, Checkpoints, chosen_name, part_na
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.records import MetricsWriter
 from reft_jax.training.evaluation import Evaluation
+from reft_jax.training.profile import Profile
 
 ORDERS = ("pretrain", "sft", "rl", "minibatches")
 """What draws an order of its own from the run's seed."""
@@ -97,6 +98,7 @@ class Records:
     resumed_step: int | None
     """The run's step that it goes on from; None where it begins."""
     display: ProgressDisplay
+    profile: Profile
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes and shows a training step's metrics.

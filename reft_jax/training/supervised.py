@@ -119,7 +119,9 @@ def optimise(
         asked = model.stop.ask()
         for step in range(progress.stage_step, stage.stop):
             batch = draw(step)
-            state, metrics = compiled(batch)(state, to_global(batch, batch_shardings(batch, model.mesh)))
+            with records.profile.step(stage.name, step + 1, len(model.compiled)):
+                state, metrics = compiled(batch)(state, to_global(batch, batch_shardings(batch, model.mesh)))
+                records.profile.wait(metrics)
             recorder.push(step + 1, metrics, batch)
             if due(step + 1):
                 recorder.flush()

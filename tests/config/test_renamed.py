@@ -40,6 +40,7 @@ KEYS: dict[str, tuple[Any, str]] = {  # with a value that it could have, typed f
     "pretrain.source.answer_kind": ("number", "data.answer"),
     "logging.compilation_cache": ("", "compilation_cache_dir"),
     "evaluation.batch_size": (32, "generation.slots"),
+    "logging.tensorboard": (True, "logging.trackers"),
 }
 VALUES = {  # (key as it was, key of today, old value): value of today
     ("generation.weights", "generation.weight_layout", "split"): "sharded",

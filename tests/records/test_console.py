@@ -217,3 +217,28 @@ def test_the_table_has_rewards_where_there_is_no_accuracy() -> None:
 def test_a_model_without_its_accuracy_is_an_error() -> None:
     with pytest.raises(KeyError, match="interval"):
         closing_table({"warmup": {"accuracy": 0.5, "examples": 1, "seconds": 1.0}})
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_log_has_plain_lines_with_times_whatever_the_console_is(tmp_path, live) -> None:
+    path, clock = tmp_path / "log.txt", Clock()
+    for _ in range(2):  # a run that goes on appends
+        console = Console(file=io.StringIO(), width=40, force_terminal=live, force_interactive=live)
+        with ProgressDisplay(console=console, clock=clock, log=path) as progress:
+            progress.message("two lines,\nhalf of a pair: \ud83d")
+            progress.stage("sft", 3)
+            for step in (1, 2, 3):
+                clock.now += 1
+                progress.advance(step, {"sft/loss": 2 / step})
+    lines = path.read_text().splitlines()
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ .+", line) for line in lines)
+    said = [line.partition(" ")[2] for line in lines]
+    first = ["two lines,", r"half of a pair: \ud83d"]
+    last = "sft 3/3  ETA 0:00  loss 0.667"
+    assert said == [*first, "sft 1/3  ETA --:--  loss 2.000", last, *first, "sft 1/3  ETA --:--  loss 2.000", last]
+
+
+def test_a_process_that_is_silent_writes_no_log(tmp_path) -> None:
+    with ProgressDisplay(show=False, log=tmp_path / "log.txt") as progress:
+        progress.message("nobody")
+    assert not (tmp_path / "log.txt").exists()

@@ -48,7 +48,7 @@ SETTINGS = {
         "save_every": 5,
         "optimizer": {"learning_rate": 0.02, "beta2": 0.98},
     },
-    "logging": {"tensorboard": False},
+    "logging": {"trackers": []},
 }
 
 

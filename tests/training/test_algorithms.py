@@ -222,6 +222,7 @@ def test_a_run_that_goes_wrong_ends_with_the_best_model_and_says_why(finished, a
     run_dir = tmp_path / "wrong"
     start = {"sft__schedule_epochs": 0, "rl__init_from": finished[0] / "checkpoints" / "warmup"}
     line = arguments(run_dir, **start, rl__collapse__max_kl=1e-4, rl__evaluate_every=1, rl__save_every=1)
+    line += ["--logging.rollouts_every", "50"]
     output = complete(line, code=COLLAPSED)
     assert "reinforcement ended early: the KL to the reference is" in output
     summary = json.loads((run_dir / "summary.json").read_text())
@@ -229,6 +230,7 @@ def test_a_run_that_goes_wrong_ends_with_the_best_model_and_says_why(finished, a
     assert last["rl/sequence_kl"] > 1e-4
     assert all(r["rl/sequence_kl"] <= 1e-4 for r in steps(run_dir, "rl")[:-1])
     assert summary["rl_best"]["step"] < last["step"], "the model is from before"
+    assert {record["step"] for record in read(run_dir, "rollouts")} == {1, last["step"]}
     resume = [int(path.name) for path in (run_dir / "checkpoints/resume").iterdir()]
     assert max(resume) < last["step"], "nothing is saved after it went wrong"
     assert complete(line, code=COLLAPSED).strip().endswith(output.strip().splitlines()[-1])

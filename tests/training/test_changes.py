@@ -122,7 +122,7 @@ def line(tmp_path_factory, compilation_cache) -> Callable[..., list[str]]:
         write(folder / f"{split}.jsonl", rows)
     make = command_line(folder, compilation_cache)
     data = {name: {"kind": "jsonl", "path": str(folder / f"{name}.jsonl")} for name in ("train", "test")}
-    settings = {**SHORT, "data": {**SHORT["data"], **data}, "logging": {**SHORT["logging"], "tensorboard": False}}
+    settings = {**SHORT, "data": {**SHORT["data"], **data}, "logging": {**SHORT["logging"], "trackers": []}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     return make
 

@@ -20,6 +20,7 @@ from reft_jax.training.completion import (
     function_means,
     holds_stop,
     judge,
+    per_token,
     read_responses,
     response_texts,
     summarise,
@@ -209,6 +210,25 @@ def test_sampling_may_end_where_a_stop_text_is_seen(name, data):
     assert whole.sequences.response_lengths == early.sequences.response_lengths
     assert whole.ended == early.ended
     event("ended early" if last < len(response) else "went on")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+def test_the_texts_of_tokens_are_the_response(name, data):
+    """Also where a character has several; a text that holds none is decoded otherwise with what follows."""
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.convert_tokens_to_ids([token for token in LIKELY if token in tokenizer.get_vocab()])
+    prompt, response = ([tokenizer.convert_tokens_to_ids("a")], data.draw(st.lists(st.sampled_from(ids), min_size=1)))
+    rollout = make_rollout([prompt], [response], eos=0, pad=0)
+    problem = Problem(id="p", question="q", answer="1")
+    completion = Completion(problem, "", Verdict(0, "wrong", None), 0, tokens=len(response), ended=False)
+    scores = {"value": np.full((1, len(response) + 2), 0.123456)}
+    found = per_token(tokenizer, rollout, 0, completion, scores, DataConfig(cot="text"))
+    assert len(found["text"]) == len(response)
+    assert found["value"] == [0.123] * len(response)
+    whole = tokenizer.decode([*prompt, *response], clean_up_tokenization_spaces=False)
+    if "\ufffd" not in whole:
+        assert "".join(found["text"]) == whole[len(tokenizer.decode(prompt)) :]
 
 
 def test_own_reward_functions_get_what_was_sampled_and_the_datas_columns():

@@ -305,7 +305,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(finished, arguments, he
 @pytest.mark.long
 def test_a_disk_that_runs_full_ends_the_run_with_an_error(arguments, tmp_path):
     """No file may pass 40 kB: the first checkpoint cannot be written."""
-    command = [sys.executable, "-m", "reft_jax.train", *arguments(tmp_path / "full", logging__tensorboard=False)]
+    command = [sys.executable, "-m", "reft_jax.train", *arguments(tmp_path / "full", logging__trackers="[]")]
     limited = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
     assert done.returncode == 1

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from reft_jax.config import Config, LoraConfig, MeshConfig, ModelConfig, load_config
+from reft_jax.parallel.processes import Interrupted
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.training import startup
 from reft_jax.training.directory import recorded_attempt
@@ -148,3 +149,13 @@ def test_each_attempt_is_kept_with_its_begin_its_end_and_its_devices(tmp_path):
     assert [attempt["ended"] is None for attempt in info["attempts"]] == [False, False, True]
     assert all(attempt["started"] <= (attempt["ended"] or "3") for attempt in info["attempts"])
     assert {attempt["hardware"]["devices"] for attempt in info["attempts"]} == {2}
+
+
+def test_the_log_says_what_ended_a_run_early(tmp_path):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    for error in (Interrupted(), FloatingPointError("sft/loss is nan")):
+        with pytest.raises(type(error)), recorded_attempt(tmp_path, mesh):
+            raise error
+    lines = [line.partition(" ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert lines[:2] == ["stopped as asked", "Traceback (most recent call last):"]
+    assert lines[-1] == "FloatingPointError: sft/loss is nan"

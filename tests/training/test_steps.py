@@ -35,7 +35,7 @@ OURS = {
         "test": {"kind": "generated", "path": "test", "limit": 3},
     },
     "pretrain": {"source": {"kind": "generated", "path": "pretrain", "limit": 8}},
-    "logging": {"tensorboard": False},
+    "logging": {"trackers": []},
     "reward": {"workers": 1},
     "distributed": {"detect": False},
     "mesh": {"data": 1, "fsdp": 1, "tensor": 1},

@@ -5,6 +5,7 @@ A run that is to make devices of its own is a process; the others run here, on o
 
 import dataclasses
 import datetime
+import itertools
 import json
 import math
 import re
@@ -55,7 +56,16 @@ pytestmark = pytest.mark.compiles
 
 def test_files_of_a_run(finished):
     run_dir, output = finished
-    expected = {".lock", "config.yaml", "run.json", "summary.json", "tokenizer", "tensorboard", "checkpoints"}
+    expected = {
+        ".lock",
+        "config.yaml",
+        "run.json",
+        "summary.json",
+        "tokenizer",
+        "tensorboard",
+        "checkpoints",
+        "log.txt",
+    }
     assert {path.name for path in run_dir.iterdir()} == expected | {f"{name}.jsonl" for name in RECORDS}
     summary = json.loads((run_dir / "summary.json").read_text())
     best = {name: f"{name}_step_{int(summary[name]['step'])}" for name in ("sft_best", "rl_best")}
@@ -94,8 +104,8 @@ def test_summary_agrees_with_the_completions_on_test(finished):
         assert facts["accuracy"] == correct / TEST
         assert facts["interval"] == pytest.approx(wilson_interval(correct, TEST))
         assert facts["seconds"] > 0
-        (metrics,) = [r for r in read(run_dir, "metrics") if r["stage"] == name and "test/accuracy" in r]
-        assert metrics["test/accuracy"] == facts["accuracy"]
+        (metrics,) = [r for r in read(run_dir, "metrics") if f"test/{name}/accuracy" in r]
+        assert metrics[f"test/{name}/accuracy"] == facts["accuracy"]
         assert metrics["step"] == SFT_STEPS + ITERATIONS + 1
     assert summary["warmup"]["examples"] == 9 * TRAIN
     assert summary["sft"]["examples"] == 11 * TRAIN
@@ -149,6 +159,37 @@ def test_the_run_learns(finished):
     assert all((x != y).any() for x, y in zip(jax.tree.leaves(warmup), jax.tree.leaves(reft)))
 
 
+def test_the_log_has_what_the_console_says_with_times(finished):
+    run_dir, output = finished
+    info = json.loads((run_dir / "run.json").read_text())
+    lines = (run_dir / "log.txt").read_text().splitlines()
+    times = [line.partition(" ")[0] for line in lines]
+    assert times == sorted(times)
+    assert datetime.datetime.fromisoformat(times[-1]).tzinfo is not None
+    assert lines[0] == f"{times[0]} $ {info['command']}"
+    said = [line.partition(" ")[2].split() for line in lines[1:]]
+    assert said == [line.split() for line in output.splitlines()], "but for how wide the table is"
+
+
+def test_rollouts_have_the_scores_of_each_token(finished):
+    """Against the metrics, which the devices made of all tokens."""
+    metrics = {record["step"]: record for record in steps(finished[0], "rl")}
+    rollouts = read(finished[0], "rollouts")
+    for step, own in itertools.groupby(rollouts, key=lambda record: record["step"]):
+        rows = list(own)
+        for row in rows:
+            scores = row["per_token"]
+            assert {len(scores[name]) for name in ("text", "value", "advantage", "log_ratio")} == {row["tokens"]}
+            text = scores["head"] + "".join(scores["text"][: -1 if row["ended"] else None])
+            assert text == row["completion"]
+        together = lambda name: np.concatenate([row["per_token"][name] for row in rows])  # noqa: B023
+        assert np.mean(together("value")) == pytest.approx(metrics[step]["rl/value_mean"], abs=1e-3)
+        assert np.mean(together("log_ratio")) == pytest.approx(metrics[step]["rl/kl_k1"], abs=1e-3)
+        assert np.mean(together("advantage")) == pytest.approx(0, abs=0.01), "whitened"
+        assert np.std(together("advantage")) == pytest.approx(1, abs=0.01)
+    assert {row["step"] for row in rollouts} == set(metrics)
+
+
 def test_first_iteration_is_on_policy(finished):
     first = steps(finished[0], "rl")[0]
     assert first["rl/kl_max"] == 0
@@ -200,7 +241,7 @@ def test_as_many_programs_as_buckets_are_used(finished, arguments, tmp_path):
 def test_a_finished_run_prints_its_table_and_does_nothing(finished, copied, arguments, here):
     run_dir, output = copied, finished[1]
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
-    again = here(arguments(run_dir, logging__tensorboard=False))
+    again = here(arguments(run_dir, logging__trackers="[]"))
     again = again.replace(str(run_dir), str(finished[0]))
     assert again.strip() == output[output.index(again.strip()[:20]) :].strip()
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
