@@ -26,6 +26,7 @@ def test_these_settings_are_lists():
     assert {key for key, kind in kinds.items() if kind is str} == {
         "allow_changed",
         "generation.stop",
+        "logging.trackers",
         "model.lora.targets",
         "reward_model.samples",
     }

@@ -257,10 +257,15 @@ def test_nothing_is_wider_than_the_window_and_texts_have_contrast(opened, runs, 
         page = opened(paths, width, scheme)
         page.locator("#failures details").first.locator("summary").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        low = page.evaluate(CONTRAST)
-        assert low == []
+        assert page.evaluate(CONTRAST) == []
         if SHOTS:
             page.screenshot(path=f"{SHOTS}/{name}-{width}-{scheme}.png", full_page=True)
+        page.locator("[name=scored]").check()
+        assert page.locator(".tokens").first.is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CONTRAST) == []
+        if SHOTS:
+            page.locator("#completions").screenshot(path=f"{SHOTS}/{name}-tokens-{width}-{scheme}.png")
 
 
 CONTRAST = """() => {

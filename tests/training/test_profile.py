@@ -66,6 +66,6 @@ def test_a_run_traces_three_iterations(arguments, tmp_path):
     output = complete(arguments(tmp_path / "run", logging__profile=3, sft__stop_epoch=9))
     said = next(line for line in output.splitlines() if line.startswith("profile: rl"))
     counts = collections.Counter(event["name"] for event in events(said))
-    assert counts["rl"] == counts["rollout"] == counts["reward"] == counts["experience"] == 3
-    assert counts["update"] >= 3
+    assert counts["rl"] == counts["experience"] == 3
+    assert min(counts["rollout"], counts["reward"], counts["update"]) >= 3, "evaluations between them sample, too"
     assert counts["decode"] > 3
