@@ -62,12 +62,7 @@ class Experience:
     kept: Bool[Array, " B"] | None = None  # rows that are learned from; None where all are
     correct: Bool[Array, " B"] | None = None  # None where no likelihood of right completions is in the loss
     low_entropy: Bool[Array, " B"] | None = None  # all alike: whether entropy is rewarded; None where it never is
-    log_ratio: Float[Array, "B R"] | None = None  # log-probs less the reference's, for the records; None without one
-
-
-def for_update(experience: Experience) -> Experience:
-    """What of an experience the update reads."""
-    return dataclasses.replace(experience, log_ratio=None)
+    log_ratio: Float[Array, "B R"] | None = None  # log-probs less the reference's, if scored: for the records, not the update
 
 
 KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}
@@ -577,7 +572,7 @@ def build_update(
     """
     policy = Policy(model, mesh, config.separate_critic)
     make, args = build_experience(model, config, mesh, temperature=temperature, prompt=prompt, response=response)
-    experience = abstract_rows(for_update(jax.eval_shape(make, *args)[0]), mesh)
+    experience = abstract_rows(jax.eval_shape(make, *args)[0], mesh)
     rows = jax.ShapeDtypeStruct((config.minibatch_size,), jnp.int32, sharding=replicated(mesh))
 
     def step(state: TrainState, experience: Experience, rows: jax.Array):

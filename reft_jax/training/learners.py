@@ -151,7 +151,7 @@ class PolicyGradient:
         jax.block_until_ready(experience)
         clock.lap("experience")
         update = compiled.get(warming + "update", iteration.prompt_length)
-        state, updates = update_all(self._model, update, state, ppo.for_update(experience), iteration)
+        state, updates = update_all(self._model, update, state, experience, iteration)
         clock.lap("update")
         if iteration.number == config.critic_warmup:
             self_checks.check_first_update(updates[0], tolerance=config.check_tolerance)
