@@ -62,7 +62,7 @@ class Experience:
     kept: Bool[Array, " B"] | None = None  # rows that are learned from; None where all are
     correct: Bool[Array, " B"] | None = None  # None where no likelihood of right completions is in the loss
     low_entropy: Bool[Array, " B"] | None = None  # all alike: whether entropy is rewarded; None where it never is
-    log_ratio: Float[Array, "B R"] | None = None  # log-probs less the reference's, if scored: for the records, not the update
+    log_ratio: Float[Array, "B R"] | None = None  # log-probs less the reference's, if scored; for the records alone
 
 
 KL = {"k1": losses.kl_k1, "k3": losses.kl_k3}

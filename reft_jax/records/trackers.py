@@ -9,6 +9,7 @@ Each library is imported where it is opened: that takes seconds, and the extras 
 
 import importlib.util
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,7 +198,8 @@ class Trackers:
             begun = name in called  # a tracker that was switched on later has nothing yet
             self._repeated[name] = repeated if begun else {}
             if name not in FORGETFUL:
-                called.setdefault(name, f"{run_dir.name}-{secrets.token_hex(4)}")
+                readable = re.sub(r"[^\w.-]+", "-", run_dir.name)[:100]  # W&B takes no / \\ # ? % :, and 128 characters
+                called.setdefault(name, f"{readable}-{secrets.token_hex(4)}")
             setup = Setup(run_dir, project, called.get(name, run_dir.name), settings, first_step)
             try:
                 self._open[name] = TRACKERS[name](setup)

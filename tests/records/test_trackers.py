@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -181,6 +182,13 @@ def test_a_tracker_that_is_switched_on_later_gets_what_is_repeated(noted, tmp_pa
     assert [step for step, _ in second.logged] == [4]
     assert [step for step, _ in trackio.logged] == [2, 3, 4]
     assert first.setup.name == second.setup.name == called(tmp_path, "wandb") != trackio.setup.name
+
+
+def test_a_run_has_a_name_that_all_of_them_take(noted, tmp_path):
+    run_dir = tmp_path / f"50 % of a:b#{'c' * 150}"
+    MetricsWriter(run_dir, write=True, resume_step=None, trackers=["wandb"]).close()
+    assert re.fullmatch(r"50-of-a-b-c+-[0-9a-f]{8}", noted[0].setup.name)
+    assert len(noted[0].setup.name) < 128
 
 
 @pytest.mark.parametrize(("error", "failed"), [(None, False), (KeyboardInterrupt, False), (FloatingPointError, True)])
