@@ -3,6 +3,7 @@
 A learner is made once, when reinforcement begins, and owns what its algorithm needs besides the train state.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -43,8 +44,6 @@ class Iteration(NamedTuple):
     rollout: Rollout
     completions: Sequence[Completion]
     """Of all rows but filler, which comes last."""
-    token_rows: int = 0
-    """Rows, the first ones, of which the scores of each token are wanted."""
 
     @property
     def prompt_length(self) -> int:
@@ -65,8 +64,8 @@ class Learned(NamedTuple):
     state: TrainState
     """After its updates."""
     metrics: dict[str, Any]
-    tokens: dict[str, np.ndarray]
-    """[`token_rows`, R] by name, what the algorithm has of value, advantage and log_ratio: see `token_scores`."""
+    tokens: Callable[[int], dict[str, np.ndarray]]
+    """Of how many of the first rows it is asked: `token_scores`, which all processes ask alike."""
 
 
 class Learner(Protocol):
@@ -156,7 +155,7 @@ class PolicyGradient:
         if iteration.number == config.critic_warmup:
             self_checks.check_first_update(updates[0], tolerance=config.check_tolerance)
         first = {name: float(updates[0][name]) for name in GAPS if name in updates[0]}
-        tokens = token_scores(experience, iteration.token_rows)
+        tokens = functools.partial(token_scores, experience)
         return Learned(state, jax.device_get(metrics) | mean_of(updates) | first, tokens)
 
 
@@ -200,7 +199,7 @@ class SelfTraining:
         update = self._model.compiled.get("update", iteration.prompt_length, *lengths)
         state, updates = update_all(self._model, update, state, data, iteration)
         clock.lap("update")
-        return Learned(state, mean_of(updates), {})
+        return Learned(state, mean_of(updates), lambda rows: {})
 
     def _annotations(self, prompts: PromptBatch) -> Any:
         sft = self._model.config.sft

@@ -89,10 +89,7 @@ def iterate(
     clock.lap("reward")
     if number == 0 and (warning := unread(completions)):
         records.display.message(warning)
-    # Whether this is the last iteration, which is recorded whatever its number, may depend on what it brings.
-    token_rows = min(config.logging.tokens_limit, config.logging.rollouts_limit, len(completions))
-    iteration = Iteration(number, prompts, rollout, completions, token_rows * bool(config.logging.rollouts_every))
-    state, metrics, tokens = learner.learn(state, iteration, clock)
+    state, metrics, tokens = learner.learn(state, Iteration(number, prompts, rollout, completions), clock)
     if number == 0 and (warning := biased_critic(config.rl, completions, metrics)):
         records.display.message(warning)
     progress.collapse = detect_collapse(config.rl.collapse, progress, completions, metrics)
@@ -246,7 +243,7 @@ def record_rollout(
     stage: Stage,
     rollout: Rollout[np.ndarray],
     completions: Sequence[Completion],
-    tokens: Mapping[str, np.ndarray],
+    tokens: Callable[[int], Mapping[str, np.ndarray]],
 ) -> None:
     """Records completions of the progress's iteration, of the first ones also what is known of each token.
 
@@ -258,12 +255,12 @@ def record_rollout(
         completions: of it.
         tokens: see `learners.Learned`.
     """
-    step, count = stage.offset + records.progress.stage_step, len(next(iter(tokens.values()), ()))
-    rows = []
-    for row, completion in enumerate(completions[: sampler.config.logging.rollouts_limit]):
+    logging, step, rows = sampler.config.logging, stage.offset + records.progress.stage_step, []
+    scores = tokens(min(logging.tokens_limit, logging.rollouts_limit, len(completions)))
+    for row, completion in enumerate(completions[: logging.rollouts_limit]):
         record = {"step": step, **completion.record()}
-        if row < count:
-            record["per_token"] = per_token(sampler.tokenizer, rollout, row, completion, tokens, sampler.config.data)
+        if any(row < len(array) for array in scores.values()):
+            record["per_token"] = per_token(sampler.tokenizer, rollout, row, completion, scores, sampler.config.data)
         rows.append(record)
     records.writer.append("rollouts", rows)
 
