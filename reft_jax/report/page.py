@@ -23,7 +23,7 @@ LIMIT = 4_900_000
 """Bytes of a page, at most: what is left of them by all else is the completions'."""
 
 
-SCRIPTS = ("elements", "curves", "tokens", "completions", "tables", "page")
+SCRIPTS = ("elements", "curves", "completions", "tokens", "tables", "page")
 """The parts of the page's own script, in order."""
 
 

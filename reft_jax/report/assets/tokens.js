@@ -9,7 +9,7 @@ const LEVELS = 4,
   FAINT = 0.2; // of a level: what is less has no colour
 const scoresOf = (name) =>
   browser.questions.flatMap(([, , , , rows]) =>
-    rows.flatMap((row) => (row[10] && row[10][2][name] ? row[10][2][name].filter((x) => x !== null) : [])),
+    rows.flatMap((row) => (row[ROW.scored] && row[ROW.scored][2][name] ? row[ROW.scored][2][name].filter((x) => x !== null) : [])),
   );
 // The size at which a colour is full: one token of twenty is beyond it.
 const scales = {};
@@ -31,9 +31,12 @@ function level(name, value) {
 const levelClass = (place) => (place ? `${place < 0 ? "minus" : "plus"}${Math.abs(place)}` : "");
 const signed = (value) => (typeof value === "number" ? number(value).replace("-", "\u2212") : none);
 
+// A part of a character, and the end of a line, would not be seen.
+const visible = (text, newline = "\u21b5") => text.replace(/\n/g, newline) || "\u25cc";
+
 function told(scores, texts, place) {
   const own = Object.keys(SCORES).filter((name) => scores[name]);
-  return `Token ${place + 1} of ${texts.length}, \u201c${texts[place]}\u201d: ${own.map((name) => `${SCORES[name][0]} ${signed(scores[name][place])}`).join(", ")}`;
+  return `Token ${place + 1} of ${texts.length}, \u201c${visible(texts[place])}\u201d: ${own.map((name) => `${SCORES[name][0]} ${signed(scores[name][place])}`).join(", ")}`;
 }
 
 function paint(box) {
@@ -51,11 +54,10 @@ function tokens(scored) {
     role: "group",
     "aria-label": "Tokens; arrow keys read the numbers of each",
   });
-  // What a token is part of a character, and the end of a line, would not be seen.
   box.append(
     head,
     ...texts.map((text, place) =>
-      make("span", { class: "token", title: told(scores, texts, place) }, text.replace(/\n/g, "\u21b5\n") || "\u25cc"),
+      make("span", { class: "token", title: told(scores, texts, place) }, visible(text, "\u21b5\n")),
     ),
   );
   box.scored = scored;
