@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,29 @@ def test_flags_that_name_no_process_are_refused(arguments, tmp_path, flags, mess
     with pytest.raises(SystemExit):
         load_config([*arguments(tmp_path), *flags])
     assert message in capsys.readouterr().err
+
+
+WHOLE = """
+import sys, jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from reft_jax.parallel.processes import to_host
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+mesh, whole = jax.make_mesh((4,), ("data",)), np.arange(32, dtype=np.float32).reshape(8, 4)
+place = lambda spec: jax.make_array_from_callback(whole.shape, NamedSharding(mesh, spec), lambda index: whole[index])
+for array in to_host([place(PartitionSpec("data")), place(PartitionSpec())]):
+    np.testing.assert_array_equal(array, whole)
+"""
+
+
+@pytest.mark.ci
+def test_arrays_of_all_processes_come_whole_to_each():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
+    processes = [subprocess.Popen([sys.executable, "-c", WHOLE, address, str(n)], env=environment) for n in (0, 1)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
 
 # The pieces, in one process
