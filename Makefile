@@ -12,7 +12,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 # The tests come in an order in which the workers end together.
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup quickstart test test-fast test-ci test-long lint benchmark study clean
+.PHONY: setup quickstart test test-fast test-ci test-long lint benchmark study docs clean
 
 setup: $(VENV)/.installed
 
@@ -49,8 +49,14 @@ benchmark: setup
 	$(BIN)/python -m benchmarks.throughput
 
 study: setup
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[figures]'
 	$(BIN)/python -m benchmarks.study
 
+# The site, in site/; a link that leads nowhere ends it.
+docs: setup
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' $(CONSTRAINTS:%=--constraint %)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .cache site

@@ -1,4 +1,4 @@
-"""The README's table and picture: the quickstart with several seeds, warm-up, SFT and ReFT on the test set.
+"""The table and picture of docs/results.md: the quickstart with several seeds, warm-up, SFT and ReFT on the test set.
 
     python -m benchmarks.seeds --out runs/seeds --seeds '[11,12,13,14,15]'      # trains what is not there yet
     python -m benchmarks.seeds --out runs/seeds --figure docs/learning_curve.svg

@@ -1,4 +1,4 @@
-"""What offline self-training does on the embedded problems, from a finished quickstart run: the README's last row.
+"""What offline self-training does on the embedded problems, from a finished quickstart run: a row of docs/study.md.
 
     python -m benchmarks.self_training --run runs/seeds/seed-11 [--samples 8]
 

@@ -1,4 +1,5 @@
-"""`python -m docs.generate`: writes the tables of docs/metrics.md and docs/settings.md from the code.
+"""`python -m docs.generate`: writes from the code docs/settings.md, the table of docs/metrics.md, and the pages of what
+is public.
 
 With `--check` it writes nothing, and exits with 1 where a document is out of date.
 """
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import docstring_parser
 
+from docs import surface
 from reft_jax.config import Config
 from reft_jax.config.ranges import range_of
 from reft_jax.records.metrics import METRICS
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = "--check" in (sys.argv[1:] if arguments is None else arguments)
     page = (DOCS / "metrics.md").read_text(encoding="utf-8")
     stale = 0
-    for name, text in (("metrics.md", metrics(page)), ("settings.md", settings())):
+    made = {"metrics.md": metrics(page), "settings.md": settings(), **surface.pages()}
+    for name, text in made.items():
         path = DOCS / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
@@ -100,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if check:
             print(f"docs/{name} is out of date: run python -m docs.generate")
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(f"docs/{name} written")
     return int(check and stale > 0)

@@ -62,6 +62,7 @@ RULES: dict[str, Rule] = {
     "activation_mlp": Rule("tensor", _ALL, "tensor"),
     "activation_vocab": Rule("tensor", _ALL, "tensor"),
 }
+"""By the name of a dimension, the mesh axes that it is split over."""
 
 Axes = Sequence[str | None]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import generate
+from docs import generate, surface
 from reft_jax.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +28,14 @@ def test_a_stale_document_is_told_and_mended_and_its_prose_kept(monkeypatch, cap
     stale = re.sub(r"^\| `(sft/loss|run/examples)` .*\n", "", committed, flags=re.MULTILINE)
     (tmp_path / "metrics.md").write_text(stale)
     assert generate.main(["--check"]) == 1
-    assert capsys.readouterr().out.count("is out of date") == 2
+    assert capsys.readouterr().out.count("is out of date") == 2 + len(surface.pages())
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.md"]
     assert (tmp_path / "metrics.md").read_text() == stale
     assert generate.main([]) == 0
     assert (tmp_path / "metrics.md").read_text() == committed
     assert (tmp_path / "settings.md").read_text() == SETTINGS
+    for name, page in surface.pages().items():
+        assert (tmp_path / name).read_text() == page
     assert generate.main(["--check"]) == 0
 
 

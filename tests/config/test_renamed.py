@@ -15,7 +15,7 @@ from reft_jax.reward.__main__ import main as audit_rewards
 from reft_jax.training.directory import claim_directory
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("launch/*.md")]
 VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
 
 KEYS: dict[str, tuple[Any, str]] = {  # with a value that it could have, typed from the settings as they were

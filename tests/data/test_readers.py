@@ -447,8 +447,8 @@ def test_fields_are_found_by_path(tmp_path: Path, layout: str, suffix: str) -> N
     assert read_problems(source) == [Problem(identity, "One and two?", "3", "number", cot)]
 
 
-def test_the_settings_of_the_readme_read_the_layouts_that_it_names(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_settings_of_the_page_read_the_layouts_that_it_names(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/data_formats.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| (.*question_field: .*) \|$", text, re.MULTILINE)
     pattern = re.search(r"`answer_pattern: '(.*)'`", text)[1]
     assert "answer_pattern: boxed" in text

@@ -28,7 +28,7 @@ CARD = Config(
     rl=RlConfig(rollout_batch_size=256, minibatch_size=64, microbatch_size=64, update_epochs=2),
     generation=GenerationConfig(prompt_buckets=(288,), max_new_tokens=128),
 )
-"""What ran on one H200: README, Speed."""
+"""What ran on one H200: docs/results.md, Speed."""
 
 
 def planned(config: Config, slots: int, shards: int, **arguments: float) -> dict:
