@@ -139,7 +139,7 @@ def _handed_out(package: str) -> Iterator[tuple[str, str]]:
                 yield from ((name, f"{package}.{keyword.arg}") for name in str(keyword.value.value).split())
         targets = getattr(node, "targets", [])
         if any(getattr(target, "id", "") == "__all__" for target in targets) and isinstance(value, ast.List):
-            yield from ((name.value, imported[name.value]) for name in value.elts if isinstance(name, ast.Constant))
+            yield from ((str(x.value), imported[str(x.value)]) for x in value.elts if isinstance(x, ast.Constant))
 
 
 def _text(module: str, name: str) -> str:

@@ -26,6 +26,11 @@ DEPENDENCIES = {
     requirement.name.lower().replace("_", "-"): requirement.specifier
     for requirement in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
 }
+TOOLS = {
+    requirement.name.lower().replace("_", "-"): requirement.specifier
+    for extra in ("docs", "notebook")
+    for requirement in map(Requirement, PROJECT["optional-dependencies"][extra])
+}
 
 
 def versions(name: str) -> dict[str, str]:
@@ -41,6 +46,7 @@ def test_the_workflow_runs_targets_of_the_makefile_with_files_that_are_there():
     for make, *words in commands:
         assert make == "make"
         assert words[0] in TARGETS
+    assert {words[0] for _, *words in commands} == {"test", "docs"}
     assert all((ROOT / entry["constraints"]).exists() for entry in MATRIX)
 
 
@@ -65,16 +71,16 @@ def test_the_workflow_tests_the_oldest_python_and_libraries():
 
 
 def test_ci_installs_versions_that_the_project_allows():
-    pinned = versions("constraints.txt")
-    assert {name for name in DEPENDENCIES if name not in pinned} == set()
-    assert [name for name, specifier in DEPENDENCIES.items() if pinned[name] not in specifier] == []
+    pinned, needed = versions("constraints.txt"), DEPENDENCIES | TOOLS
+    assert {name for name in needed if name not in pinned} == set()
+    assert [name for name, specifier in needed.items() if pinned[name] not in specifier] == []
 
 
 def test_the_script_is_clean_and_runs_targets_of_the_makefile():
     script = (CI / "run").read_text()
     assert os.access(CI / "run", os.X_OK)
     targets = set(re.findall(r"^make ([a-z-]+)", script, re.M))
-    assert targets == {"lint", "test", "test-ci"}
+    assert targets == {"lint", "docs", "test", "test-ci"}
     assert targets <= TARGETS
     checker = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if checker is None:

@@ -152,7 +152,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
         FileNotFoundError: there is no such file.
         ValueError: naming the line and the field of what is missing or of a wrong type; or the file is empty, or has
             fewer lines than its settings promise: it was interrupted, and what it lacks is no random part; or no
-        question has a gold answer, so that no sample is right or wrong.
+            question has a gold answer, so that no sample is right or wrong.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}: give one that the command `sample` wrote")
