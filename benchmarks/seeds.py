@@ -10,7 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,28 @@ def table(summaries: Mapping[int, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: Mapping[int, Path], path: Path) -> None:
-    """Dev accuracy over sequences trained on: SFT to its end, and ReFT from the warm-up on, one line a seed."""
+Curve = list[tuple[int, float]]
+"""Sequences trained on, and dev accuracy in per cent."""
+
+
+def curves(run: Path) -> dict[str, Curve]:
+    """SFT to its end, and ReFT from the warm-up on, by stage."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    trained: dict[str, int] = {}
+    found: dict[str, Curve] = {"sft": [], "rl": []}
+    warmup = json.loads((run / "summary.json").read_text(encoding="utf-8"))["warmup"]["examples"]
+    for record in records:
+        stage = record["stage"]
+        trained[stage] = record.get("run/examples", trained.get(stage, 0))
+        if "eval/accuracy" in record and stage in found:
+            offset = warmup if stage == "rl" else 0
+            found[stage].append((offset + int(trained[stage]), 100 * record["eval/accuracy"]))
+    found["rl"].insert(0, next(point for point in found["sft"] if point[0] >= warmup))
+    return found
+
+
+def draw(runs: Sequence[Mapping[str, Curve]], path: Path) -> None:
+    """Dev accuracy over sequences trained on: a method's mean over the seeds as a line, least and most as a band."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -38,24 +58,27 @@ def draw(runs: Mapping[int, Path], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    for i, run in enumerate(runs.values()):
-        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        trained: dict[str, int] = {}
-        curves: dict[str, list[tuple[int, float]]] = {"sft": [], "rl": []}
-        warmup = json.loads((run / "summary.json").read_text(encoding="utf-8"))["warmup"]["examples"]
-        for record in records:
-            stage = record["stage"]
-            trained[stage] = record.get("run/examples", trained.get(stage, 0))
-            if "eval/accuracy" in record and stage in curves:
-                offset = warmup if stage == "rl" else 0
-                curves[stage].append((offset + int(trained[stage]), 100 * record["eval/accuracy"]))
-        curves["rl"].insert(0, next(point for point in curves["sft"] if point[0] >= warmup))
-        for stage, colour, label in (("sft", "tab:blue", "SFT"), ("rl", "tab:orange", "ReFT")):
-            axes.plot(*zip(*curves[stage]), color=colour, alpha=0.7, marker=".", label=label if i == 0 else None)
+    for stage, colour, label in (("sft", "tab:blue", "SFT"), ("rl", "tab:orange", "ReFT")):
+        trained = [x for x, _ in runs[0][stage]]
+        seeds = list(zip(*([y for _, y in run[stage]] for run in runs)))
+        mean = [statistics.mean(values) for values in seeds]
+        axes.fill_between(trained, list(map(min, seeds)), list(map(max, seeds)), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(trained, mean, color=colour, marker=".")
+        axes.annotate(label, (trained[-1], mean[-1]), xytext=(8, -4), textcoords="offset points", color=colour)
     axes.set(xlabel="sequences trained on", ylabel="dev accuracy, %", ylim=(0, 100))
+    axes.set_title(f"Embedded problems: mean of {len(runs)} seeds; the bands are the least and the most", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.08)
+    figure.savefig(path, metadata={"Date": None}, transparent=True)
+    path.write_text(for_both_themes(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def for_both_themes(svg: str) -> str:
+    """A picture without a background, whose black is white where the page is dark; colours keep their hue."""
+    dark = "@media (prefers-color-scheme: dark) { svg { filter: invert(1) hue-rotate(180deg) } }"
+    head, tag, rest = svg.partition("<defs>")
+    return f"{head}<style>{dark}</style>\n {tag}{rest}"
 
 
 def main(out: Path, seeds: tuple[int, ...] = (11, 12, 13, 14, 15), figure: Path | None = None) -> None:
@@ -73,7 +96,7 @@ def main(out: Path, seeds: tuple[int, ...] = (11, 12, 13, 14, 15), figure: Path 
     summaries = {s: json.loads((run / "summary.json").read_text(encoding="utf-8")) for s, run in runs.items()}
     print(table(summaries))
     if figure is not None:
-        draw(runs, figure)
+        draw([curves(run) for run in runs.values()], figure)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """examples/: what stands there runs, and learns."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch
     given.source += f"\nshorter = {TINY!r}"
     client(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ()))
-    assert "Accuracy on test" in printed
+    assert "exit code 0" in printed
+    assert re.search(r"rl_best +\d+\.\d % of test right", printed)
     assert "1.0  correct" in printed
     assert "0.1  wrong" in printed
     assert any("image/png" in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", ()))
