@@ -45,6 +45,7 @@ COMMENT = re.compile(r"<!-- (run|formula|output of|rows|not run)(?:: (.+))? -->"
 KINDS = {
     "bash": {"", "run"},
     "python": {"", "not run"},
+    "{.python}": {"not run"},  # a file that is put in when the site is built
     "yaml": {""},
     "json": {"rows"},
     "text": {"output of", "formula"},
