@@ -19,6 +19,7 @@ ROOMS = {
     "reward": "Completions in, verdicts out; plain Python, no jax.",
     "losses": "Losses and what they are made of: arrays in, arrays out.",
     "data": "From files to padded token batches.",
+    "data.embedded": "The problems that need no download.",
     "samples": "Files of completions, votes, intervals.",
     "parallel": "Meshes, layouts, processes.",
     "models": "The decoder, the policy, the classifier.",
@@ -59,6 +60,7 @@ class Name(NamedTuple):
     """What it is, in a line."""
 
 
+@functools.cache
 def surface() -> dict[str, list[Name]]:
     """The public names of each room.
 
