@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 
+import reft_jax
 from reft_jax import cli
 from reft_jax.config import CommandParser, SettingsParser, SourceConfig, parse_config
 from reft_jax.config.load import config_parser
@@ -302,6 +304,17 @@ def test_the_readme_is_short():
     assert len(text.splitlines()) <= 120
     assert statistics.mean(len(sentence.split()) for sentence in prose(text)) < 18
     assert all(target in text for target in ("make quickstart", "make test"))
+
+
+def test_who_cites_names_this_version_and_who_reports_is_asked_for_the_run():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == reft_jax.__version__
+    assert cited["license"] == "Apache-2.0"
+    assert cited["references"][0]["url"].endswith("2401.08967")
+    for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= form.keys()
+        assert "run.json" in path.read_text()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("docs/reference/api/")])
