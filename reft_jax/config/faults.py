@@ -113,12 +113,21 @@ def unreadable_files(args: Sequence[str]) -> Iterator[str]:
             yield f"--config {text!r} is neither a file nor YAML: {getattr(error, 'problem', error)}"
 
 
+WHOLE_POLICY = (
+    "reinforcement samples from the whole policy, for its log-probs are those of the whole; evaluation.top_k and "
+    "evaluation.top_p draw from a part of it"
+)
+"""Why sampling in training has no top-k and no top-p."""
+
+
 def no_setting(key: str, known: Collection[str]) -> str:
     """What is said of a key that is none of the known ones, with the one that is most like it.
 
     Sections being alike is not enough: the last names must be, too.
     """
     last = lambda name: name.rpartition(".")[2]
+    if key.startswith(("rl.", "generation.")) and last(key) in ("top_k", "top_p", "min_p"):
+        return f"{key} is no setting: {WHOLE_POLICY}"
     like = lambda name: last(name).startswith(last(key)) or difflib.SequenceMatcher(None, last(key), last(name)).ratio()
     near = [name for name in known if "." not in key or like(name) >= 0.5]
     close = difflib.get_close_matches(key, near, n=1, cutoff=0.7 if "." not in key else 0.6)

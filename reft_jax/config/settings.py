@@ -377,10 +377,11 @@ class CollapseConfig:
     """When reinforcement ends early because it has gone wrong; the model that was best on dev is what is left."""
 
     window: PositiveInt = 20
-    """Iterations that rewards are averaged over."""
+    """Iterations between two looks at the rewards, and the fewest that are compared."""
     reward_share: ClosedUnitInterval = 0.5
-    """End where the average reward falls below this share of the best such average, if 150 or more rewards were above 0
-    then, so that chance alone does not do it; 0 never ends."""
+    """End where the mean reward of the last iterations is less than this share of that of earlier ones, and the counts
+    behind them say that it is no chance: of runs whose policy does not change, at most 1 % end (docs/collapse.md). 0
+    never ends."""
     max_kl: NonNegativeFloat = 0.0
     """End where the KL to the reference, `rl/sequence_kl`, exceeds this many nats a response; 0 never ends."""
 

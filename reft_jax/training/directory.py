@@ -224,7 +224,7 @@ def open_records(
         checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", keep_last=keep, say=display.message))
         step, progress = None, RunProgress()
         if (latest := checkpoints.latest()) is not None:
-            step, progress = latest[0], RunProgress(**latest[1])
+            step, progress = latest[0], RunProgress.of(latest[1])
             for line in on_process_zero(lambda: take_up(config, latest[0], progress, stages, contents)):
                 display.message(line)
             display.message(f"continuing after step {step}: {progress.stage}, {progress.stage_step} steps done")

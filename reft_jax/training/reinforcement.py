@@ -13,17 +13,12 @@ from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
+from reft_jax.training import collapse
 from reft_jax.training.completion import Completion, function_means, per_token, share_correct, summarise
 from reft_jax.training.learners import Iteration, Learner, make_learner
 from reft_jax.training.sampler import Sampler
 from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage, order_seed
 from reft_jax.training.supervised import evaluate_dev
-
-LEAST_POSITIVE = 150
-"""Rewards above 0 that a window of iterations needs before a later one can be said to have fallen below a share of it.
-
-Few rewards fall by half without any change of the policy: of 1000 iterations of 256 completions, 2 % of them right, the
-lowest window of 20 has less than half of the highest, about 100, in one run of a hundred; 1 %, 50, in most."""
 
 FAR = 0.25
 """Distance of the first values from the first rewards, as a share of these, beyond which a warning says so."""
@@ -164,23 +159,13 @@ def detect_collapse(
 
     Args:
         config: the bounds.
-        progress: of the run; its `recent` and `highest` are brought up to date.
+        progress: of the run; its `rewards` are brought up to date.
         completions: of the iteration.
         metrics: of the iteration; self-training has no KL.
     """
-    reward = float(np.mean([completion.reward for completion in completions]))
-    positive = sum(completion.reward > 0 for completion in completions)
-    progress.recent = [*progress.recent, reward][-config.window :]
-    progress.recent_positive = [*progress.recent_positive, positive][-config.window :]
-    if len(progress.recent) == config.window:
-        average = float(np.mean(progress.recent))
-        if average > progress.highest:
-            progress.highest, progress.highest_positive = average, sum(progress.recent_positive)
-        if progress.highest_positive >= LEAST_POSITIVE and average < config.reward_share * progress.highest:
-            return (
-                f"the reward of the last {config.window} iterations is {average:.3f} on average, less than "
-                f"{config.reward_share:g} of the {progress.highest:.3f} that it was (rl.collapse.reward_share)"
-            )
+    progress.rewards = collapse.with_iteration(progress.rewards, completions, config.window)
+    if reason := collapse.fall(progress.rewards, config):
+        return reason
     kl = float(metrics.get("rl/sequence_kl", 0.0))
     if config.max_kl and not kl <= config.max_kl:
         return f"the KL to the reference is {kl:.3g} nats a response, more than {config.max_kl:g} (rl.collapse.max_kl)"

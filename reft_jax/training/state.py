@@ -49,8 +49,8 @@ class RunProgress:
     `examples` counts sequences trained on (each pass over one counts) and `seconds` the time of training steps, without
     evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl, or reward_model.
     `best` has the models chosen on dev by name, the best first. `evaluation_pending`: that after the last step is yet
-    to come. `recent` are the mean rewards of the last iterations of `rl`, `highest` the highest that their average has
-    been, of `highest_positive` completions with a reward above 0; `collapse` says why `rl` ended early.
+    to come. `rewards` are the counts behind the rewards of `rl`, see `collapse.with_iteration`; `collapse` says why it
+    ended early.
 
     What the steps mean: `plan` has, by stage, the steps of an epoch and the last step, and `contents` digests of what
     was read, by the key that names it. A run goes on with the same, see `directory.take_up`.
@@ -62,13 +62,16 @@ class RunProgress:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     evaluation_pending: bool = False
-    recent: list[float] = dataclasses.field(default_factory=list)
-    recent_positive: list[int] = dataclasses.field(default_factory=list)
-    highest: float = 0.0
-    highest_positive: int = 0
+    rewards: list[list[float]] = dataclasses.field(default_factory=list)
     collapse: str = ""
     plan: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     contents: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> "RunProgress":
+        """The progress of a resume point; what an earlier version kept and this one does not is left out."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in saved.items() if name in known})
 
     def spend(self, part: str, examples: int, seconds: float) -> None:
         """Adds a step's costs."""

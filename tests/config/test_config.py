@@ -217,6 +217,8 @@ def test_a_commands_own_arguments_are_no_other_commands(capsys):
         (["--model.dtype", "float8"], "model.dtype"),
         (["--data.train.kind", "csv"], "data.train.kind"),
         (["--config", "no/such/file.yaml"], "no/such/file.yaml"),
+        (["--generation.top_k", "50"], "generation.top_k is no setting: reinforcement samples from the whole policy"),
+        (["--rl.top_p", "0.9"], "rl.top_p is no setting: reinforcement samples from the whole policy"),
     ],
 )
 def test_unknown_and_ill_typed_arguments_are_named(capsys, arguments, message):

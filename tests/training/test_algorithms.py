@@ -237,33 +237,21 @@ def test_a_run_that_goes_wrong_ends_with_the_best_model_and_says_why(finished, a
 
 
 def completions(*rewards: float) -> list[Completion]:
-    problem = Problem(id="p", question="q", answer="1")
-    return [Completion(problem, "", Verdict(r, "correct", 1.0), r, tokens=1, ended=True) for r in rewards]
-
-
-@pytest.mark.parametrize(
-    ("count", "right"), [(32, 0.002), (32, 0.05), (32, 0.1), pytest.param(256, 0.01, marks=pytest.mark.ci)]
-)
-def test_sparse_rewards_of_a_policy_that_never_changes_are_no_collapse(count, right):
-    """By the rule without a least number of rewards nearly all of these runs of 1000 iterations end early."""
-    drawn, ended = np.random.default_rng(0), 0
-    for _ in range(3):
-        progress = RunProgress()
-        for rewards in drawn.random((1000, count)) < right:
-            iteration = completions(*rewards.astype(float))
-            ended += bool(detect_collapse(CollapseConfig(), progress, iteration, {}))
-    assert ended == 0
+    problems = (Problem(id=str(i), question="q", answer="1") for i in range(len(rewards)))
+    return [Completion(p, "", Verdict(r, "correct", 1.0), r, tokens=1, ended=True) for p, r in zip(problems, rewards)]
 
 
 def test_a_fall_of_the_rewards_is_noticed():
+    """Looked at every third iteration: 180 rewards of 0.6, 0.6, then 0.1 on average."""
+
     def verdict(reward: float) -> list[Completion]:
         return completions(*[reward] * 60)
 
     config, progress = CollapseConfig(window=3, reward_share=0.5), RunProgress()
-    rewards = [0.0, 0.3, 0.6, 0.9, 0.6, 0.3, 0.1, 0.0]  # averages of three from the third on: .3 .6 .7 .6 .33 .13
+    rewards = [0.3, 0.6, 0.9, 0.6, 0.6, 0.6, 0.3, 0.0, 0.0, 0.0]
     said = [detect_collapse(config, progress, verdict(reward), {}) for reward in rewards]
-    assert [bool(text) for text in said] == [False] * 6 + [True, True]
-    assert "0.333 on average, less than 0.5 of the 0.700" in said[6]
+    assert [bool(text) for text in said] == [False] * 8 + [True, False]
+    assert "the last 3 iterations is 0.1, less than 0.5 of the 0.6 of 6 iterations before" in said[8]
     losses = RunProgress()  # a reward function of one's own may charge for what it dislikes: no share of that
     assert not any(
         detect_collapse(config, losses, verdict(reward), {}) for reward in (-2.0, -1.0, -0.5, -0.4, -0.3, -0.9, -0.1)
