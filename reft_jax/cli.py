@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model: warm-up, reinforcement, one reading of the test set",
     "sample": "sample completions of a set of problems",
     "evaluate": "measure accuracy: of a checkpoint, or of a file of samples",
+    "probe": "say whether reinforcement will help a checkpoint, before it is paid for",
     "report": "write one HTML page about runs: results, curves, what the model said before and after",
     "select": "make training data out of the right samples of a file",
     "reward-model": "train a reward model, and choose among samples by it",

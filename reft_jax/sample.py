@@ -19,7 +19,6 @@ import jax
 from reft_jax.config import SourceConfig, Split, config_parser, to_dict
 from reft_jax.config.invocation import program, shell_line, short_path
 from reft_jax.config.ranges import GreedyOrTemperature, NonNegativeInt, PositiveInt, Probability
-from reft_jax.config.validation import validate
 from reft_jax.data.batches import PromptBatch, prompt_batches, sample_rows
 from reft_jax.data.chat import with_worked_examples
 from reft_jax.data.readers import read_problems
@@ -28,7 +27,7 @@ from reft_jax.models.policy import Params
 from reft_jax.parallel.processes import REFUSED, exit_with, on_process_zero
 from reft_jax.samples.file import SampleFile
 from reft_jax.training.completion import Completion
-from reft_jax.training.model_source import ModelSource, open_model, read_source
+from reft_jax.training.model_source import ModelSource, drawing, open_model, read_source
 from reft_jax.training.sampler import SAMPLE, Sampler
 
 
@@ -172,19 +171,6 @@ def shown_how(source: ModelSource, path: str, separator: str | None) -> ModelSou
     config = with_worked_examples(config, source.tokenizer(), examples, separator)
     stop = config.generation.stop if chat else tuple(dict.fromkeys((*config.generation.stop, separator)))
     config = dataclasses.replace(config, generation=dataclasses.replace(config.generation, stop=stop))
-    return dataclasses.replace(source, config=config)
-
-
-def drawing(source: ModelSource, samples: int, temperature: float, top_k: int, top_p: float) -> ModelSource:
-    """The source with another way to draw tokens, and so many of them for a question.
-
-    Raises:
-        ValueError: naming the number that is out of its range.
-    """
-    how = dataclasses.replace(source.config.evaluation, temperature=temperature, top_k=top_k, top_p=top_p)
-    asked = dataclasses.replace(source.config.rl, samples_per_question=samples)
-    config = dataclasses.replace(source.config, evaluation=how, rl=asked)
-    validate(config, training=False)
     return dataclasses.replace(source, config=config)
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("models",),
     ("algorithms",),
     ("training", "preflight"),
-    ("train", "sample", "evaluate", "select", "export", "reward_model", "init", "report"),
+    ("train", "sample", "evaluate", "probe", "select", "export", "reward_model", "init", "report"),
     ("cli",),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

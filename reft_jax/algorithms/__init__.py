@@ -6,6 +6,7 @@ sft            likelihood of annotations
 ppo            PPO, GRPO and RLOO: a rollout becomes experience, experience an update
 self_training  likelihood of right completions
 classification the reward model's loss
+gradient_noise what a minibatch knows of the policy gradient
 self_checks    what must hold before the first update
 steps          all of them by name, for a config
 

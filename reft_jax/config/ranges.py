@@ -34,6 +34,7 @@ def _is_weight(value: Any) -> bool:
 
 
 PositiveInt = Annotated[int, Range("more than 0", lambda x: x > 0)]
+TwoOrMore = Annotated[int, Range("2 or more", lambda x: x >= 2)]
 NonNegativeInt = Annotated[int, Range("0 or more", lambda x: x >= 0)]
 Seed = Annotated[int, Range("0 or more and less than 2147483648", lambda x: 0 <= x < 2**31)]
 MeshAxis = Annotated[int, Range("more than 0, or -1", lambda x: x > 0 or x == -1)]

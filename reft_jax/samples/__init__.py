@@ -4,6 +4,7 @@ file        one JSON object a completion, written in whole batches and continued
 voting      majority votes
 statistics  pass@k, 95 % intervals, the sign test
 measures    maj@k and pass@k of a file, with their intervals
+probing     what samples say of reinforcing the policy that they are of
 
 Imports config, problem, files and records.
 """

@@ -15,7 +15,7 @@ reinforcement  the loop of reinforcement
 collapse       whether rewards have fallen
 learners       what an algorithm does with an iteration's completions
 profile        JAX's trace of some steps
-model_source   which model `sample` and `evaluate` ask
+model_source   which model `sample`, `evaluate` and `probe` ask
 
 Imports all rooms but preflight and reward_model.
 """

@@ -5,6 +5,7 @@ thousand iterations there are twenty such with less than half of some others. So
 unlikely a fall has to be follows from how often a run is looked at.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -63,21 +64,14 @@ def fall(blocks: Sequence[Block], config: CollapseConfig) -> str:
     if not config.reward_share or count < 2 or blocks[-1][0] < config.window:
         return ""
     sums = np.concatenate([np.zeros((1, 4)), np.cumsum(np.array(blocks), axis=0)])
-    lengths = [2**i for i in range(count.bit_length()) if 2**i < count]
-    pairs = [(last, first) for last in lengths for first in lengths if last + first <= count]
-    comparisons = sum(count - last - first + 1 for last, first in pairs)
-    least = math.log(comparisons * count * (count + 1) / FALSE_ALARMS)
-    found = None
-    for last, first in pairs:
-        later = sums[count] - sums[count - last]
-        earlier = sums[first : count - last + 1] - sums[: count - last - first + 1]
-        evidence = np.where(later[2] / later[1] < config.reward_share * _mean(earlier), _evidence(earlier, later), 0)
-        best = int(np.argmax(evidence))
-        if evidence[best] > max(least, found[0] if found else 0):
-            found = float(evidence[best]), later, earlier[best]
-    if found is None:
+    start, end, last = _stretches(count)
+    earlier, later = sums[end] - sums[start], sums[count] - sums[last]
+    fallen = later[:, 2] * earlier[:, 1] < config.reward_share * earlier[:, 2] * later[:, 1]
+    evidence = np.where(fallen, _evidence(earlier, later), 0)
+    best = int(np.argmax(evidence))
+    if evidence[best] <= math.log(len(start) * count * (count + 1) / FALSE_ALARMS):
         return ""
-    _, later, earlier = found
+    earlier, later = earlier[best], later[best]
     return (
         f"the mean reward of the last {later[0]:.0f} iterations is {later[2] / later[1]:.3g}, less than "
         f"{config.reward_share:g} of the {earlier[2] / earlier[1]:.3g} of {earlier[0]:.0f} iterations before, which is "
@@ -85,16 +79,23 @@ def fall(blocks: Sequence[Block], config: CollapseConfig) -> str:
     )
 
 
-def _mean(earlier: np.ndarray) -> np.ndarray:
-    return earlier[:, 2] / earlier[:, 1]
+@functools.lru_cache(maxsize=128)
+def _stretches(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All that are compared: [n] where the earlier one starts and ends, and where the later one begins, in blocks."""
+    lengths = [2**i for i in range(count.bit_length()) if 2**i < count]
+    pairs = [(first, last) for first in lengths for last in lengths if first + last <= count]
+    start = np.concatenate([np.arange(count - first - last + 1) for first, last in pairs])
+    sizes = [count - first - last + 1 for first, last in pairs]
+    first, last = (np.repeat(each, sizes) for each in zip(*pairs))
+    return start, start + first, count - last
 
 
 def _evidence(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """[n] D of each of the [n, 4] earlier stretches, 0 where it has no reward to lose."""
-    s, lost = np.maximum(earlier[:, 2], 0), max(later[2], 0.0)
-    squares = earlier[:, 3] + later[3]
+    """[n] D of each pair of stretches, sums [n, 4] each; 0 where the earlier has no reward to lose."""
+    s, lost = np.maximum(earlier[:, 2], 0), np.maximum(later[:, 2], 0)
+    squares = earlier[:, 3] + later[:, 3]
     phi = np.where(s > 0, squares, 1) / np.where(s > 0, s + lost, 1)
     k, k_later = s / phi, lost / phi
-    expected = (k + k_later) / (earlier[:, 1] + later[1])
+    expected = (k + k_later) / (earlier[:, 1] + later[:, 1])
     part = lambda k, e: k * np.log(np.where(k > 0, k, 1) / np.where(k > 0, e, 1))
-    return np.where(s > 0, part(k, expected * earlier[:, 1]) + part(k_later, expected * later[1]), 0)
+    return np.where(s > 0, part(k, expected * earlier[:, 1]) + part(k_later, expected * later[:, 1]), 0)

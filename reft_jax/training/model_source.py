@@ -1,6 +1,7 @@
 """Which model a command asks, and with which settings: a checkpoint of a run, or the model of a config without a run.
 
-The commands `sample` and `evaluate` begin here: `read_source` reads the command line, `open_model` opens the model.
+The commands `sample`, `evaluate` and `probe` begin here: `read_source` reads the command line, `open_model` opens the
+model.
 """
 
 import contextlib
@@ -42,11 +43,13 @@ class ModelSource:
         config: settings, with all training switched off and no source but that of the split.
         checkpoint: folder of RUN_DIR/checkpoints; None is the model of `config.model.path`.
         split: of the problems.
+        recipe: reinforcement as the run, or the config, has it; in `config` it is switched off.
     """
 
     config: Config
     checkpoint: Path | None
     split: Split
+    recipe: RlConfig = RlConfig()
 
     @property
     def name(self) -> str:
@@ -104,17 +107,30 @@ def read_source(parser: Any, args: Sequence[str] | None, paths: Sequence[str], s
     config, options = parse_config(parser, args)
     if not checkpoint and not config.model.path:
         raise ValueError("no model: name a folder of RUN_DIR/checkpoints, or a config with model.path by --config")
-    config = without_training(config, split)
+    recipe, config = config.rl, without_training(config, split)
     validate(config, training=False)
     require_files(config)
     key = "train" if split == "dev" and config.data.dev.kind == "none" else split  # dev may be a part of train
     if getattr(config.data, key).kind == "none":
         raise ValueError(f"data.{key}.kind is `none`: there are no problems to ask")
-    source = ModelSource(config, checkpoint, split)
+    source = ModelSource(config, checkpoint, split, recipe)
     templates = config.data.templates
     if templates.kind == "chat" or templates.bos != "auto":  # strings are used as they are, without a tokenizer
         source = dataclasses.replace(source, config=with_templates(config, source.tokenizer()))
     return source, options
+
+
+def drawing(source: ModelSource, samples: int, temperature: float, top_k: int, top_p: float) -> ModelSource:
+    """The source with another way to draw tokens, and so many of them for a question.
+
+    Raises:
+        ValueError: naming the number that is out of its range.
+    """
+    how = dataclasses.replace(source.config.evaluation, temperature=temperature, top_k=top_k, top_p=top_p)
+    asked = dataclasses.replace(source.config.rl, samples_per_question=samples)
+    config = dataclasses.replace(source.config, evaluation=how, rl=asked)
+    validate(config, training=False)
+    return dataclasses.replace(source, config=config)
 
 
 def own_devices() -> list[str]:

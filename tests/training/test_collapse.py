@@ -38,7 +38,7 @@ def test_the_evidence_bounds_the_probability_of_a_fall(n, m, share):
     right = round(share * (n + m))
     for later in range(right * m // (n + m)):
         earlier = right - later
-        evidence = float(_evidence(np.array([[1, n, earlier, earlier]]), np.array([1, m, later, later]))[0])
+        evidence = float(_evidence(np.array([[1, n, earlier, earlier]]), np.array([[1, m, later, later]]))[0])
         bound = math.exp(-evidence) * (1 + 1e-12)
         assert stats.hypergeom(n + m, right, m).cdf(later) <= bound
         assert stats.binom(right, m / (n + m)).cdf(later) <= bound
