@@ -402,6 +402,17 @@ class RlConfig:
     """Questions per iteration."""
     samples_per_question: PositiveInt = 1
     """Completions sampled for each question of an iteration; what compares them, as GRPO and RLOO do, needs two."""
+    max_draws: PositiveInt = 1
+    """Draw and sample questions again, up to so many times an iteration, until as many as it has are mixed: their
+    responses did not all earn the same (DAPO's dynamic sampling). Where too few are, others fill it up."""
+    question_choice: Literal["order", "pass_rate"] = "order"
+    """Which questions are drawn: all, once an epoch, in an order by chance; or those that are right now and then, with
+    chances of p (1 - p), p being the share of a question's completions that were right."""
+    pass_rate_decay: Probability = 0.9
+    """Each time that a question is asked, what its earlier completions count for in p is multiplied by this."""
+    mastered_rate: Probability = 0.9
+    """A question with p of this or more is retired, which 8 right completions of 8 reach: it is asked only where the
+    others are too few. 1 retires none."""
     minibatch_size: PositiveInt = 32
     """Completions per optimizer step."""
     microbatch_size: NonNegativeInt = 32

@@ -233,8 +233,27 @@ def _training_errors(config: Config) -> Iterator[str]:
             f"rl.rollout_batch_size * rl.samples_per_question ({completions}) must be a multiple of "
             f"rl.minibatch_size ({rl.minibatch_size}), and that of rl.microbatch_size ({rl.microbatch_size})"
         )
+    yield from _choice_errors(config)
     yield from _algorithm_errors(config)
     yield from _lost_steps(config)
+
+
+def _choice_errors(config: Config) -> Iterator[str]:
+    """Yields a message for each setting of how questions are chosen that makes no sense beside another."""
+    rl, default = config.rl, RlConfig()
+    if rl.question_choice == "order":
+        for name in ("pass_rate_decay", "mastered_rate"):
+            if getattr(rl, name) != getattr(default, name):
+                yield f"rl.{name} is {getattr(rl, name)} and rl.question_choice is `order`: it is for `pass_rate`"
+        return
+    if config.reward.by_functions_alone:
+        yield "rl.question_choice is `pass_rate` and no answer is right (reward.functions are the reward): take `order`"
+    if rl.collapse.reward_share:
+        yield (
+            f"rl.question_choice is `pass_rate` and rl.collapse.reward_share is {rl.collapse.reward_share}: rewards "
+            "follow the choice of questions, so that their fall says nothing; set it to 0 (rl.collapse.max_kl may "
+            "bound the KL)"
+        )
 
 
 def _algorithm_errors(config: Config) -> Iterator[str]:
@@ -313,6 +332,8 @@ def _comparing(rl: RlConfig) -> Iterator[str]:
         yield f"rl.advantage_scale `{rl.advantage_scale}`"
     if rl.only_mixed_groups:
         yield "rl.only_mixed_groups"
+    if rl.max_draws > 1:
+        yield f"rl.max_draws {rl.max_draws}"
 
 
 def _shown(rl: RlConfig, name: str, at: str = "") -> str:
@@ -329,7 +350,7 @@ _CRITIC = ("critic", "gae_length_alpha", "value_lambda", "value_start", "critic_
 _GRADIENT = (
     *("baseline", "baseline_shift", "advantage_scale", "positive_weight", "negative_weight", "only_mixed_groups"),
     *("surrogate", "ratio", "clip_range_high", "dual_clip", "sampler_ratio_cap", "overlong_filter", "overlong_buffer"),
-    *("entropy_floor", "positive_nll_coef", "old_log_probs"),
+    *("entropy_floor", "positive_nll_coef", "old_log_probs", "max_draws"),
 )
 """The same of all algorithms by policy gradient."""
 

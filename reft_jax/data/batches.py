@@ -112,6 +112,35 @@ def step_indices(seed: int, step: int, n: int, batch_size: int) -> np.ndarray:
     return epoch_order(seed, epoch, n)[position * batch_size : (position + 1) * batch_size]
 
 
+def in_order(seed: int, start: int, count: int, n: int) -> tuple[np.ndarray, int]:
+    """[count] rows, all different, from place `start` of the orders of all epochs, and the place behind them.
+
+    A row that was taken in this call, at the end of the epoch before, is passed over.
+
+    Args:
+        seed: of the orders.
+        start: rows that were taken or passed over before.
+        count: at most n.
+        n: rows of an epoch.
+    """
+    taken: dict[int, None] = {}
+    while len(taken) < count:
+        epoch, place = divmod(start, n)
+        rows = epoch_order(seed, epoch, n)[place:]
+        for row in rows.tolist():
+            start += 1
+            taken.setdefault(row)
+            if len(taken) == count:
+                break
+    return np.array(list(taken), np.int64), start
+
+
+def choice_keys(seed: int, step: int, n: int) -> np.ndarray:
+    """[n] numbers in (0, 1), a function of the arguments only and made as `epoch_order`'s, with a stream of its own."""
+    raw = np.random.Philox(np.random.SeedSequence([seed, step, 1])).random_raw(n)
+    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
+
+
 def sequence_batch(
     examples: Sequence[Example],
     indices: Sequence[int] | np.ndarray,

@@ -12,6 +12,7 @@ completion     tokens to text, text to verdicts
 evaluation     what an evaluation said
 supervised     the loop of SFT
 reinforcement  the loop of reinforcement
+drawing        which questions an iteration learns from
 collapse       whether rewards have fallen
 learners       what an algorithm does with an iteration's completions
 profile        JAX's trace of some steps

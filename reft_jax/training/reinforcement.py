@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from reft_jax.algorithms.rollout import Rollout, SamplingParams
+from reft_jax.algorithms.rollout import Rollout
 from reft_jax.algorithms.train_state import TrainState
 from reft_jax.config import CollapseConfig, LoggingConfig, RlConfig
-from reft_jax.data.batches import PromptBatch, training_prompts
 from reft_jax.data.encoding import Example
 from reft_jax.models.params import Params
 from reft_jax.parallel.processes import Interrupted
 from reft_jax.training import collapse
 from reft_jax.training.completion import Completion, function_means, per_token, share_correct, summarise
+from reft_jax.training.drawing import Drawn, draw_iteration
 from reft_jax.training.learners import Iteration, Learner, make_learner
 from reft_jax.training.sampler import Sampler
-from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage, order_seed
+from reft_jax.training.state import PhaseClock, Records, RunProgress, Stage
 from reft_jax.training.supervised import evaluate_dev
 
 FAR = 0.25
@@ -71,47 +71,25 @@ def reinforce(
 def iterate(
     records: Records, sampler: Sampler, stage: Stage, learner: Learner, state: TrainState, number: int
 ) -> TrainState:
-    """Samples, judges, learns from and records an iteration, its `number` from 0; returns the new state.
+    """Draws, samples, judges, learns from and records an iteration, its `number` from 0; returns the new state.
 
     The progress says why reinforcement should end now, if it should.
     """
     config, progress, clock = sampler.config, records.progress, PhaseClock()
-    prompts = draw(sampler, stage, number)
-    sampled = sample(sampler, state.params, prompts, number)
-    clock.lap("rollout")
-    completions = sampler.judge(sampled, "train", prompts.problem)
-    rollout = sampler.on_devices(sampled, completions)
+    drawn = draw_iteration(sampler, state.params, stage, number, progress, clock)
+    rollout = sampler.on_devices(drawn.rollout, drawn.completions)
     clock.lap("reward")
-    if number == 0 and (warning := unread(completions)):
+    if number == 0 and (warning := unread(drawn.all_completions)):
         records.display.message(warning)
-    state, metrics, tokens = learner.learn(state, Iteration(number, prompts, rollout, completions), clock)
-    if number == 0 and (warning := biased_critic(config.rl, completions, metrics)):
+    state, metrics, tokens = learner.learn(state, Iteration(number, drawn.prompts, rollout, drawn.completions), clock)
+    if number == 0 and (warning := biased_critic(config.rl, drawn.completions, metrics)):
         records.display.message(warning)
-    progress.collapse = detect_collapse(config.rl.collapse, progress, completions, metrics)
-    record_iteration(records, sampler, stage, number + 1, completions, metrics, clock)
+    progress.asked, progress.draws, progress.pass_rates = drawn.asked, drawn.draws, drawn.pass_rates
+    progress.collapse = detect_collapse(config.rl.collapse, progress, drawn.all_completions, metrics)
+    record_iteration(records, sampler, stage, number + 1, drawn, metrics, clock)
     if recorded(config.logging, stage, progress):
-        record_rollout(records, sampler, stage, sampled, completions, tokens)
+        record_rollout(records, sampler, stage, drawn.rollout, drawn.completions, tokens)
     return state
-
-
-def draw(sampler: Sampler, stage: Stage, number: int) -> PromptBatch:
-    """The prompts of an iteration, a function of seed and number alone."""
-    config = sampler.config
-    return training_prompts(
-        sampler.prompts["train"],
-        seed=order_seed(config, stage.name),
-        step=number,
-        batch_size=config.rl.rollout_batch_size,
-        samples_per_question=config.rl.samples_per_question,
-        prompt_buckets=config.generation.prompt_buckets,
-        pad_id=sampler.model.ids.pad,
-    )
-
-
-def sample(sampler: Sampler, params: Params, prompts: PromptBatch, number: int) -> Rollout[np.ndarray]:
-    """The responses of an iteration, drawn from the whole policy."""
-    config, how = sampler.config, SamplingParams(sampler.config.generation.temperature)
-    return sampler.rollout(sampler.sampling_params(params), prompts, number, how, config.rl.samples_per_question)
 
 
 def unread(completions: Sequence[Completion]) -> str:
@@ -191,20 +169,22 @@ def record_iteration(
     sampler: Sampler,
     stage: Stage,
     done: int,
-    completions: Sequence[Completion],
+    drawn: Drawn,
     learned: dict[str, Any],
     clock: PhaseClock,
 ) -> None:
     """Records an iteration, the `done`th, and advances the progress to it; `learned` are the learner's metrics."""
     config, progress = sampler.config.rl, records.progress
-    seconds, tokens = sum(clock.seconds.values()), sum(completion.tokens for completion in completions)
-    progress.spend(stage.name, len(completions) * config.update_epochs, seconds)
+    seconds, completions = sum(clock.seconds.values()), drawn.all_completions
+    sampled, updated = (sum(each.tokens for each in part) for part in (completions, drawn.completions))
+    progress.spend(stage.name, len(drawn.completions) * config.update_epochs, seconds)
     progress.stage_step = done
     metrics = {
         **{name: float(value) for name, value in learned.items()},
+        **drawn.metrics,
         **reward_metrics(completions),
-        "throughput/rollout_tokens_per_s": tokens / clock.seconds["rollout"],
-        "throughput/update_tokens_per_s": tokens * config.update_epochs / clock.seconds["update"],
+        "throughput/rollout_tokens_per_s": sampled / clock.seconds["rollout"],
+        "throughput/update_tokens_per_s": updated * config.update_epochs / clock.seconds["update"],
         **{f"time/{phase}_s": value for phase, value in clock.seconds.items()},
         "time/step_s": seconds,
         "run/epoch": done / stage.epoch,

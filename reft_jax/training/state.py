@@ -50,7 +50,9 @@ class RunProgress:
     evaluation and checkpoints, both by part: pretrain, warmup, sft (what came after the warm-up), rl, or reward_model.
     `best` has the models chosen on dev by name, the best first. `evaluation_pending`: that after the last step is yet
     to come. `rewards` are the counts behind the rewards of `rl`, see `collapse.with_iteration`; `collapse` says why it
-    ended early.
+    ended early. `draws` and `asked` count draws of questions and the questions of the order that they took, where
+    `rl.max_draws` is more than 1; `pass_rates` has right and tried completions of each question, decayed, where these
+    choose, see `drawing`.
 
     What the steps mean: `plan` has, by stage, the steps of an epoch and the last step, and `contents` digests of what
     was read, by the key that names it. A run goes on with the same, see `directory.take_up`.
@@ -64,6 +66,9 @@ class RunProgress:
     evaluation_pending: bool = False
     rewards: list[list[float]] = dataclasses.field(default_factory=list)
     collapse: str = ""
+    draws: int = 0
+    asked: int = 0
+    pass_rates: list[list[float]] = dataclasses.field(default_factory=list)
     plan: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     contents: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -189,6 +194,7 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
 
     def lap(self, phase: str) -> None:
-        """The time since the last lap was `phase`'s."""
+        """The time since the last lap was `phase`'s, which may have had some before."""
         now = time.monotonic()
-        self.seconds[phase], self._last = now - self._last, now
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now

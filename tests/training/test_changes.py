@@ -148,7 +148,7 @@ def signalled(moment: tuple[str, int]) -> Iterator[None]:
             patch.setattr(owner, name, wrapped)
 
         watch(StepRecorder, "push", lambda recorder, step, *_: ("sft", step))
-        watch(reinforcement, "draw", lambda sampler, stage, number: ("rl", number))
+        watch(reinforcement, "draw_iteration", lambda sampler, params, stage, number, *_: ("rl", number))
         yield
 
 

@@ -109,15 +109,15 @@ def test_a_warm_up_leaves_the_policy_and_resumes_exactly(finished, arguments, tm
     cut = {"data__test__kind": "none", "checkpoint__keep_last": 9, "generation__prompt_buckets": "[72]"}
     line = lambda name: arguments(tmp_path / name, **start, **own, **cut)
     complete(line("whole"))
-    draw = reinforcement.draw
+    draw = reinforcement.draw_iteration
 
-    def stopping(sampler, stage, number):
+    def stopping(sampler, params, stage, number, *others):
         if moments and number == moments[0]:
             del moments[0]
             os.kill(os.getpid(), signal.SIGTERM)
-        return draw(sampler, stage, number)
+        return draw(sampler, params, stage, number, *others)
 
-    monkeypatch.setattr(reinforcement, "draw", stopping)
+    monkeypatch.setattr(reinforcement, "draw_iteration", stopping)
     moments = [2, 4]
     for _ in range(2):
         complete(line("stopped"), code=STOPPED)

@@ -96,7 +96,7 @@ def signal_at(monkeypatch):
         monkeypatch.setattr(owner, name, wrapped)
 
     wrap(StepRecorder, "push", lambda recorder, step, *_: watch("sft", step))
-    wrap(reinforcement, "draw", lambda sampler, stage, number: watch("rl", number))
+    wrap(reinforcement, "draw_iteration", lambda sampler, params, stage, number, *_: watch("rl", number))
     open_records: list[Records] = []
     wrap(Records, "resume", lambda records, *_: open_records.append(records))
     wrap(Sampler, "evaluate", lambda sampler, _, split: watch(split, open_records[-1].progress.stage_step))
