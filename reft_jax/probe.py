@@ -27,6 +27,7 @@ from reft_jax.data.encoding import Prompt
 from reft_jax.files import user_path
 from reft_jax.models.params import Params
 from reft_jax.parallel.processes import REFUSED, exit_with
+from reft_jax.parallel.sharding import replicated, to_global, to_host
 from reft_jax.samples import probing
 from reft_jax.training.completion import Completion
 from reft_jax.training.model_source import ModelSource, drawing, open_model, read_source
@@ -138,7 +139,8 @@ def gradients(sampler: Sampler, params: Params, rows: Sequences[np.ndarray]) -> 
         sampler.model.stop.check()
         order = np.arange(start, start + ROWS) % count  # the last call is filled up, so that all are of one shape
         part = jax.tree.map(lambda x, order=order: x[order], rows)
-        found.append(jax.device_get(step(params, part)))
+        whole = jax.tree.map(lambda _: replicated(sampler.model.mesh), part)
+        found.append(to_host(step(params, to_global(part, whole))))
         sampler.display.advance(number, {})
     return np.concatenate(found)[:count]
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.processes import REFUSED
 from reft_jax.parallel.sharding import make_mesh
 from reft_jax.samples import probing
-from tests.runs import complete, run
+from tests.runs import complete, end, run, start
 
 # What samples say
 
@@ -224,6 +225,25 @@ def test_a_checkpoint_is_probed(finished, tmp_path):
     assert made["questions_by_right_samples"] == [list(right.values()).count(i) for i in range(5)]
     mean = sum(each["reward"] for each in lines) / len(lines)
     assert made["reward"] == pytest.approx(mean)
+
+
+@pytest.mark.long
+def test_two_processes_probe_as_one(finished, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    join = ["--distributed.coordinator_address", address, "--distributed.num_processes", "2", "--mesh.fsdp", "2"]
+    line = [str(finished[0] / "checkpoints/warmup"), "--questions", "8", "--samples", "2", "--gradient_samples", "16"]
+    complete([*line, "--json", str(tmp_path / "one.json")], command="probe")
+    own = lambda i: [*line, *join, "--distributed.process_id", str(i), "--json", str(tmp_path / f"{i}.json")]
+    both = [start(own(i), ("reft_jax.probe",)) for i in range(2)]
+    for process in both:
+        end(process, 0)
+    assert not (tmp_path / "1.json").exists()
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "0"))
+    assert two["questions_by_right_samples"] == one["questions_by_right_samples"]
+    for found, wanted in zip(two["gradients"], one["gradients"], strict=True):
+        assert found["ratio"] == pytest.approx(wanted["ratio"], abs=1e-3)
 
 
 @pytest.mark.compiles

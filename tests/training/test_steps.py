@@ -57,6 +57,7 @@ def variants() -> dict[str, list[str]]:
         **overlays,
     }
     lines = {name: [x for file in parts for x in ("--config", str(CONFIGS / file))] for name, parts in files.items()}
+    lines["dapo"] += ["--rl.max_draws", "2"]  # of ten: here no question is ever mixed
     lines["adapters"] = [*lines["quickstart"], "--model.lora.rank", "2"]
     lines["bfloat16"] = [*lines["quickstart"], "--model.dtype", "bfloat16"]
     return lines
