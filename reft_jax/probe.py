@@ -133,11 +133,12 @@ def gradients(sampler: Sampler, params: Params, rows: Sequences[np.ndarray]) -> 
     rows = cut(rows)
     step = build_gradients(sampler.model.policy, sampler.model.mesh, temperature=sampler.config.evaluation.temperature)
     count = len(rows.lengths)
-    sampler.display.stage("gradients", -(-count // ROWS), 0)
+    size = min(ROWS, count)
+    sampler.display.stage("gradients", -(-count // size), 0)
     found = []
-    for number, start in enumerate(range(0, count, ROWS), start=1):
+    for number, start in enumerate(range(0, count, size), start=1):
         sampler.model.stop.check()
-        order = np.arange(start, start + ROWS) % count  # the last call is filled up, so that all are of one shape
+        order = np.arange(start, start + size) % count  # the last call is filled up, so that all are of one shape
         part = jax.tree.map(lambda x, order=order: x[order], rows)
         whole = jax.tree.map(lambda _: replicated(sampler.model.mesh), part)
         found.append(to_host(step(params, to_global(part, whole))))
