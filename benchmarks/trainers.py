@@ -205,13 +205,18 @@ def tunix(work: Work) -> None:
 SIDES: dict[str, Callable[[Work], None]] = {"reft_jax": ours, "trl": trl, "tunix": tunix}
 
 
-def measure(side: str, python: str, work: Work) -> tuple[list[float], str]:
-    """(CPU seconds of each iteration but the first, the last line of what went wrong) of a process on one core."""
+def timed(line: Sequence[str], rows: int, iterations: int) -> tuple[list[float], str]:
+    """(CPU seconds of each iteration but the first, the last line of what went wrong) of a process on one core.
+
+    Args:
+        line: the command, which has `reward` called once an iteration.
+        rows: completions of an iteration; other calls do not count.
+        iterations: how many count at most.
+    """
     root = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as folder:
         clock = Path(folder) / "clock"
         environment = {**os.environ, "CLOCK": str(clock), "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
-        line = [python, "-m", "benchmarks.trainers", "--side", side, "--work", json.dumps(dataclasses.asdict(work))]
         core = {max(os.sched_getaffinity(0))}
         done = subprocess.run(
             line,
@@ -222,7 +227,7 @@ def measure(side: str, python: str, work: Work) -> tuple[list[float], str]:
             preexec_fn=lambda: os.sched_setaffinity(0, core),
         )
         calls = [json.loads(text) for text in clock.read_text().splitlines()] if clock.exists() else []
-    times = [at for rows, at in calls if rows == work.rows][: work.iterations]
+    times = [at for count, at in calls if count == rows][:iterations]
     seconds = [after - before for before, after in itertools.pairwise(times[1:])]
     return seconds, "" if seconds else (done.stderr.strip() or "no iteration").splitlines()[-1]
 
@@ -275,7 +280,9 @@ def main() -> None:
         work = Work(model, given.questions, given.samples, given.new_tokens, given.iterations)
         for side, python in {"reft_jax": sys.executable, "trl": given.trl, "tunix": given.tunix}.items():
             if python:
-                found[side] = version(python, side), *measure(side, python, work)
+                own = ["--side", side, "--work", json.dumps(dataclasses.asdict(work))]
+                command = [python, "-m", "benchmarks.trainers", *own]
+                found[side] = version(python, side), *timed(command, work.rows, work.iterations)
     text = document(work, "A Llama of width 256 and 4 layers" if not given.model else Path(given.model).name, found)
     if given.out:
         Path(given.out).write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from reft_jax.algorithms.train_state import (
     abstract_stage,
     at_length,
     by_length,
+    cut_lengths,
     jit_update,
     optimizer_step,
     padding_share,
@@ -42,8 +43,8 @@ def update(
     Returns:
         The state, and the step's loss (nats) and accuracy (share of rows whose label is the likelier class), before it.
     """
-    count = config.batch_size // config.microbatch_size
-    batch = by_length(batch, batch.lengths, batch.tokens.shape[1], count)
+    count, sizes = config.batch_size // config.microbatch_size, cut_lengths(batch.tokens.shape[1])
+    batch = by_length(batch, batch.lengths, sizes, count)
     rows_in_batch = jnp.maximum(jnp.sum(batch.labels >= 0), 1)
 
     def loss(params: Params, rows: LabelledRows) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -53,7 +54,7 @@ def update(
         right = jnp.sum(real & (jnp.argmax(logits, axis=-1) == rows.labels))
         return total / rows_in_batch, (total, right, positions(rows))
 
-    cut = functools.partial(at_length, padded=batch.tokens.shape[1], lengths=lambda rows: rows.lengths)
+    cut = functools.partial(at_length, sizes=sizes, lengths=lambda rows: rows.lengths)
     state, metrics, (totals, rights, computed) = optimizer_step(
         loss,
         state,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,6 +30,7 @@ from reft_jax.algorithms.train_state import (
     accumulate,
     at_length,
     by_length,
+    cut_lengths,
     jit_update,
     make_optimizer,
     microbatches,
@@ -79,11 +80,18 @@ class RolloutScores:
 
 
 def score_rollout(
-    policy: Policy, config: RlConfig, temperature: float, params: Params, reference: Params | None, sequences: Sequences
+    policy: Policy,
+    config: RlConfig,
+    temperature: float,
+    params: Params,
+    reference: Params | None,
+    sequences: Sequences,
+    shorter: tuple[int, ...] = (),
 ) -> RolloutScores:
     """Scores responses [B, R] by policy, reference and critic, as asked for, `config.microbatch_size` rows at a time.
 
-    Rows of like length are scored together, without most of their padding. What is said of padding means nothing.
+    Rows of like length are scored together, without most of their padding, in `cut_lengths` of `shorter`. What is said
+    of padding means nothing.
     """
     width = sequences.responses.shape[1]
 
@@ -99,11 +107,11 @@ def score_rollout(
         said = RolloutScores(log_probs=log_probs, entropy=entropy, reference=other, values=values)
         return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, width - x.shape[1]))), said)
 
-    padded, count = sequences.tokens.shape[1], sequences.tokens.shape[0] // config.microbatch_size
-    score_cut = at_length(score, padded, lambda part: part.lengths)
+    sizes, count = cut_lengths(sequences.tokens.shape[1], shorter), len(sequences.tokens) // config.microbatch_size
+    score_cut = at_length(score, sizes, lambda part: part.lengths)
     if count == 1:
         return score_cut(params, sequences)
-    order = by_length(jnp.arange(len(sequences.tokens)), sequences.lengths, padded, count)
+    order = by_length(jnp.arange(len(sequences.tokens)), sequences.lengths, sizes, count)
     parts = microbatches(take_rows(sequences, order), count, policy.mesh)
     stacked = jax.lax.map(lambda part: score_cut(params, part), parts)
     together = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, width), stacked)
@@ -144,6 +152,7 @@ def make_experience(
     rollout: Rollout,
     rewards: Float[Array, " B"],
     correct: Bool[Array, " B"],
+    shorter: tuple[int, ...] = (),
 ) -> tuple[Experience, dict[str, jax.Array]]:
     """Scores a rollout with policy and reference, and estimates advantages (ReFT, section 3.2).
 
@@ -156,12 +165,13 @@ def make_experience(
         rollout: [B, T].
         rewards: [B] float, the verdict on each completion.
         correct: [B], whether its answer is right.
+        shorter: lengths that many rows do not exceed, see `cut_lengths`.
 
     Returns:
         (experience, metrics).
     """
     sequences, mask = rollout.sequences, rollout.sequences.response_mask
-    scores = score_rollout(policy, config, temperature, params, reference, sequences)
+    scores = score_rollout(policy, config, temperature, params, reference, sequences, shorter)
     old = rollout.log_probs if scores.log_probs is None else scores.log_probs
     earned = rewards
     if config.overlong_buffer:
@@ -394,17 +404,18 @@ def update(
     state: TrainState,
     experience: Experience,
     rows: Int[Array, " M"],
+    shorter: tuple[int, ...] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step on a minibatch's `objective`.
 
     Args:
-        policy, config, temperature: as for `make_experience`.
+        policy, config, temperature, shorter: as for `make_experience`.
         total_steps, critic_steps: as for `make_optimizers`.
         state: parameters, with a value head where there is a critic, and optimizer.
         experience: [B, R].
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
-    batch, sizes = _minibatch(config, experience, rows)
+    batch, sizes = _minibatch(config, experience, rows, shorter)
     longest, lengths = experience.sequences.responses.shape[1], batch.sequences.response_lengths
     weights = response_weights(config, lengths, longest, batch.kept)
     tokens = jnp.maximum(jnp.sum(lengths), 1)
@@ -456,12 +467,14 @@ def unscored_metrics(scores: Scores, part: Experience, tokens: Int[Array, ""]) -
     return {"rl/entropy": entropy, "rl/sampler_gap": jnp.sum(gap) / tokens, "rl/sampler_gap_max": jnp.max(gap)}
 
 
-def _minibatch(config: RlConfig, experience: Experience, rows: Int[Array, " M"]) -> tuple[Experience, dict[str, Any]]:
+def _minibatch(
+    config: RlConfig, experience: Experience, rows: Int[Array, " M"], shorter: tuple[int, ...]
+) -> tuple[Experience, dict[str, Any]]:
     """A minibatch, its rows in the order of `by_length`, and how it is accumulated over micro-batches."""
     count = config.minibatch_size // config.microbatch_size
-    padded = experience.sequences.tokens.shape[1]
-    rows = by_length(rows, take_rows(experience.sequences.lengths, rows), padded, count)
-    cut = functools.partial(at_length, padded=padded, lengths=lambda part: part[0].sequences.lengths)
+    sizes = cut_lengths(experience.sequences.tokens.shape[1], shorter)
+    rows = by_length(rows, take_rows(experience.sequences.lengths, rows), sizes, count)
+    cut = functools.partial(at_length, sizes=sizes, lengths=lambda part: part[0].sequences.lengths)
     return take_rows(experience, rows), {"count": count, "cut": cut}
 
 
@@ -486,13 +499,14 @@ def critic_update(
     state: TrainState,
     experience: Experience,
     rows: Int[Array, " M"],
+    shorter: tuple[int, ...] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the critic's own optimizer on the squared error of its values; nothing else moves.
 
     Source: value pretraining of VC-PPO, Yuan et al. 2025 (arXiv 2503.01491), section 4.1. The error is not clipped: no
     policy depends on these values yet. Arguments as for `update`.
     """
-    batch, sizes = _minibatch(config, experience, rows)
+    batch, sizes = _minibatch(config, experience, rows, shorter)
     longest = experience.sequences.responses.shape[1]
     weights = response_weights(config, batch.sequences.response_lengths, longest, batch.kept)
     critic, others = split_critic(state.params)
@@ -527,9 +541,20 @@ def _abstract_rollout(batch: int, prompt: int, response: int, dtype: Any, mesh: 
 
 
 def build_experience(
-    model: ModelConfig, config: RlConfig, mesh: Mesh, *, temperature: float, prompt: int, response: int
+    model: ModelConfig,
+    config: RlConfig,
+    mesh: Mesh,
+    *,
+    temperature: float,
+    prompt: int,
+    response: int,
+    buckets: Sequence[int] = (),
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The jitted `(params, reference, rollout, rewards, correct) -> (Experience, metrics)`, and its arguments."""
+    """The jitted `(params, reference, rollout, rewards, correct) -> (Experience, metrics)`, and its arguments.
+
+    Rows may be cut to prompts of the shorter ones of `buckets`, see `cut_lengths`.
+    """
+    shorter = tuple(bucket + response for bucket in buckets if bucket < prompt)
     policy = Policy(model, mesh, config.separate_critic)
     wide = jnp.promote_types(model.dtype, jnp.float32)
     batch = config.completions_per_iteration
@@ -543,7 +568,7 @@ def build_experience(
     )
 
     def step(params: Params, reference: Params | None, rollout: Rollout, rewards: jax.Array, correct: jax.Array):
-        return make_experience(policy, config, temperature, params, reference, rollout, rewards, correct)
+        return make_experience(policy, config, temperature, params, reference, rollout, rewards, correct, shorter)
 
     experience, _ = jax.eval_shape(step, *args)
     return jax.jit(step, out_shardings=(batch_shardings(experience, mesh), replicated(mesh))), args
@@ -565,11 +590,13 @@ def build_update(
     response: int,
     critic_steps: int = 0,
     critic_alone: bool = False,
+    buckets: Sequence[int] = (),
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The jitted `(state, experience, rows) -> (state, metrics)` for a bucket, and its arguments; donates the state.
 
-    With `critic_alone` it is the step of `critic_warmup`.
+    With `critic_alone` it is the step of `critic_warmup`. `buckets` are as for `build_experience`.
     """
+    shorter = tuple(bucket + response for bucket in buckets if bucket < prompt)
     policy = Policy(model, mesh, config.separate_critic)
     make, args = build_experience(model, config, mesh, temperature=temperature, prompt=prompt, response=response)
     experience = abstract_rows(jax.eval_shape(make, *args)[0], mesh)
@@ -577,8 +604,8 @@ def build_update(
 
     def step(state: TrainState, experience: Experience, rows: jax.Array):
         if critic_alone:
-            return critic_update(policy, config, critic_steps, state, experience, rows)
-        return update(policy, config, temperature, total_steps, critic_steps, state, experience, rows)
+            return critic_update(policy, config, critic_steps, state, experience, rows, shorter)
+        return update(policy, config, temperature, total_steps, critic_steps, state, experience, rows, shorter)
 
     optimizer = make_optimizers(config, total_steps, critic_steps)
     return jit_update(step, mesh, abstract_state(args[0], optimizer, mesh), experience, rows)

@@ -14,6 +14,7 @@ from reft_jax.algorithms.train_state import (
     abstract_stage,
     at_length,
     by_length,
+    cut_lengths,
     jit_update,
     optimizer_step,
     padding_share,
@@ -41,9 +42,9 @@ def update(
         state: parameters {"decoder"} and optimizer.
         batch: [B, T]; B must be `config.batch_size`.
     """
-    count = config.batch_size // config.microbatch_size
+    count, sizes = config.batch_size // config.microbatch_size, cut_lengths(batch.tokens.shape[1])
     if config.loss_aggregation == "token_mean":  # the other depends on which rows are together
-        batch = by_length(batch, batch.lengths, batch.tokens.shape[1], count)
+        batch = by_length(batch, batch.lengths, sizes, count)
     tokens_in_batch = jnp.maximum(jnp.sum(batch.response_lengths), 1)
 
     def loss(params: Params, rows: Sequences) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -52,7 +53,7 @@ def update(
         share = tokens_in_batch if config.loss_aggregation == "token_mean" else count * jnp.maximum(tokens, 1)
         return total / share, (total, positions(rows))
 
-    cut = functools.partial(at_length, padded=batch.tokens.shape[1], lengths=lambda rows: rows.lengths)
+    cut = functools.partial(at_length, sizes=sizes, lengths=lambda rows: rows.lengths)
     state, metrics, (totals, computed) = optimizer_step(
         loss,
         state,

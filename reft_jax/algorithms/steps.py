@@ -194,6 +194,7 @@ def _reinforcement(config: Config, mesh: Mesh, total_steps: int, critic_steps: i
         pairs = itertools.product(prompts, gold if rl.self_training.gold_weight else [()])
         buckets = tuple((*prompt, *lengths) for prompt, lengths in pairs)
         return {"update": Step(build, buckets, rl.minibatch_size, response)}
+    sizes["buckets"] = generation.prompt_buckets
     sizes_of_update = {**sizes, "total_steps": total_steps, "critic_steps": critic_steps}
 
     def made(rl: RlConfig, *, critic_alone: bool) -> tuple[Step, Step]:

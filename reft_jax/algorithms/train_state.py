@@ -1,7 +1,8 @@
 """Parameters, optimizer and step as one pytree, made sharded; micro-batches accumulated into one gradient."""
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
@@ -182,7 +183,7 @@ def microbatches(batch: Any, count: int, mesh: Mesh | None) -> Any:
 
 
 LEAST_CUT = 128
-"""Rows of fewer tokens than this are not cut: each length that a program can take is compiled."""
+"""Rows of fewer tokens than this are not cut to parts: each length that a program can take is compiled."""
 
 
 def take_rows(tree: T, rows: Array) -> T:
@@ -190,37 +191,44 @@ def take_rows(tree: T, rows: Array) -> T:
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
 
 
-def cut_lengths(longest: int) -> tuple[int, ...]:
-    """Lengths that rows padded to `longest` tokens may be cut to: half of it and three quarters, in whole sixteens."""
-    sizes = {min(longest, -(-longest * part // 64) * 16) for part in (2, 3, 4)}
-    return tuple(sorted(sizes)) if longest >= LEAST_CUT else (longest,)
+def cut_lengths(longest: int, shorter: Sequence[int] = ()) -> tuple[int, ...]:
+    """Lengths that rows padded to `longest` tokens may be cut to: half of it and three quarters, in whole sixteens.
+
+    Where rows are known to be `shorter` still, those lengths too, well below each other and no more than four in all.
+    """
+    parts = [longest * part / 4 for part in (3, 2)] if longest >= LEAST_CUT else []
+    sizes = [longest, *(math.ceil(part / 16) * 16 for part in parts)]
+    for size in sorted(shorter, reverse=True):
+        if size <= 0.85 * sizes[-1] and len(sizes) < 4:
+            sizes.append(size)
+    return tuple(sorted(set(sizes)))
 
 
-def by_length(rows: T, lengths: Array, padded: int, count: int) -> T:
+def by_length(rows: T, lengths: Array, sizes: tuple[int, ...], count: int) -> T:
     """The rows in an order in which each of `count` `microbatches` has some of like length; as they are if uncut.
 
     Args:
         rows: a tree of arrays [B, ...].
         lengths: their tokens, [B].
-        padded: tokens that they are padded to, see `cut_lengths`.
+        sizes: lengths that they may be cut to, see `cut_lengths`.
         count: number of micro-batches.
     """
-    if count == 1 or len(cut_lengths(padded)) == 1:
+    if count == 1 or len(sizes) == 1:
         return rows
     return take_rows(rows, jnp.argsort(-lengths).reshape(count, -1).swapaxes(0, 1).reshape(-1))
 
 
-def at_length(function: Callable[..., T], padded: int, lengths: Callable[[Any], Array]) -> Callable[..., T]:
+def at_length(function: Callable[..., T], sizes: tuple[int, ...], lengths: Callable[[Any], Array]) -> Callable[..., T]:
     """`function(first, rows)`, computed on rows without most of their common padding; the result is the same.
 
-    One program holds the function for each of `cut_lengths`, and takes the shortest that no row exceeds.
+    One program holds the function for each size, and takes the shortest that no row exceeds.
 
     Args:
         function: its result has the same shapes however long rows are, and does not depend on padding.
-        padded: tokens of the rows; arrays [B, n] of the tree are cut to as many columns, [B] stay.
+        sizes: lengths that rows may be cut to, see `cut_lengths`; arrays [B, n] of the tree are cut to as many columns,
+            [B] stay.
         lengths: the tokens of each row, [B], of the tree `rows`.
     """
-    sizes = cut_lengths(padded)
     if len(sizes) == 1:
         return function
 

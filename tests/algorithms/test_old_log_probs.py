@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from reft_jax.algorithms import ppo, self_checks, train_state
+from reft_jax.algorithms import ppo, self_checks
 from reft_jax.algorithms.train_state import init_state, make_optimizer
 from reft_jax.config import RlConfig
 from reft_jax.parallel.sharding import batch_shardings, to_global, to_host
@@ -162,7 +162,7 @@ def test_a_gap_is_found_after_the_first_update():
 @pytest.mark.compiles
 def test_padding_is_counted(monkeypatch):
     """Rows of 11, 8, 8, 8, 5, 3 and two of 1 token, two at a time, may have 4, 8 or 11 places."""
-    monkeypatch.setattr(train_state, "cut_lengths", lambda padded: (4, 8, padded))
+    monkeypatch.setattr(ppo, "cut_lengths", lambda padded, shorter: (4, 8, padded))
     tokens = 11 + 8 + 8 + 8 + 5 + 3 + 1 + 1
     for microbatch, places in ((B, B * 11), (4, 4 * 11 + 4 * 8), (2, 2 * (11 + 8 + 8 + 4))):
         _, _, _, updates = iteration.__wrapped__(dataclasses.replace(ONCE, microbatch_size=microbatch))

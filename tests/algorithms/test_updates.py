@@ -394,20 +394,25 @@ def test_rows_that_are_cut_to_their_length_give_what_whole_ones_do(shape, monkey
     def results():
         (data, metrics), at = experience.__wrapped__(2, shape), {"shape": shape}
         updates = ppo_steps.__wrapped__(B, 2, **at), ppo_steps.__wrapped__(4, 4, **at)
-        return visible(data), metrics, *updates, [sft_steps.__wrapped__(2, kind, **at) for kind in kinds]
+        learned = [*updates, *(sft_steps.__wrapped__(2, kind, **at) for kind in kinds)]
+        padding = [[each.pop("throughput/padding_share") for each in metrics] for _, metrics in learned]
+        return (visible(data), metrics, learned), padding
 
-    whole, lengths = results(), []
+    (whole, padding), lengths = results(), []
 
     def recorded(policy, params, sequences, *others):
         jax.debug.callback(functools.partial(lengths.append, sequences.tokens.shape[1]))
         return score_responses(policy, params, sequences, *others)
 
-    monkeypatch.setattr(train_state, "cut_lengths", lambda padded: (4, 8, padded))
+    for module in (ppo, sft):
+        monkeypatch.setattr(module, "cut_lengths", lambda padded, shorter=(): (4, 8, padded))
     if shape == (1, 1):
         monkeypatch.setattr(ppo, "score_responses", recorded)
-    cut = results()
+    cut, less = results()
     jax.effects_barrier()
     assert_trees_close(cut, whole, 1e-12)
+    assert np.all(np.array(less) <= np.array(padding))
+    assert np.sum(less) < 0.9 * np.sum(padding)
     if shape == (1, 1):
         assert lengths[:8] == [11, 11, 8, 8, 8, 8, 4, 4], "policy and reference, the longest first"
         assert lengths[8:] == [*[11, 8, 8, 4] * 2, 11, 11], "two updates of four micro-batches, and two of one"
@@ -421,6 +426,20 @@ def test_rows_may_be_cut_to_half_and_three_quarters_in_whole_sixteens():
         sizes = train_state.cut_lengths(longest)
         assert sizes[-1] == longest
         assert all(size % 16 == 0 for size in sizes[:-1])
+    assert train_state.cut_lengths(117, [50, 67]) == (50, 67, 117), "short rows that are known to come"
+    assert train_state.cut_lengths(214, [50, 67, 114]) == (67, 112, 176, 214), "four at most, the longest"
+    assert train_state.cut_lengths(1000, [450, 900]) == (512, 752, 1000), "what saves little is not compiled"
+
+
+def test_buckets_of_prompts_are_lengths_that_rows_may_be_cut_to(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ppo, "cut_lengths", lambda padded, shorter: asked.append((padded, shorter)) or (padded,))
+    sizes: dict[str, Any] = {"temperature": TEMPERATURE, "prompt": PROMPT, "response": RESPONSE}
+    for build, more in ((ppo.build_experience, {}), (ppo.build_update, {"total_steps": STEPS})):
+        asked.clear()
+        step, args = build(MODEL, PPO, mesh(), buckets=(2, 4, 5, 9), **sizes, **more)
+        jax.eval_shape(step, *args)
+        assert asked[-1] == (PROMPT + RESPONSE, (2 + RESPONSE, 4 + RESPONSE))
 
 
 @pytest.mark.parametrize(
