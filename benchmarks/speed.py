@@ -7,12 +7,12 @@ CPU seconds of its turns, and what is worth quoting is the ratio. Takes some ten
 """
 
 import importlib.metadata
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jsonargparse
 
+from benchmarks.runs import processor
 from benchmarks.throughput import Shape, compare, pin
 
 UPDATES = 2
@@ -67,15 +67,6 @@ quote the ratios. Torch's side is transformers' `generate`, and an eager step of
 early. `python -m benchmarks.throughput` compares any other shape, and accelerators.
 
 """
-
-
-def processor() -> str:
-    """What the system calls its processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def lines_of(name: str, shape: Shape, seconds: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
