@@ -12,7 +12,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 # The tests come in an order in which the workers end together.
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup quickstart test test-fast test-ci test-long lint benchmark study docs clean
+.PHONY: setup quickstart test test-fast test-ci test-long lint benchmark study real docs clean
 
 setup: $(VENV)/.installed
 
@@ -51,6 +51,12 @@ benchmark: setup
 study: setup
 	$(BIN)/python -m pip install --quiet --editable '.[figures]'
 	$(BIN)/python -m benchmarks.study
+
+# Needs three files in the folder REFT_DATA, or `data`; without them it says which, and where to download them.
+real: setup
+	$(BIN)/python -m pip install --quiet --editable '.[figures]'
+	$(BIN)/python -m benchmarks.real
+	$(BIN)/python -m benchmarks.dip
 
 # The site, in site/; a link that leads nowhere ends it.
 docs: setup

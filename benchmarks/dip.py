@@ -2,8 +2,8 @@
 
     python -m benchmarks.dip --out runs/dip --data DIR          # `make real`; without --data REFT_DATA is DIR
 
-A small decoder learns 64 real programs of SVAMP nearly by heart. Reinforced on their questions it has little to learn and
-much to lose: what falls below the start was done by the algorithm. The same command goes on where it stopped.
+A small decoder learns 64 real programs of SVAMP nearly by heart. Reinforced on their questions it has little to learn
+and much to lose: what falls below the start was done by the algorithm. The same command goes on where it stopped.
 """
 
 import importlib.metadata
@@ -17,12 +17,14 @@ import jsonargparse
 
 from benchmarks.runs import (
     Arm,
+    arms_told,
     choose,
     costs,
     data_folder,
     iterations,
     mean_with_interval,
     once,
+    paragraph,
     processor,
     read_lines,
     summary,
@@ -47,7 +49,62 @@ DOCSTRING = re.compile(r'\n    """.*?"""(?=\n)', re.DOTALL)
 ARMS = (
     Arm("recipe", "PPO as the paper has it"),
     Arm("detached", "PPO, detached critic", ("overlays/detached_critic",)),
-    Arm("no_baseline", "no baseline", ("overlays/no_baseline",)),
+    Arm("no_baseline", "no baseline", (), {"rl.algorithm": "reinforce", "reward.wrong": 0.0, "rl.kl_coef": 0.0}),
+    Arm(
+        "reinforce_kl",
+        "no baseline, KL",
+        (),
+        {"rl.algorithm": "reinforce", "reward.wrong": 0.0, "rl.kl_in": "loss", "rl.kl_estimator": "k3"},
+    ),
+    Arm(
+        "critic_b",
+        "b",
+        ("overlays/detached_critic",),
+        {
+            "rl.gae_lambda": 1.0,
+            "rl.whiten_advantages": "false",
+            "rl.critic_warmup": 4,
+            "rl.critic_optimizer.learning_rate": 0.002,
+            "rl.vf_coef": 1.0,
+        },
+    ),
+    Arm(
+        "critic_n",
+        "n",
+        ("overlays/detached_critic",),
+        {
+            "rl.gae_lambda": 1.0,
+            "rl.whiten_advantages": "false",
+            "rl.critic_optimizer.learning_rate": 0.002,
+            "rl.vf_coef": 1.0,
+            "rl.negative_weight": 0.1,
+        },
+    ),
+    Arm(
+        "critic_c",
+        "c",
+        ("overlays/separate_critic",),
+        {
+            "rl.value_start": "mean_reward",
+            "rl.gae_lambda": 1.0,
+            "rl.whiten_advantages": "false",
+            "rl.critic_warmup": 4,
+            "rl.critic_optimizer.learning_rate": 0.0005,
+        },
+    ),
+    Arm(
+        "grpo",
+        "g",
+        (),
+        {
+            "rl.algorithm": "grpo",
+            "rl.rollout_batch_size": 16,
+            "rl.samples_per_question": 4,
+            "rl.epochs": 8,
+            "rl.kl_in": "loss",
+            "rl.kl_estimator": "k3",
+        },
+    ),
 )
 
 
@@ -159,27 +216,24 @@ def page(folders: Mapping[int, Path], arms: Sequence[Arm], config: Path, figure:
     ]
     spent = [costs(f / f"{run}.log") for f in folders.values() for run in ("sft", "start", *(arm.run for arm in arms))]
     minutes = sum(cost.cpu_seconds for cost in spent) / 60
-    yield "# The dip"
-    yield ""
-    yield "Written by `python -m benchmarks.dip`. A small decoder learns 64 real programs of SVAMP nearly by heart and is then"
-    yield "reinforced on their questions. It has little to learn and much to lose."
-    yield ""
+    yield "# The dip\n"
+    yield from paragraph(
+        "Written by `make real` (`python -m benchmarks.dip`). A small decoder learns 64 real programs of SVAMP nearly "
+        "by heart and is then reinforced on their questions. It has little to learn and much to lose."
+    )
     if missing:
-        yield f"**Not finished**, and left out: {'; '.join(missing)}."
-        yield ""
-    yield f"![share of completions that are right, by iteration]({figure})"
-    yield ""
-    yield from results(folders, arms)
-    yield ""
-    yield f"The start is the warm-up's share of right samples, {SAMPLES} a question. `least` is the lowest mean of {WINDOW} iterations in a"
-    yield f"row, which falls a little below the start by chance alone; `end` is the mean of the last {WINDOW}. The last two columns are"
-    yield "means over the seeds with 95 % intervals by Student's t."
-    yield ""
-    yield f"{rl['epochs']} iterations of {rl['rollout_batch_size']} completions, {rl['update_epochs']} passes over them in minibatches of {rl['minibatch_size']}, learning rate {rl['optimizer']['learning_rate']}."
-    yield ""
-    yield from table(["arm", "changes in `benchmarks/dip.yaml`"], [[arm.label, arm.told] for arm in arms])
-    yield ""
-    yield f"{minutes:.0f} minutes of one core. {processor()}, jax {importlib.metadata.version('jax')}."
+        yield from paragraph(f"**Not finished**, and left out: {'; '.join(missing)}.")
+    yield f"![share of completions that are right, by iteration]({figure})\n"
+    yield from (*results(folders, arms), "")
+    yield from paragraph(
+        f"The start is the share of right ones among {SAMPLES} samples a question of the warm-up. `least` is the "
+        f"lowest mean of {WINDOW} iterations in a row, which is a little below the start by chance alone; `end` is the "
+        f"mean of the last {WINDOW}. The last two columns are means over the seeds with 95 % intervals by Student's t.",
+        f"{rl['epochs']} iterations of {rl['rollout_batch_size']} completions, {rl['update_epochs']} passes over them "
+        f"in minibatches of {rl['minibatch_size']}, learning rate {rl['optimizer']['learning_rate']}.",
+    )
+    yield from (*table(["arm", f"changes in `benchmarks/{config.name}`"], arms_told(arms)), "")
+    yield from paragraph(f"{minutes:.0f} minutes of a core. {processor()}, jax {importlib.metadata.version('jax')}.")
 
 
 def main(
@@ -217,7 +271,7 @@ def main(
     finally:
         figure = report.with_suffix(".svg")
         draw(folders, chosen, figure)
-        write_whole(report, "\n".join(page(folders, chosen, config, figure.name)) + "\n")
+        write_whole(report, "\n".join(page(folders, chosen, config, figure.name)).rstrip() + "\n")
         print(f"wrote {report} and {figure}", file=sys.stderr)
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.real --out runs/real --data DIR          # `make real`; without --data REFT_DATA is DIR
 
-A model of half a million parameters learns questions and programs from GSM8K's with other numbers (`word_problems`), then
-SVAMP's: SFT on a seed's 400 annotated questions, and from its warm-up, arm by arm, reinforcement on the answers of all.
+A model of half a million parameters learns questions and programs from GSM8K's with other numbers (`word_problems`),
+then SVAMP's: SFT on a seed's 400 annotated questions, and from its warm-up, arm by arm, reinforcement on all answers.
 The package's own commands do it, each on a core of its own. The same command goes on where it stopped; the page has
 what is finished, and is written again after each run.
 """
@@ -11,6 +11,7 @@ what is finished, and is written again after each run.
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import statistics
 import sys
 import threading
@@ -24,12 +25,14 @@ import jsonargparse
 from benchmarks.runs import (
     Arm,
     Costs,
+    arms_told,
     choose,
     costs,
     data_folder,
     iterations,
     mean_with_interval,
     once,
+    paragraph,
     processor,
     read_lines,
     summary,
@@ -47,18 +50,51 @@ LAST = 8  # iterations over which the end of a run is averaged
 
 
 ALONE: Mapping[str, Any] = {"reward.wrong": 0.0, "rl.kl_coef": 0.0}
+NO_PRETRAINING: Mapping[str, Any] = {"pretrain.epochs": 0, "pretrain.source.kind": "none"}
+GROUPS: Mapping[str, Any] = {
+    "rl.algorithm": "grpo",
+    "rl.rollout_batch_size": 64,
+    "rl.samples_per_question": 4,
+    "rl.epochs": 2,
+}
 ARMS = (
-    Arm("no_baseline", "no baseline, partial reward and KL", ("overlays/no_baseline",), ALONE),
+    Arm("no_baseline", "no baseline, partial reward and KL", (), {**ALONE, "rl.algorithm": "reinforce"}),
+    Arm(
+        "reinforce_kl",
+        "with kl",
+        (),
+        {"rl.algorithm": "reinforce", "reward.wrong": 0.0, "rl.kl_in": "loss", "rl.kl_estimator": "k3"},
+    ),
     Arm("ppo", "PPO as the paper has it"),
     Arm("detached", "PPO, detached critic", ("overlays/detached_critic",)),
-    Arm(
-        "grpo",
-        "GRPO, 4 samples a question",
-        (),
-        {"rl.algorithm": "grpo", "rl.rollout_batch_size": 64, "rl.samples_per_question": 4, "rl.epochs": 2}
-        | {"rl.kl_in": "loss", "rl.kl_estimator": "k3"},
-    ),
+    Arm("grpo", "GRPO, 4 samples a question", (), {**GROUPS, "rl.kl_in": "loss", "rl.kl_estimator": "k3"}),
     Arm("online", "online self-training", (), {"rl.algorithm": "self_training", "rl.kl_coef": 0.0}),
+    # tried
+    Arm(
+        "critic_b",
+        "b",
+        ("overlays/detached_critic",),
+        {
+            "rl.gae_lambda": 1.0,
+            "rl.whiten_advantages": "false",
+            "rl.critic_warmup": 4,
+            "rl.critic_optimizer.learning_rate": 0.002,
+            "rl.vf_coef": 1.0,
+            **ALONE,
+        },
+    ),
+    Arm(
+        "critic_c",
+        "c",
+        ("overlays/separate_critic",),
+        {
+            "rl.value_start": "mean_reward",
+            "rl.gae_lambda": 1.0,
+            "rl.critic_warmup": 4,
+            "rl.critic_optimizer.learning_rate": 0.0005,
+            **ALONE,
+        },
+    ),
 )
 """Those that matter most first, since a command that is stopped has finished them."""
 
@@ -104,7 +140,7 @@ class Study:
     def begin(self, seed: int) -> Mapping[str, Any]:
         """What a seed's runs share."""
         rows = self.prepared.folder / f"train-{seed}.jsonl"
-        return {"seed": seed, "model.path": self.out / "base", "data.train.path": rows, "pretrain.epochs": 0}
+        return {"seed": seed, "model.path": self.out / "base", "data.train.path": rows, **NO_PRETRAINING}
 
     def supervise(self, seed: int) -> None:
         """SFT to its end, the warm-up on its way."""
@@ -207,7 +243,7 @@ ENDINGS = {
 
 
 def endings(study: Study) -> list[str]:
-    """How the arms' runs end: means over their last iterations and the seeds that are finished; and what a run costs."""
+    """How the arms' runs end: means over their last iterations and the finished seeds; and what a run costs."""
     rows = []
     for arm in study.arms:
         finished = [seed for seed in study.seeds if summary(study.folder(seed) / arm.run) is not None]
@@ -240,60 +276,64 @@ def page(study: Study, workers: int) -> Iterator[str]:
         for seed in study.seeds
         if summary(study.folder(seed) / model[0]) is None and model not in list(SUPERVISED)[1:]
     ]
+    more = (sft["stop_epoch"] - sft["warmup_epoch"]) * study.annotated
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "tokenizers"))
-    yield "# Real questions: few annotations, many answers"
-    yield ""
-    yield "Written by `make real` (`python -m benchmarks.real`), which makes all of it from files that anybody can download:"
-    yield "SVAMP's annotated programs and test set, and GSM8K's training questions."
-    yield ""
+    yield "# Real questions: few annotations, many answers\n"
+    yield from paragraph(
+        "Written by `make real` (`python -m benchmarks.real`), which makes all of it from files that anybody can "
+        "download: SVAMP's annotated programs and test set, and GSM8K's training questions."
+    )
     if missing:
-        yield f"**Not finished**, and left out below: {'; '.join(missing)}."
-        yield ""
-    yield from accuracies(study, HELD_OUT)
-    yield ""
-    yield f"{facts['held']} held-out questions. `beyond SFT` is the mean over seeds of the difference from SFT continued, best"
-    yield "on dev, with its 95 % interval by Student's t over seeds, which share the questions; then the least and the most of"
-    yield "the differences. All models of reinforcement are the best on dev of their run, too. One standard error of a cell is"
-    yield "about 2.7 points."
-    yield ""
-    yield from paired(study, HELD_OUT)
-    yield ""
-    yield "Questions that only the arm, and only SFT continued answers right, and the two-sided sign test of a seed. The seeds"
-    yield "share the questions, so that their sum has no test."
-    yield ""
-    yield from accuracies(study, OFFICIAL)
-    yield ""
-    yield from paired(study, OFFICIAL)
-    yield ""
-    yield f"The official test set of {facts['official']:,} asks otherwise than SVAMP's training questions do: with distractors, and"
-    yield "with names left out. Questions longer than any trained on are asked too."
-    yield ""
-    yield "## Set-up"
-    yield ""
-    yield f"- **Programs** are one expression behind one token: `{HEADER!r} 16 - 8`. SVAMP's are written so where"
-    yield f"  they are arithmetic and give their answer: {facts['svamp_used']:,} different questions. They are held out, or dev, by a hash of"
-    yield f"  the question; short ones are kept: {facts['train']:,} to train on, {facts['dev']} of dev, {facts['held']} held out."
-    yield f"- **Pretraining**, once: {facts['pretrain']:,} rows of {facts['pretrain_questions']:,} questions of GSM8K, each asked up to {VERSIONS} times with"
-    yield "  other numbers, whose program is made of the calculator notes of its solution where it is plain which number is"
-    yield f"  which. Vocabulary: {facts['vocabulary']:,} tokens, numbers in groups of two digits."
-    yield f"- **SFT**: each seed draws {study.annotated} of the training questions anew, whose programs it may read. The warm-up is epoch"
-    yield f"  {sft['warmup_epoch']} of {sft['schedule_epochs']}; SFT continued goes on to epoch {sft['stop_epoch']}, which is {(sft['stop_epoch'] - sft['warmup_epoch']) * study.annotated:,} examples more."
-    yield f"- **Reinforcement** from the warm-up: the answers of all {facts['train']:,}, {rl['epochs'] * facts['train']:,} completions, {rl['rollout_batch_size']} an iteration, in"
-    yield f"  minibatches of {rl['minibatch_size']}. All arms have the same learning rate, {rl['optimizer']['learning_rate']}."
-    yield "- Settings were chosen on dev of another seed, and frozen before these were run."
-    yield ""
-    yield from table(["arm", "changes in `benchmarks/real.yaml`"], [[arm.label, arm.told] for arm in study.arms])
-    yield ""
-    yield "## How the runs end"
-    yield ""
-    yield f"Means over the last {LAST} iterations of the seeds that are finished; `right at first` is that of the first iteration."
-    yield ""
-    yield from endings(study)
-    yield ""
-    yield "## What it took"
-    yield ""
-    yield f"{total.cpu_seconds / 60:.0f} minutes of one core, all commands together, which is {total.cpu_seconds / 60 / workers:.0f} minutes on {workers} that nobody else"
-    yield f"uses; by the clock they took {total.seconds / 60:.0f} minutes, one after the other. {processor()}; {versions}."
+        yield from paragraph(f"**Not finished**, and left out below: {'; '.join(missing)}.")
+    yield from (*accuracies(study, HELD_OUT), "")
+    yield from paragraph(
+        f"{facts['held']} held-out questions. `beyond SFT` is the mean over seeds of the difference from SFT "
+        "continued, best on dev, with its 95 % interval by Student's t over the seeds, which share the questions; then "
+        "the least and the most of the differences. All models of reinforcement are the best on dev of their run, too. "
+        f"One standard error of a cell is about {100 * math.sqrt(0.24 / max(1, facts['held'])):.1f} points."
+    )
+    yield from (*paired(study, HELD_OUT), "")
+    yield from paragraph(
+        "Questions that only the arm, and only SFT continued answers right, and the two-sided sign test of a seed. The "
+        "seeds share the questions, so that their sum has no test."
+    )
+    yield from (*accuracies(study, OFFICIAL), "")
+    yield from (*paired(study, OFFICIAL), "")
+    yield from paragraph(
+        f"The official test set of {facts['official']:,} asks otherwise than SVAMP's training questions do: with "
+        "numbers that do not matter, and with names left out; and it asks questions longer than any trained on."
+    )
+    yield "## Set-up\n"
+    yield from paragraph(
+        f"**Programs** are one expression behind one token, such as `{HEADER!r}` and ` 16 - 8`. SVAMP's are written so "
+        f"where they are arithmetic and give their answer: {facts['svamp_used']:,} different questions. A hash of the "
+        f"question says which are held out, and which are dev. Short ones are kept, and of those to train on "
+        f"{facts['train']:,} are drawn; dev has {facts['dev']}.",
+        f"**Pretraining**, once for all seeds: {facts['pretrain']:,} rows of {facts['pretrain_questions']:,} questions "
+        f"of GSM8K, each asked up to {VERSIONS} times with other numbers. Their programs are made of the calculator "
+        "notes of their solutions, where it is plain which number is which. The vocabulary, learned of these and of "
+        f"the training questions, has {facts['vocabulary']:,} tokens; numbers are in groups of two digits.",
+        f"**SFT**: each seed draws {study.annotated} of the training questions anew, whose programs it may read. The "
+        f"warm-up is epoch {sft['warmup_epoch']} of {sft['schedule_epochs']}; SFT continued goes on to epoch "
+        f"{sft['stop_epoch']}, which is {more:,} examples more.",
+        f"**Reinforcement**, from the warm-up: the answers of all {facts['train']:,}, "
+        f"{rl['epochs'] * facts['train']:,} completions a run, {rl['rollout_batch_size']} an iteration, in minibatches "
+        f"of {rl['minibatch_size']}. All arms have one learning rate, {rl['optimizer']['learning_rate']}.",
+        "Settings were chosen on another seed, and frozen before these were run.",
+    )
+    yield from (*table(["arm", f"changes in `benchmarks/{study.config.name}`"], arms_told(study.arms)), "")
+    yield "## How the runs end\n"
+    yield from (*endings(study), "")
+    yield from paragraph(
+        f"Means over the last {LAST} iterations, and over the seeds that are finished; `right at first` is the first "
+        "iteration's."
+    )
+    yield "## What it took\n"
+    yield from paragraph(
+        f"{total.cpu_seconds / 60:.0f} minutes of a core, all commands together: "
+        f"{total.cpu_seconds / 60 / workers:.0f} minutes on {workers} cores that nobody else uses. They took "
+        f"{total.seconds / 60:.0f} minutes by the clock, one after the other. {processor()}; {versions}."
+    )
 
 
 def main(
@@ -328,7 +368,7 @@ def main(
 
     def write(_: "Future[None] | None" = None) -> None:
         with writing:
-            write_whole(report, "\n".join(page(study, workers)) + "\n")
+            write_whole(report, "\n".join(page(study, workers)).rstrip() + "\n")
 
     study.pretrain()
     jobs = Jobs(workers)

@@ -8,8 +8,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def data_folder(named: Path | None) -> Path:
 
 
 def train(folder: Path, run: str, configs: Sequence[str | Path], changes: Mapping[str, Any]) -> None:
-    """Trains a run in FOLDER/RUN, its log beside it, once; one that went wrong and was ended early counts as it stands."""
+    """Trains a run in FOLDER/RUN, its log beside it, once; one that was ended early counts as it stands."""
     files = [part for name in configs for part in ("--config", name)]
     given = options({"run_dir": folder / run, **changes})
     once(folder / f"{run}.log", "reft_jax.train", *files, *given, allowed=(0, 3))
@@ -137,6 +138,21 @@ def mean_with_interval(values: Sequence[float]) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table."""
     return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def arms_told(arms: Iterable[Arm]) -> list[tuple[str, str]]:
+    """Rows of a table that says what the arms are."""
+    return [(arm.label, arm.told) for arm in arms]
+
+
+def paragraph(*texts: str) -> Iterator[str]:
+    """Yields a paragraph; of several texts a list."""
+    for text in texts:
+        mark = "- " if len(texts) > 1 else ""
+        yield textwrap.fill(
+            mark + text, 120, subsequent_indent=" " * len(mark), break_long_words=False, break_on_hyphens=False
+        )
+    yield ""
 
 
 def processor() -> str:

@@ -37,7 +37,7 @@ PROMPT, RESPONSE = 53, 14
 """Longest prompt and program in tokens, header and end token included; longer ones are left out of all but the official
 test set."""
 PRETRAINING_PROMPT, PRETRAINING_RESPONSE = 68, 24
-VERSIONS = 4
+VERSIONS = 8
 """How often a question of GSM8K is asked with other numbers."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -331,7 +331,7 @@ def expression_of(problem: Problem) -> ast.expr:
 
 
 def varied(problems: Sequence[Problem], versions: int, seed: int) -> list[Problem]:
-    """Each problem as often with other numbers as these can be drawn, `versions` at most; a function of its arguments."""
+    """Each problem with other numbers, up to `versions` times; a function of its arguments."""
     draw, made = random.Random(seed), []
     for version in range(versions):
         for problem in problems:

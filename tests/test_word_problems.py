@@ -1,22 +1,27 @@
-"""The data of `benchmarks.real` and `benchmarks.dip`, by hand-made cases; and what their pages say of made-up runs."""
+"""`benchmarks.real` and `benchmarks.dip`: their data by hand-made cases, their pages of made-up runs, and tiny runs."""
 
 import ast
 import json
 import random
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import dip, real, runs
 from benchmarks import word_problems as wp
 from reft_jax.data.readers import question_key
 from reft_jax.problem import Problem
 from reft_jax.reward.arithmetic import evaluate
+from tests.runs import end, start
 
 SVAMP_ROW = (
     'def solution():\n    """{question}"""\n    a = {a}\n    b = {b}\n    result = a {sign} b\n    return result'
 )
+
+NINTH = "( 8 + 1 ) / 3"
 
 
 def made_data(folder: Path, count: int = 60) -> Path:
@@ -26,7 +31,7 @@ def made_data(folder: Path, count: int = 60) -> Path:
         {
             "item_id": f"svamp_{i}",
             "question": question,
-            "answer_cot": SVAMP_ROW.format(question=question, a=i + 20, b=i % 7 + 2, sign="+"),
+            "answer_cot": SVAMP_ROW.format(question=question, a=i + 20, b=i % 7 + 2),
             "answer_value": str(i + 22 + i % 7),
         }
         for question, i in asked
@@ -51,7 +56,7 @@ def made_data(folder: Path, count: int = 60) -> Path:
 @pytest.mark.parametrize(
     ("question", "wanted"),
     [
-        ("He’s got 1,250 pens.", "he ' s got 1250 pens ."),
+        ("He\u2019s got 1,250 pens.", "he ' s got 1250 pens ."),
         ("It costs $5.70, or $.50 each", "it costs $ 5.7 , or $ 0.5 each"),
         ("Add 5.0 and 07", "add 5 and 7"),
         ("20% of 3,4", "20 % of 3 , 4"),
@@ -148,8 +153,7 @@ def test_other_numbers_stand_in_question_and_program_alike(question, expression)
         after = numbers.findall(asked)
         assert numbers.sub("N", asked) == numbers.sub("N", question), "nothing else changes"
         assert [len(x) for x in after] == [len(x) for x in before], "as many digits"
-        mapped = dict(zip(before, after))
-        by_hand = numbers.sub(lambda found: mapped.get(found[0], found[0]), expression)
+        by_hand = numbers.sub(lambda found, new=dict(zip(before, after)): new.get(found[0], found[0]), expression)
         assert wp.value(changed) == pytest.approx(eval(by_hand))
         assert eval(by_hand) > 0
         seen.add(asked)
@@ -258,3 +262,59 @@ def test_an_interval_of_seeds():
     """Student's t with 2 degrees of freedom has 95 % within 4.303 standard errors."""
     assert runs.mean_with_interval([1.0, 2.0, 3.0]) == f"+2.0 ({2 - 4.303 / 3**0.5:+.1f} to {2 + 4.303 / 3**0.5:+.1f})"
     assert runs.mean_with_interval([1.5]) == "+1.5"
+
+
+TINY = {
+    "model": {"embed_dim": 16, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16, "rotary_dim": 16},
+    "sft": {"schedule_epochs": 2, "warmup_epoch": 1, "stop_epoch": 2, "evaluate_every": 1, "save_every": 1},
+    "rl": {"epochs": 1, "rollout_batch_size": 16, "minibatch_size": 8, "microbatch_size": 8, "evaluate_every": 2},
+}
+
+
+def tiny(config: Path, folder: Path) -> Path:
+    """A benchmark's config with a model and sizes that take seconds."""
+    settings = yaml.safe_load(config.read_text())
+    settings["model"]["decoder"] |= TINY["model"]
+    for stage in ("sft", "rl"):
+        settings[stage] |= TINY[stage]
+    if "pretrain" in settings:
+        settings["pretrain"] |= {"epochs": 1}
+    (folder / config.name).write_text(yaml.safe_dump(settings))
+    return folder / config.name
+
+
+@pytest.mark.ci
+@pytest.mark.compiles
+@pytest.mark.parametrize(("module", "arms"), [(real, ("no_baseline", "ppo")), (dip, ("recipe", "no_baseline"))])
+def test_a_command_makes_its_page_and_goes_on_where_it_stopped(module, arms, tmp_path):
+    name = module.__name__.rpartition(".")[2]
+    report = tmp_path / f"{name}.md"
+    given = {"out": tmp_path / name, "data": made_data(tmp_path / "files"), "seeds": "[1]", "workers": 1}
+    given |= {"config": tiny(module.CONFIG, tmp_path), "report": report}
+    given |= {"annotated": 8} if module is real else {}
+    run = lambda *names: end(start_process(module, {**given, "arms": json.dumps(names)}), 0)
+
+    run(arms[0])
+    assert "Not finished" not in report.read_text()
+    spent = lambda: {path.name: len(path.read_text().splitlines()) for path in tmp_path.rglob("*.costs.jsonl")}
+    first = spent()
+    said = run(*arms)
+    assert spent() == {**first, f"{arms[1]}.costs.jsonl": 1}, "what is done is not done again"
+    assert arms[1] in said
+    labels = {arm.run: arm.label for arm in module.ARMS}
+    assert all(f"| {labels[arm]} | " in report.read_text() for arm in arms)
+    assert all(len(line) <= 120 for line in report.read_text().splitlines() if line[:1] not in "|!")
+
+
+def start_process(module, given: dict) -> subprocess.Popen:
+    arguments = [str(part) for key, value in given.items() for part in (f"--{key}", value)]
+    return start(arguments, command=(module.__name__,))
+
+
+def test_without_files_a_command_says_what_to_download(tmp_path):
+    with pytest.raises(SystemExit, match="lacks files; download them there"):
+        real.main(out=tmp_path / "out", data=tmp_path)
+    with pytest.raises(SystemExit, match="svamp_python_sdp"):
+        dip.main(out=tmp_path / "out", data=tmp_path)
+    with pytest.raises(SystemExit, match="--arms names x; there are "):
+        real.main(out=tmp_path / "out", data=tmp_path, arms=("x",))
