@@ -146,7 +146,7 @@ def given(data: Path, seed: int) -> dict[str, object]:
 def start(folder: Path) -> float | None:
     """Share of the warm-up's samples that are right, in per cent; None before they are drawn."""
     path = folder / "start.jsonl"
-    return 100 * statistics.mean(row["correct"] for row in read_lines(path)) if path.exists() else None
+    return 100 * statistics.mean(row["outcome"] == "correct" for row in read_lines(path)) if path.exists() else None
 
 
 def curve(run: Path) -> list[float]:

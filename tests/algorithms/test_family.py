@@ -147,6 +147,7 @@ METHODS = {
         separate=True, nll=0.1,
     ),
     "detached_critic": Method(detached=True, **PPO),
+    "steady": Method(clip(0.2), lambda r, i: r[i], samples=1),
 }  # fmt: skip
 
 
