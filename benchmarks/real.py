@@ -59,8 +59,8 @@ NEW_CRITIC: Mapping[str, Any] = {
     "rl.critic_optimizer.learning_rate": 0.002,
     "rl.negative_weight": 0.1,
 }
-"""Over `detached_critic`: rewards reach the first token of their response, advantages stay as they are, and those below 0
-count a tenth."""
+"""Over `detached_critic`: rewards reach the first token of their response, advantages stay as they are, and those below
+0 count a tenth."""
 
 ARMS = (
     Arm("steady", "steady: right completions alone", ("overlays/steady",)),
@@ -324,8 +324,8 @@ def page(study: Study, workers: int) -> Iterator[str]:
         "Settings were chosen on dev of seed 60, and frozen before these seeds were run. Without a baseline learning "
         "rates of 2.5e-4 with two passes over an iteration's completions, 5e-4 with one and with two, and 1e-3 with "
         "one were tried, and the first was best; for PPO 2.5e-4 with two, and 5e-4 and 1e-3 with one, and the second "
-        "was best. The other arms have the first. Pretraining and SFT were tried at two and three settings before "
-        "that, by SFT's accuracy on dev.",
+        "was best. The other arms have the first. Before that three pretrainings and two settings of SFT were tried, "
+        "by SFT's accuracy on dev.",
     )
     yield from (*table(["arm", f"changes in `benchmarks/{study.config.name}`"], arms_told(study.arms)), "")
     yield "## How the runs end\n"

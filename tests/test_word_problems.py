@@ -13,12 +13,13 @@ import yaml
 from benchmarks import dip, real, runs
 from benchmarks import word_problems as wp
 from reft_jax.data.readers import question_key
+from reft_jax.data.tokenizers import load_tokenizer
 from reft_jax.problem import Problem
 from reft_jax.reward.arithmetic import evaluate
 from tests.runs import end, start
 
 SVAMP_ROW = (
-    'def solution():\n    """{question}"""\n    a = {a}\n    b = {b}\n    result = a {sign} b\n    return result'
+    'def solution():\n    """{question}"""\n    a = {a}\n    b = {b}\n    result = a + b\n    return result'
 )
 
 NINTH = "( 8 + 1 ) / 3"
@@ -110,6 +111,7 @@ def test_other_programs_are_refused(body):
         ("3 bags of 12 , 5 lost", "<<3*12=36>> <<+36-5=31>>", "3 * 12 - 5"),
         ("a box of 7.5 , 2 boxes a day", "<<2*7.50=15>> a week <<15*7=105>>", "2 * 7.5 * 7"),
         ("1500 and 2", "<<1,500/2=750>>", "1500 / 2"),
+        ("20 % of 80", "<<80*.2=16>>", "80 * ( 20 / 100 )"),
     ],
 )
 def test_notes_are_put_together(question, solution, wanted):
@@ -120,7 +122,7 @@ def test_notes_are_put_together(question, solution, wanted):
     ("question", "solution", "why"),
     [
         ("no numbers", "it is 5", "no notes"),
-        ("20 % of 80", "<<80*.2=16>>", "nowhere"),
+        ("30 % of 80", "<<80*.2=16>>", "nowhere"),
         ("6 , 2 and 3", "<<2*3=6>> <<6+6=12>>", "the question's or a result"),
         ("8 and 4", "<<8/4=2>> <<4/2=2>> <<2+2=4>>", "same number"),
         ("4 and 2", "<<4x2=8>>", "no arithmetic"),
@@ -194,9 +196,7 @@ def test_what_is_prepared(tmp_path, monkeypatch):
     assert [len(ids) for ids in chosen] == [8, 8]
     assert chosen[0] != chosen[1]
 
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer, clean_up_tokenization_spaces=False)
+    tokenizer = load_tokenizer(str(prepared.tokenizer), "main")
     text = wp.prompt_of("ann has 1475 pens .") + f"{wp.HEADER} 1475 - 75"
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids) == text
