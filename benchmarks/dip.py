@@ -2,8 +2,8 @@
 
     python -m benchmarks.dip --out runs/dip --data DIR          # `make real`; without --data REFT_DATA is DIR
 
-A small decoder learns 64 real programs of SVAMP nearly by heart. Reinforced on their questions it has little to learn
-and much to lose: what falls below the start was done by the algorithm. The same command goes on where it stopped.
+A small decoder learns 64 real programs of SVAMP by heart, until about half of its samples are right, and is reinforced on
+their questions: what falls below the start was done by the algorithm. The same command goes on where it stopped.
 """
 
 import importlib.metadata
@@ -49,7 +49,7 @@ DOCSTRING = re.compile(r'\n    """.*?"""(?=\n)', re.DOTALL)
 
 ARMS = (
     Arm("recipe", "PPO as the paper has it"),
-    Arm("steady", "steady", ("overlays/steady",)),
+    Arm("steady", "steady: right completions alone", ("overlays/steady",)),
     Arm("detached", "PPO, new critic", ("overlays/detached_critic",), NEW_CRITIC),
     Arm("overlay", "PPO, detached critic alone", ("overlays/detached_critic",)),
 )

@@ -224,7 +224,7 @@ def paired(study: Study, part: str) -> list[str]:
             lost = sum(base[id] and not own[id] for id in own)
             cells.append(f"+{gained} -{lost}, {p_value(gained, lost)}")
             all_gained, all_lost = all_gained + gained, all_lost + lost
-        rows.append([label, *cells, f"+{all_gained} -{all_lost}"])
+        rows.append([label, *cells, f"+{all_gained} -{all_lost}" if any(cells) else ""])
     return table([f"{part}: gained, lost, p", *(f"seed {seed}" for seed in study.seeds), "together"], rows)
 
 

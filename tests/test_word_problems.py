@@ -18,9 +18,7 @@ from reft_jax.problem import Problem
 from reft_jax.reward.arithmetic import evaluate
 from tests.runs import end, start
 
-SVAMP_ROW = (
-    'def solution():\n    """{question}"""\n    a = {a}\n    b = {b}\n    result = a + b\n    return result'
-)
+SVAMP_ROW = 'def solution():\n    """{question}"""\n    a = {a}\n    b = {b}\n    result = a + b\n    return result'
 
 NINTH = "( 8 + 1 ) / 3"
 
