@@ -2,8 +2,8 @@
 
     python -m benchmarks.dip --out runs/dip --data DIR          # `make real`; without --data REFT_DATA is DIR
 
-A small decoder learns 64 real programs of SVAMP by heart, until about half of its samples are right, and is reinforced on
-their questions: what falls below the start was done by the algorithm. The same command goes on where it stopped.
+A small decoder learns 64 real programs of SVAMP by heart, until about half of its samples are right, and is reinforced
+on their questions: what falls below the start was done by the algorithm. The same command goes on where it stopped.
 """
 
 import importlib.metadata
@@ -194,8 +194,9 @@ def page(folders: Mapping[int, Path], arms: Sequence[Arm], config: Path, figure:
     minutes = sum(cost.cpu_seconds for cost in spent) / 60
     yield "# The dip\n"
     yield from paragraph(
-        "Written by `make real` (`python -m benchmarks.dip`). A small decoder learns 64 real programs of SVAMP nearly "
-        "by heart and is then reinforced on their questions. It has little to learn and much to lose."
+        "Written by `make real` (`python -m benchmarks.dip`). A small decoder learns 64 real programs of SVAMP by "
+        "heart, until about half of its samples are right, and is then reinforced on their questions. What falls below the "
+        "start was done by the algorithm."
     )
     if missing:
         yield from paragraph(f"**Not finished**, and left out: {'; '.join(missing)}.")
