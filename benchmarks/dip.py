@@ -54,6 +54,8 @@ ARMS = (
     Arm("overlay", "PPO, detached critic alone", ("overlays/detached_critic",)),
 )
 
+NAMES = tuple(arm.run for arm in ARMS)
+
 
 TRIED = (
     "Tried before, on seed 70 alone, whose start was 55 %, with the paper's partial reward and KL: a detached "
@@ -168,7 +170,8 @@ def draw(folders: Mapping[int, Path], arms: Sequence[Arm], path: Path) -> None:
     begins = [begin for folder in folders.values() if (begin := start(folder)) is not None]
     if begins:
         axes.axhline(statistics.mean(begins), color="grey", linestyle=":", label="the start")
-    for arm, colour in zip(arms, matplotlib.colormaps["tab10"].colors):
+    for i, arm in enumerate(arms):
+        colour = f"C{i}"
         curves = [shares for folder in folders.values() if (shares := curve(folder / arm.run))]
         for shares in curves:
             axes.plot(range(1, len(shares) + 1), shares, color=colour, alpha=0.2, linewidth=0.8)
@@ -195,8 +198,8 @@ def page(folders: Mapping[int, Path], arms: Sequence[Arm], config: Path, figure:
     yield "# The dip\n"
     yield from paragraph(
         "Written by `make real` (`python -m benchmarks.dip`). A small decoder learns 64 real programs of SVAMP by "
-        "heart, until about half of its samples are right, and is then reinforced on their questions. What falls below the "
-        "start was done by the algorithm."
+        "heart, until about half of its samples are right, and is then reinforced on their questions. What falls below "
+        "the start was done by the algorithm."
     )
     if missing:
         yield from paragraph(f"**Not finished**, and left out: {'; '.join(missing)}.")
@@ -219,7 +222,7 @@ def main(
     out: Path = Path("runs/dip"),
     data: Path | None = None,
     seeds: tuple[int, ...] = (71, 72, 73, 74, 75),
-    arms: tuple[str, ...] = tuple(arm.run for arm in ARMS),
+    arms: tuple[str, ...] = NAMES,
     workers: int = 2,
     config: Path = CONFIG,
     report: Path = Path("docs/dip.md"),

@@ -92,6 +92,8 @@ SUPERVISED: Mapping[Model, str] = {
 }
 BASELINE: Model = ("sft", "sft_best")
 
+NAMES = tuple(arm.run for arm in ARMS)
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -194,7 +196,8 @@ def share(right: Mapping[str, bool]) -> float:
 
 def verdict(study: Study) -> str:
     """Which arms are above the baseline on every seed that both have, and which are not."""
-    above, others = [], []
+    above: list[str] = []
+    others: list[str] = []
     for arm in study.arms:
         pairs = [
             (study.right(s, (arm.run, "rl_best"), HELD_OUT), study.right(s, BASELINE, HELD_OUT)) for s in study.seeds
@@ -346,7 +349,7 @@ def main(
     out: Path = Path("runs/real"),
     data: Path | None = None,
     seeds: tuple[int, ...] = (61, 62, 63, 64, 65),
-    arms: tuple[str, ...] = tuple(arm.run for arm in ARMS),
+    arms: tuple[str, ...] = NAMES,
     workers: int = 2,
     annotated: int = 400,
     config: Path = CONFIG,

@@ -281,16 +281,16 @@ def tiny(config: Path, folder: Path) -> Path:
     return folder / config.name
 
 
-@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.compiles
-@pytest.mark.parametrize(("module", "arms"), [(real, ("no_baseline", "ppo")), (dip, ("recipe", "no_baseline"))])
+@pytest.mark.parametrize(("module", "arms"), [(real, ("steady", "ppo")), (dip, ("recipe", "steady"))])
 def test_a_command_makes_its_page_and_goes_on_where_it_stopped(module, arms, tmp_path):
     name = module.__name__.rpartition(".")[2]
     report = tmp_path / f"{name}.md"
     given = {"out": tmp_path / name, "data": made_data(tmp_path / "files"), "seeds": "[1]", "workers": 1}
     given |= {"config": tiny(module.CONFIG, tmp_path), "report": report}
     given |= {"annotated": 8} if module is real else {}
-    run = lambda *names: end(start_process(module, {**given, "arms": json.dumps(names)}), 0)
+    run = lambda *names: end(start_process(module, {**given, "arms": json.dumps(names)}), 0, timeout=1500)
 
     run(arms[0])
     assert "Not finished" not in report.read_text()
