@@ -13,12 +13,24 @@ import unicodedata
 from reft_jax.config import Rules
 from reft_jax.problem import AnswerKind
 from reft_jax.reward.numerals import read_number
-from reft_jax.reward.typesetting import plain
+from reft_jax.reward.typesetting import PLUS, plain, unescaped, unstruck
 
 _LETTER = re.compile(
+    r"(?:(?:so|thus|therefore|hence),?\s+)?"
+    r"(?:i(?:['\u2019]d|['\u2019]ll|\s+would|\s+will)?\s+(?:think|believe|say|choose|pick|select|guess|go\s+with)\s+(?:that\s+)?)?"
+    r"(?:it(?:['\u2019]s|\s+is|\s+must\s+be|\s+has\s+to\s+be)\s+)?(?:(?:definitely|clearly|certainly|surely|obviously|probably)\s+)?"
     r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[^\w\s~¬!≠]*([a-e])"
-    r"(?P<rest>[^\w\s+#*^=-]*|\s*(?:[)\]}(]|[.:](?![a-z])).*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*)"
+    r"(?P<rest>[^\w\s+#*^=-]*|\s*(?:[)\]}(]|[.:](?![a-z])).*|[,;]\s.*|\s+(?:because|since|as|which|is|for)\b.*"
+    r"|\s+[-—]\s+(?![a-j]\b(?!\s+\w))[^=]+)"
 )
+_OPTION = re.compile(
+    r"\s*(?:[)\]}]|\.(?=\s)|:(?!\s*(?:wrong|incorrect|untrue|impossible)\b))\W*(?!\W*(?:is|was|are)\b)(?=\w)"
+)  # before the text of an option, No
+_CORRECTED = re.compile(  # behind the text of an option, another letter
+    r"\b(?:wait|hmm+|sorry|mean|no|maybe|actually|rather|(?:it|answer)(?:['\u2019]s|\s+is))\b\W*(?:(?:it(?:['\u2019]s|\s+is)|option)\s+)?"
+    r"(?:\W*)[a-j]\b(?!\s+\w)|\b[a-j]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
+)
+_BOTH_NUMBERED = re.compile(r"\s+is\s+\W*[0-9].*\b[a-j]\s*(?:is|=|:)\s*\W*[0-9]")  # A is 5, B is 6
 _ANOTHER_LETTER = re.compile(
     r"\W*(?:(?:and|or|nor|is|as\s+well\s+as|alternatively)\b\W*|[.,;/&]\W*)[a-j]\b(?=\W*(?:$|[,/]|and\b|or\b))"
 )
@@ -34,6 +46,9 @@ _LABEL = re.compile(  # of another option: `c)`, and `c.` or `c:` behind what is
 )
 _DISPLAYED = re.compile(r"\$\$(.*?)(?:\$\$|$)|\\\[(.*?)(?:\\\]|$)|```[^\n]*\n(.*?)(?:```|$)", re.DOTALL)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_LAST_BOX = re.compile(r".*(\\(?:boxed|fbox)\s*\{)", re.DOTALL)
+_BOXES = ("\\boxed{", "\\fbox{")
+_DISPLAY = re.compile(r"\$\$|\\\[|```")
 _BLANKS = re.compile(r"\s+")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -68,7 +83,9 @@ _AS_LATEX = str.maketrans({"°": r"^\circ", "·": r"\cdot ", "∞": r"\infty ", 
 _LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
 _QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:«»\u3002", "!?"  # around a text that is an answer, and at its end
 _BEFORE_TEXT = re.compile(rf"(?:(?!\.[0-9])[{re.escape(_QUOTES)}])+")  # but a decimal point
-_CURLY = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
+_LEFT, _RIGHT = "\ue000\ue001"  # braces that are written, while those that typeset are taken out
+_SET = re.compile(r"(?<![\^_\w}\\])\{([^{}\\]*)\}")
+_CURLY = str.maketrans(f"\u2018\u2019\u201c\u201d{_LEFT}{_RIGHT}", "''\"\"{}", PLUS)
 _MATHEMATICS = re.compile(r"\$+([^$]+)\$+[.\s]*")
 _BESIDE_A_MARK = re.compile(r"\s*([^\w\s])\s*")
 
@@ -95,8 +112,10 @@ def parse_gold(answer: str, kind: AnswerKind) -> int | float | str:
     text = answer.strip()
     if kind in ("scored", "none"):
         return text
+    if not text:
+        raise ValueError(f"gold answer {answer!r} is not {_EXPECTED[kind]}: it is empty")
     several = "\n" in text and not _DISPLAYED.match(text)
-    value = None if several or (kind == "number" and _HEDGED.match(text)) else _read(text, kind)
+    value = None if several or (kind == "number" and _HEDGED.match(unstruck(unescaped(text)))) else _read(text, kind)
     if value is None:
         raise ValueError(f"gold answer {answer!r} is not {_EXPECTED[kind]}")
     return value
@@ -131,8 +150,9 @@ def extract_answer(completion: str, kind: AnswerKind, answer_trigger: str, rules
     trigger = answer_trigger.strip()
     head, found, text = completion.rpartition(trigger) if trigger else ("", "all", completion)
     if trigger.endswith("{"):
-        before = _BOXED.split((head + trigger).rpartition("\n")[2])
-        text = _to_brace(text) if kind == "scored" else _of_box("\\boxed{".join(before[:-1]), text)
+        if trigger in _BOXES:
+            head, found, text = _at_last_box(completion)
+        text = _to_brace(text) if kind == "scored" else _of_box(head.rpartition("\n")[2], text)
     return _read(text, kind) if found else None
 
 
@@ -180,7 +200,7 @@ def _read(text: str, kind: AnswerKind) -> str | int | float | None:
     """What a person reads in the answer that stands at the beginning of `text`."""
     if kind == "scored":
         return _paragraph(text)
-    line = _delimited(text)
+    line = _delimited(unescaped(text), kind)
     if len(line) > _LONGEST or "\0" in line:
         return None
     match kind:
@@ -196,22 +216,24 @@ def _read(text: str, kind: AnswerKind) -> str | int | float | None:
             return None
 
 
-def _delimited(text: str) -> str:
+def _delimited(text: str, kind: AnswerKind) -> str:
     """The answer that `text` begins with: displayed mathematics, a fenced block, or a line; of these the last box."""
     text = text.strip()
     if displayed := _DISPLAYED.match(text):
         line = " ".join("".join(filter(None, displayed.groups())).split())
+        beside = text[displayed.end() :].partition("\n")[0]  # $$5$$ $$6$$ is two, $$5$$ is wrong none
+        line += beside if kind in ("number", "choice") or _DISPLAY.search(beside) else ""
     else:
         line = text.partition("\n")[0].strip()
-    *_, box = [None, *_BOXED.finditer(line)]
-    return _of_box(line[: box.start()], line[box.end() :]) if box else line
+    before, box, behind = _at_last_box(line)
+    return _of_box(before, behind) if box else line
 
 
 def _of_box(before: str, behind: str) -> str:
     """What a box between these texts holds; nothing where they deny it, or make it a part or one of several."""
     inside, end = _braced(behind).strip(), _closing_brace(behind)
     rest = "" if end is None else _BLANKS.sub(" ", behind[end + 1 :][:_BESIDE_A_BOX])
-    several, before = "boxed" in before, _BLANKS.sub(" ", before[-_BESIDE_A_BOX:])
+    several, before = _BOXED.search(before) is not None, _BLANKS.sub(" ", before[-_BESIDE_A_BOX:])
     if _BEFORE_BOX.search(before) or _BEHIND_BOX.match(rest) or (several and _BOTH_BOXES.search(before)):
         return ""
     return f"-{inside}" if before.endswith("-") else inside
@@ -248,23 +270,40 @@ def _closing_brace(text: str) -> int | None:
 
 
 def last_box(text: str) -> str | None:
-    """What the last `\\boxed{...}` of a text holds, on one line; None where there is none, or it does not close."""
-    *_, box = [None, *_BOXED.finditer(text)]
-    end = _closing_brace(text[box.end() :]) if box else None
-    return " ".join(text[box.end() :][:end].split()) if box and end is not None else None
+    """What the last `\\boxed{...}` of a solution holds as its answer, on one line, read as that of a completion is.
+
+    None where there is none, or it does not close; empty where it is a part (`2\\boxed{9}`), one of several, or denied.
+    """
+    before, box, behind = _at_last_box(text)
+    if not box or _closing_brace(behind) is None:
+        return None
+    return _of_box(before.rpartition("\n")[2], behind)
+
+
+def _at_last_box(text: str) -> tuple[str, str, str]:
+    """What stands before the last box of a text, the beginning of it, and what stands behind; empty without one."""
+    box = _LAST_BOX.match(text)
+    return (text[: box.start(1)], box[1], text[box.end() :]) if box else ("", "", "")
 
 
 def _read_letter(line: str) -> str | None:
     """`B`, `(b)`, `b ) 38` and `option b` are b; an article at the start of a sentence is not a letter."""
     match = _LETTER.fullmatch(plain(_without_dollars(line)).lower())
-    if match is None or _ANOTHER_LETTER.match(match["rest"]) or _DENIED.match(match["rest"]):
+    if match is None or _ANOTHER_LETTER.match(match["rest"]):
         return None
-    return None if _LABEL.search(_REASON.split(match["rest"], maxsplit=1)[0]) else match[1]
+    rest = match["rest"]
+    if (option := _OPTION.match(rest)) is not None:
+        rest = rest[option.end() :].removeprefix("not ")
+        denied = _CORRECTED.search(rest)
+    else:
+        denied = _DENIED.match(rest) or _BOTH_NUMBERED.match(rest)
+    return None if denied or _LABEL.search(_REASON.split(rest, maxsplit=1)[0]) else match[1]
 
 
 def _plain_text(line: str) -> str:
     """A text without case, typesetting, blanks beside marks, compatibility forms, and the punctuation around it."""
-    text = unicodedata.normalize("NFKC", plain(_without_dollars(line)).casefold())
+    line = _SET.sub(r"\\{\1\\}", _without_dollars(line)).replace("\\{", _LEFT).replace("\\}", _RIGHT)
+    text = unicodedata.normalize("NFKC", plain(line).casefold())
     text = _BESIDE_A_MARK.sub(r"\1", text.translate(_CURLY))
     found = _BEFORE_TEXT.match(text)
     return text[found.end() if found else 0 :].rstrip(_QUOTES + _STOPS)

@@ -11,11 +11,12 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from reft_jax.reward import words
-from reft_jax.reward.typesetting import ENDS, plain
+from reft_jax.reward.typesetting import ENDS, PLUS, plain
 
 # Where an answer ends and what is said of it begins.
+_STOP = rf"(?<=[^\s.])\.(?=\s)|(?<=\S)\?(?=\s[^0-9]*$)|(?<=[^\s0-9)])!(?=\s)|[{ENDS}]"
 _SENTENCE = re.compile(
-    rf"(?<=[^\s.])\.(?=\s)|(?<=\S)\?(?=\s[^0-9]*$)|(?<=[^\s0-9)])!(?=\s)|[{ENDS}]"
+    rf"{_STOP}"
     r"|\s\((?!\s*[-+0-9.]*\s*[a-z]\s*[-+*/^)]|[^)]*\)[^=]*=|mod\b)"
 )
 _THEY = r"(?:the|that|this|these|it|he|she|they|we)"
@@ -36,6 +37,29 @@ _REJECTED = re.compile(  # one other number, or two, and that it is not meant: 1
     r"|(?<=[0-9])\s+not)\s+(?:the\s+)?[^\w\s]?[0-9][0-9.,/]*(?:\s*n?or\s+[^\w\s]?[0-9][0-9.,/]*)?(?!.*\bbut\b)[^0-9]*$",
     re.IGNORECASE,
 )
+_ALTERNATIVE = re.compile(  # before a second number: 5 (or 6), 5 but also 6, 5 resp. 6, 5 remainder 6
+    r"\((?:\s*\w+)?\s*or\b|\b(?:also|alternatively|alternately|maybe|perhaps|possibly|otherwise|else|resp|respectively"
+    r"|remainder|rem|(?:could|might|may)\s+be)\b|\brest\W*$",
+    re.IGNORECASE,
+)
+_ELSE = re.compile(r"\b(?:else|otherwise)\b\W*(?:\w+\W+){0,2}?[0-9]", re.IGNORECASE)
+_WRONG = r"(?:wrong|incorrect|false|untrue|impossible|not\s+(?:right|correct|true|possible|it))\b"
+_TAKEN_BACK = re.compile(  # of a number, before the next one: 5 (wrong), 5, wait no, 5 can't be
+    rf"[(,;:]\s*(?:but\s+)?(?:(?:which|that|this|it)(?:['\u2019]s|\s+(?:is|was))?\s+)?(?:\w+ly\s+)?{_WRONG}(?!\s+\w)"
+    r"|\b(?:wait|hmm+)\W+no\b|[,;:.?!(-]\s*(?:oh,?\s+)?no(?:\W+wait\b|\s*[,.!;)]|\s*$)|[,;.?!(-]\s*wait\b"
+    rf"|\b(?:that|this|it|which)(?:['\u2019]s|\s+(?:is|was))\s+(?:\w+ly\s+)?{_WRONG}"
+    r"|\b(?:can|could|must|should|would)(?:n['\u2019]t|['\u2019]t|not|\s+not)\s+be"
+    r"\s*(?:right|correct|true|it|possible|(?:the\s+)?(?:\w+\s+)?answer)?\s*(?:[.,;!)]|$)",
+    re.IGNORECASE,
+)
+_NONE_BEFORE = re.compile(  # wrong: 5, none, 5, N/A 5
+    r"\W*(?:none|n/a|nil|nothing|unknown|undefined|(?:not\s+|in|un)(?:correct|right|true|known|sure)|wrong|false"
+    r"|no\s+(?:answer|solution)s?)(?:\s+answer)?(?![^\W\d_]|/)\W*[0-9]",
+    re.IGNORECASE,
+)
+_ABBREVIATED = re.compile(r"\b(resp|rem)\.", re.IGNORECASE)
+_ENTITY = re.compile(r"&#?\w+;")  # one that stands for no character, or was escaped twice
+_NUMERAL = re.compile(r"[0-9](?:[0-9.,/]*[0-9])?")
 _EQUALS = re.compile(r"(?<![<>!/=])=+(?![<>/=])")
 _SEVERAL = re.compile(r"[,;]|\b(?:and|or|for|with|at|when|if|where|while)\b", re.IGNORECASE)  # x = 5, y = 6
 _IMPLIES = re.compile(r"[=-]>|[⇒→]")
@@ -45,12 +69,18 @@ _NO_STATEMENT = re.compile(  # before an equals sign: a number of its own, an eq
     r"|\b(?:undefined|no solutions?|not|never|cannot|except|all real numbers)\b",
     re.IGNORECASE,
 )
+_SOLVED = re.compile(  # between an equation and its solution: 2x = 10, so x = 5
+    r"=[^=]*?(?:[,;]\s*|\s)(?:so|thus|hence|therefore|giv(?:es|ing)|yields?|yielding|means|implies|i\.e\.)\b,?",
+    re.IGNORECASE,
+)
+_WITH_A_UNIT = re.compile(r"\W*[0-9][0-9.,/ ]*[^\W\d_]")
 
 # What a line is made of. Blanks may group digits in threes; `1e5` is one number, `1e` a number and a word.
 _TOKEN = re.compile(
     r"""
     (?P<number>
-      (?:(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?:\ [0-9]{3})+(?![0-9]|\s*/)|[0-9]+)(?:\.[0-9]+)?
+      (?:[0-9]+\.(?=[eE][+-]?[0-9])
+        |(?:[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?:\ [0-9]{3})+)(?![0-9])|[0-9]+)(?:\.[0-9]+)?
         |(?<![0-9])\.[0-9]+)
       (?:[eE][+-]?[0-9]+)?)
     |(?P<word>(?:[^\W\d_]|[\u064b-\u0652\u0900-\u0dff\u0e00-\u0e7f])+)
@@ -58,7 +88,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_TIMES = {"x", "*", "\u00d7", "\u00b7"}  # the multiplication sign and the middle dot
+_TIMES = {"x", "X", "*", "\u00d7", "\u00b7"}  # the multiplication sign and the middle dot
 _BRACKETS = {"(": ")", "[": "]"}
 _OPENING = set(":([\"'\u201c\u201e\u2018\u2019«.,!?;#~≈→")
 _AROUND = set("%)]\"'\u201c\u201d\u2019»✓✔✅") | words.CURRENCIES
@@ -69,6 +99,7 @@ _DENIED = re.compile(
     r"\b(?:not|t|never|cannot)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it|exactly|quite)\b"
     r"|\b(?:is|are|was|be)(?: \w+)? (?:wrong|incorrect|false|impossible)\b"
 )
+_OF_VARIABLES = set("+-*/^!%√\u00d7·÷") | {"**"}
 _PREFIX = 12  # tokens of signs, currencies and brackets before a number that can be meant
 
 
@@ -98,6 +129,8 @@ def read_number(line: str) -> int | float | None:
         None where there are several numbers, none, one that is not finite, or something that is not understood.
     """
     line = plain(line)
+    if _is_taken_back(line) or _ENTITY.search(line):
+        return None
     sentence, *rest = _SENTENCE.split(line, maxsplit=1)
     if re.match(r"[0-9]+\. [0-9]", line) and _only_number(rest[0]) is not None:  # 1. 5
         return None
@@ -115,21 +148,116 @@ def _clauses(text: str) -> Iterator[str]:
     """
     stated = _REASON.split(text.lstrip(), maxsplit=1)[0]
     *sides, text = _EQUALS.split(stated if _STATED.match(stated) else text)
-    if not any(map(_SEVERAL.search, sides[1:])) and not _NO_STATEMENT.search(
-        _EQUALS.split(_IMPLIES.split("=".join(sides))[-1], maxsplit=1)[0]
-    ):
+    left = _EQUALS.split(_IMPLIES.split("=".join(sides))[-1], maxsplit=1)[0]
+    if sides and _is_to_be_solved(left, text):
+        *_, solved = [None, *_SOLVED.finditer("=".join(sides))]
+        if solved is None:
+            return
+        left, *sides = _EQUALS.split("=".join(sides)[solved.end() :])
+        sides = [left, *sides]
+    if not any(map(_SEVERAL.search, sides[1:])) and not _NO_STATEMENT.search(left):
         for end in (None, _REJECTED, _NEXT_CLAUSE, _REASON):
             yield end.split(text.lstrip(), maxsplit=1)[0] if end else text
+
+
+def _is_taken_back(line: str) -> bool:
+    """Whether a line says of the first number that it states that it is wrong or may be another, or before it so."""
+    if _NONE_BEFORE.match(line):
+        return True
+    line = _ABBREVIATED.sub(r"\1", line)
+    sentence = _EQUALS.split(re.split(_STOP, line, maxsplit=1)[0])[-1]
+    if not (first := _NUMERAL.search(sentence)):
+        return False
+    behind = sentence[first.end() :]
+    following = _NUMERAL.search(behind)
+    near = behind[: following.start()] if following else line[line.rfind(sentence) + first.end() :]
+    said = _REASON.split(near, maxsplit=1)[0]
+    alternative = following is not None and (_ALTERNATIVE.search(said) or _ELSE.search(behind))
+    return bool(alternative or _TAKEN_BACK.search(said))
+
+
+def _is_to_be_solved(left: str, right: str) -> bool:
+    """Whether the left side of an equation is an expression in a variable: `x/3`, `2x`, `|x|`, not `x` or `f(x)`."""
+    tokens = _tokens(left)
+    variables = {i for i in range(len(tokens)) if _is_unknown(tokens, i, right)}
+    absolute = sum(token.text == "|" for token in tokens) % 2 == 0
+    for i in variables:
+        before, behind = i - 1, i + 1
+        while _at(tokens, before).text in ("(", "[", "{"):
+            before -= 1
+        while _at(tokens, behind).text in (")", "]", "}", "_"):
+            behind += 1 + (tokens[behind].text == "_")
+        near, far = _at(tokens, before), _at(tokens, behind)
+        multiplied = near.kind == "number" and _at(tokens, before - 1).text != "_" and far.text not in _PAUSES
+        if (
+            len(tokens[i].text) > 1
+            or i - 1 in variables
+            or (multiplied and (far.kind != "word" or behind in variables))
+            or (near.text in _OF_VARIABLES - {"!", "%"} and not _is_hyphen(tokens, before))
+            or (far.text in _OF_VARIABLES and not _is_hyphen(tokens, behind) and (far.text != "!" or far.glued))
+            or (absolute and "|" in (near.text, far.text))
+            or far.lower in words.INFIX
+            or _is_argument(tokens, i)
+        ):
+            return True
+    return False
+
+
+def _is_argument(tokens: Sequence[_Token], i: int) -> bool:
+    """Whether a function's name, or `half of`, stands before a variable, with only mathematics between."""
+    for token in reversed(tokens[:i]):
+        if token.lower in words.OF_VARIABLES:
+            return True
+        if token.text in _PAUSES or (token.kind == "word" and token.text not in ("of", "the", "base")):
+            return False
+    return False
+
+
+def _is_unknown(tokens: Sequence[_Token], i: int, right: str) -> bool:
+    """Whether a word is a variable: no article, function's name, times (`3 x 4`) or unit (`5 m`, `m/s`, `2m = 9 m`)."""
+    token, before, after = tokens[i], _at(tokens, i - 1), _at(tokens, i + 1)
+    text = token.text
+    if token.kind != "word" or (len(text) > 1 and text not in words.VARIABLES):
+        return False
+    if text > "\u03ff" or before.text in ("'", "\u2019") or (after.text == "(" and after.glued):
+        return False
+    if text in "aAI" and (after.kind == "number" or len(after.text) > 1):
+        return False
+    if text in "xX" and before is not _END and (after.kind == "number" or after.text in {"(", *words.CURRENCIES}):
+        return not (before.kind == "number" or before.text in (")", "%") or len(before.text) > 2)
+    if text in words.UNITS:
+        if before.kind == "number":
+            return token.glued and not _WITH_A_UNIT.match(right)
+        over = _at(tokens, i - 2)
+        if before.text == "/" and (over.kind == "word" or _at(tokens, i - 3).text in words.CURRENCIES):
+            return over.kind == "word" and over.text not in words.UNITS and len(over.text) < 3
+        if after.text == "/" and _at(tokens, i + 2).text in words.UNITS:
+            return len(before.text) < 2 and before.text != "("
+    return True
+
+
+def _is_hyphen(tokens: Sequence[_Token], i: int) -> bool:
+    """Whether a minus sign is a hyphen, of T-shirts or plan-B, or the dash of a list's item."""
+    if tokens[i].text != "-":
+        return False
+    joined = any(_at(tokens, j).kind == "word" and len(_at(tokens, j).text) > 1 for j in (i - 1, i + 1))
+    glued = tokens[i].glued and _at(tokens, i + 1).glued
+    return (joined and glued) or (i == 0 and not _at(tokens, 1).glued)
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens, end = [], 0
+    for match in _TOKEN.finditer(text):
+        tokens.append(_Token(str(match.lastgroup), match[0], match.start() == end and end > 0))
+        end = match.end()
+    return tokens
 
 
 def _only_number(text: str) -> int | float | None:
     """The number of `text`, where nothing in it makes it another or none."""
     if set(text) & set("\\{}"):
         return None
-    tokens, end = [], 0
-    for match in _TOKEN.finditer(text):
-        tokens.append(_Token(str(match.lastgroup), match[0], match.start() == end and end > 0))
-        end = match.end()
+    tokens = _tokens(text)
     first = next((i for i, token in enumerate(tokens) if token.kind == "number"), None)
     if first is None or first - (begin := _begin(tokens, first)) > _PREFIX:
         return None
@@ -185,12 +313,16 @@ def _quantity(tokens: Sequence[_Token], i: int) -> tuple[int | float, int, bool]
 def _expression(tokens: Sequence[_Token], i: int) -> tuple[int | float, int]:
     """The value of the expression whose first number is token i, and where it ends; raises as `_quantity`."""
     number = _numeral(tokens[i])
-    one, two, three = (_at(tokens, i + k) for k in (1, 2, 3))
-    if one.kind == "number" and not one.glued and two.text == "/" and three.kind == "number":  # 3 1/2
-        if isinstance(number, float):
+    in_latex = _at(tokens, i + 1).text == PLUS
+    one, two, three = (_at(tokens, i + in_latex + k) for k in (1, 2, 3))
+    if one.kind == "number" and (in_latex or not one.glued) and two.text == "/" and three.kind == "number":  # 3 1/2
+        if isinstance(number, float) or not _is_proper(one.text, three):
             raise ValueError("no mixed number")
-        return number + _numeral(one) / _numeral(three), i + 4
+        return number + _numeral(one) / _numeral(three), i + in_latex + 4
     if one.text == "/" and two.kind == "number":
+        whole, _, above = tokens[i].text.rpartition(" ")
+        if whole and " " not in whole and _is_proper(above, two):  # 1 200/2000
+            raise ValueError("a mixed number, or a grouped one")
         return number / _numeral(two), i + 3
     if one.text in _TIMES and two.text == "10" and three.text in ("^", "**"):
         power, end = _power(tokens, i + 4)
@@ -204,6 +336,11 @@ def _expression(tokens: Sequence[_Token], i: int) -> tuple[int | float, int]:
             raise ValueError("not the digits of this base")
         return number, i + 3
     return number, i + 1
+
+
+def _is_proper(above: str, below: _Token) -> bool:
+    """Whether a fraction is one that a mixed number may have."""
+    return not above.startswith("0") and _numeral(_Token("number", above, glued=False)) < _numeral(below)
 
 
 def _numeral(token: _Token) -> int | float:
@@ -263,6 +400,8 @@ def _leaves(tokens: Sequence[_Token]) -> bool:
     near = set(rest[-2:])
     of_number = words.NUMBERS | {"one"} if near & words.RATIOS_BEFORE else frozenset()  # one of the 18
     multiplied = words.MULTIPLIERS if near & words.COMPARED else frozenset()
+    if near & words.BOUNDS and rest[-1] in words.BOUNDS:
+        return False
     while rest and rest[-1] in words.CONNECTIVES:
         rest.pop()
     last = rest[-1] if rest else ""

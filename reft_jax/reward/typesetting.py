@@ -1,5 +1,6 @@
 """What typesets an answer, LaTeX, markup and other scripts' characters, and plain text in place of it."""
 
+import html
 import math
 import re
 import unicodedata
@@ -20,8 +21,14 @@ _SUPERSCRIPTS, _SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "₀₁₂₃₄�
 _SCRIPT = re.compile(f"(?P<up>[{_SUPERSCRIPTS}]+)(?:\u2044(?P<below>[{_SUBSCRIPTS}]+))?|[{_SUBSCRIPTS}]+")
 _PIECE = r"(?:\{\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)\s*\}|([0-9]))"
 _FRACTION = re.compile(rf"(-\s*)?\\[dtc]?frac\s*{_PIECE}\s*{_PIECE}")
+PLUS = "\u2064"
+"""Before the fraction of a mixed number in LaTeX: `3 125/1000` may be a grouped number over another."""
+
 _SQUARE = r"[1-9][0-9]{0,2}(?:,[0-9]{3}){1,4}|[0-9]{1,15}"
-_ROOT = re.compile(rf"(?<![\w)}}])\s*(?:\\sqrt|√)\s*(?:[{{(]\s*({_SQUARE})\s*[}})]|([0-9]{{1,15}}))")
+_ROOT = re.compile(  # a number beside it is none of its digits: √16 000, 1 √100
+    rf"(?<![\w)}}])(?<![0-9}}] )\s*(?:\\sqrt|√)\s*"
+    rf"(?:[{{(]\s*({_SQUARE})\s*[}})]|([0-9]{{1,15}}))(?!\s+[0-9]|[0-9]|[.,][0-9])"
+)
 _WRAPPED = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it|tt)|operatorname|mbox|boldsymbol|bm|underline|f?box(?:ed)?)"
     r"\s*\{([^{}]*)\}"
@@ -54,19 +61,32 @@ _LATEX = [
         (r"\b([ap])\s?\.\s?m\b", r"\1m"),
     )
 ]
+_ROWS = (  # of aligned equations: one that goes on with that before it, and one of its own
+    (re.compile(r"(?:\\\\\s*)?&\s*=|=\s*&"), "="),
+    (re.compile(r"\\\\(?=\s*\\end\{)"), " "),
+    (re.compile(r"\\\\"), "; "),
+)
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_STRUCK = re.compile(r"<(del|s|strike)>.*?</\1\s*>|~~(?=\S)[^~]+~~", re.IGNORECASE)
 _TAG = re.compile(r"<[A-Za-z][A-Za-z0-9_-]+>|</[A-Za-z][A-Za-z0-9_-]*>")  # <b> may be a letter
 _PAIR = re.compile(r"<([A-Za-z])>([^<>]*)</\1>")
 _ANGLES = re.compile(r"<([^<>A-Za-z]+)>|`+")
 _MARKUP = re.compile(r"(?<!\w)(\*{1,3}|_{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)|^\*{2,}|\*{2,}$")
 # Of mathematics, not of money: no blank inside, no digit behind.
 _DOLLARS = re.compile(r"(?<![\\$])\$(?=[^\s$])((?:[^$\\\n]|\\.)*?)(?<![\s\\])\$(?![0-9$])")
-_CLOSING_DOLLAR = re.compile(r"(?<=\S)\$(?=[\s.,;:!?)%]|$)")  # of $18$
+_CLOSING_DOLLAR = re.compile(  # of $18$, but not of R$ 30
+    "".join(rf"(?<!\b{name})" for name in sorted(words.DOLLARS_OF)) + r"(?<=\S)\$(?=[\s.,;:!?)%]|$)"
+    r"|(?<=\S)\$(?=[\s.,;:!?)%](?!\s*[0-9])|$)"
+)
 _BRACES = re.compile(r"(?<![\^_\w}])\{(?![^{}]*[0-9]\s*,\s*[0-9])([^{}]*)\}")  # {3,400} may be a set
 
 
 def plain(text: str) -> str:
     """`text` without what only typesets it: ASCII digits and signs, LaTeX as plain mathematics, no markup."""
-    text = _DOLLARS.sub(r" \1 ", text)
+    text = _DOLLARS.sub(r" \1 ", unstruck(text))
+    if "\\begin{" in text:
+        for pattern, replacement in _ROWS:
+            text = pattern.sub(replacement, text)
     text = _SCRIPT.sub(_plain_script, _VULGAR.sub(" ", text).translate(_CHARACTERS))
     text = "".join(map(_plain_character, text))
     for pattern, replacement in _LATEX:
@@ -78,6 +98,16 @@ def plain(text: str) -> str:
     text = _MARKUP.sub(r"\2", _ANGLES.sub(r" \1 ", _TAG.sub(" ", _PAIR.sub(r" \2 ", text))))
     text = _CLOSING_DOLLAR.sub(" ", _BRACES.sub(r" \1 ", text))
     return re.sub(r"[^\S\n]+", " ", text).strip()
+
+
+def unescaped(text: str) -> str:
+    """`text` with HTML's character references as the characters: `&minus;5` and `&#53;` are -5 and 5."""
+    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+
+
+def unstruck(text: str) -> str:
+    """`text` without what is struck out in HTML or Markdown."""
+    return _STRUCK.sub(" ", text)
 
 
 def _apart(match: re.Match[str]) -> str:
@@ -113,7 +143,8 @@ def _plain_fraction(match: re.Match[str]) -> str:
     if below.startswith("-") or (sign and above.startswith("-")):
         return match[0]
     point = " " if match.string[match.end() : match.end() + 1] == "." else ""
-    return f"{sign or ' '}{above}/{below}{point or _apart(match)}"
+    mixed = PLUS if match.string[max(match.start() - 2, 0) : match.start()].strip()[-1:].isdigit() else ""
+    return f"{sign or ' ' + mixed}{above}/{below}{point or _apart(match)}"
 
 
 def _plain_root(match: re.Match[str]) -> str:

@@ -42,12 +42,21 @@ FUNCTIONS_BEFORE = FUNCTIONS | _words(
     "max min half twice thrice double triple quadruple reciprocal inverse square cube over under times and per "
     "opposite negative divisible multiple multiples factors divisors digits mitad moitié hälfte metà metade helft "
     "tiers tercio terzo drittel viertel halb doppelt doppelte doble doppio dobro raíz raiz racine wurzel carré carrée "
+    "mal fois veces vezes volte keer gånger krát razy "
     "cuadrado cuadrada quadrado quadrato quadratwurzel"
 )
+OF_VARIABLES = _words(  # before a variable: an equation that is still to be solved
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log ln lg exp sqrt cbrt frac dfrac "
+    "tfrac cfrac binom abs absolute lfloor lceil lvert half twice thrice double triple root cube square third quarter "
+    "plus minus times divided multiplied"
+)
+INFIX = _words("plus minus times divided multiplied squared cubed")
 LIMITS = _words(
+    "close closer near mindestens höchstens wenigstens minstens hoogstens minst högst almeno az çok najmniej najwyżej "
     "above below beyond exceeds exceeding between instead short shy upwards from unequal más mais più mehr weniger dan "
     "über unter entre inférieur supérieur"
 )
+BOUNDS = _words("minimum maximum minimal maximal minimo massimo mínimo máximo minimaal maximaal")  # but a maximum of 5
 MULTIPLIERS = _words("half twice thrice double triple quadruple absolute")  # half as many as 18, absolute value of 18
 FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised repeating recurring")
 FRACTIONS = _words(

@@ -42,7 +42,7 @@ def read(text, rules="lenient", kind="number"):
         ("x = 5", 5.0),
         ("2 + 3 = 5 apples", 5.0),
         ("5. He gave 2 away, 3 + 4 = 7", 5.0),
-        ("5 (or 6)", 5.0),
+        ("5 (or 6)", None),
         ("5\nQuestion:\n7", 5.0),
         ("3/4", 0.75),
         ("-3/4 cup", -0.75),
@@ -127,6 +127,7 @@ def test_sane_reads_the_letter_a_person_reads(text, letter):
             ("x = 5", "x=5"),
             ("[1, 2 ]", "[1,2]"),
         ],
+        *[(r"\{1,2\}", "{1, 2}"), (r"$\{a\}$", "{a}"), (r"\{ \}", "{}"), ("R&amp;D", "R&D"), ("~~a~~b", "b")],
         *[("\u201cParis\u201d", "Paris"), ("O\u2019Neil", "O'Neil"), ("\u5317\u4eac\u3002", "\u5317\u4eac")],
         *[("cafe\u0301", "caf\u00e9"), ("<b>Tom</b>", "Tom"), (r"$\text{Tom}$.", "tom"), ("\ufb01n!", "fin")],
     ],
@@ -143,6 +144,7 @@ def test_texts_are_the_same_but_for_blanks_and_typesetting(text, same):
         (".5", "5"),
         (r"x \le 5", r"x \ge 5"),
         ("$5", "5"),
+        (r"\{5\}", "5"),
         ("!x", "x"),
         ("C++", "C"),
     ],
@@ -154,7 +156,8 @@ def test_other_texts_differ(text, other):
 @pytest.mark.parametrize(
     ("text", "inside"),
     [
-        (r"So $\boxed{5}$ or \boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"So $\boxed{5}$, then \boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"$\boxed{5}$ or \boxed{\frac{1}{2}}$.", ""),
         ("\\boxed{a\n b}", "a b"),
         *((text, None) for text in ("5", r"\boxed{5", r"\boxed{5} and \boxed{{6}", "")),
     ],
@@ -252,9 +255,74 @@ WHOLES = ["{}", "x = {}", "**{}**", "*{}*", "is ${}$.", "{}!", "- {}", "Final an
 @pytest.mark.parametrize("trigger", [TRIGGER, BOX])
 @pytest.mark.parametrize(("text", "value"), [*((text, None) for text in PARTS), *((text, 18) for text in WHOLES)])
 def test_a_box_is_the_answer_unless_it_is_a_part_or_denied(trigger, text, value):
+    solution = f"So 3 + 4 is 7.\n{text.format(BOX + '18}')}"
+    assert (parse_gold(found, "number") if (found := last_box(solution)) else None) == value
     completion = (TRIGGER if trigger == TRIGGER else "So 3 + 4 is 7.\n") + text.format(r"\boxed{18}")
     assert extract_answer(completion, "number", trigger, "lenient") == value
     assert extract_answer(completion.replace("18", "B"), "choice", trigger, "lenient") == (value and "b")
+
+
+@pytest.mark.parametrize("text", [r"$-\fbox{5}$", r"$-\boxed {5}$"])
+def test_a_trigger_that_is_a_box_takes_every_box(text):
+    assert [extract_answer(text, "number", trigger, "lenient") for trigger in (BOX, r"\fbox{")] == [-5, -5]
+
+
+OPTION_TEXTS = ["No", "no solution", "Not possible", "not enough information", "Wrong", "Incorrect", "Impossible", "5",
+                "False", "Never", "None of the above", "Maybe", "Actually true", "It is a dog"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", OPTION_TEXTS)
+@pytest.mark.parametrize("form", ["B) {}", "(B) {}", "[B] {}", "B. {}", "the answer is (B) {}."])
+def test_a_letter_in_the_form_of_an_option_is_read_whatever_its_text_says(form, text):
+    assert read(form.format(text), kind="choice") == "b" == parse_gold(form.format(text), "choice")
+    assert read(form.format(text) + ", wait, C", kind="choice") is None
+    assert read(form.format(text) + " C) Yes", kind="choice") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        *((text, "b") for text in ("B - 38", "B – 38", "B — 38", "B - yes", "I think B", "I choose B.", "I'd say (B)")),
+        *((text, "b") for text in ("definitely B", "I think it's B", "It must be B", "So, B", "I'll go with B.")),
+        *((text, "b") for text in ("B: False", "B: not enough information", "B: No")),
+        *((text, None) for text in ("A is 5, B is 6", "B - C", "B - 5 = 3", "B - wrong", "B-", "B -5", "B: wrong")),
+        *(
+            (text, None)
+            for text in ("I don't think B", "I think not B", "definitely not B", "B) is wrong", "I think a dog")
+        ),
+    ],
+)
+def test_a_letter_is_read_behind_what_states_it_and_before_a_dash(text, letter):
+    assert read(text, kind="choice") == letter
+
+
+HTML = {"&minus;5": -5, "&ndash;5": -5, "&#8722;5": -5, "&#53;": 5, "&#x35;": 5, "&frac12;": 0.5, "5&nbsp;000": 5000,
+        "&pound;5": 5, "5 &times; 10^2": 500, "&lt; 5": None, "&plusmn;5": None, "5 &amp; 6": None, "&amp;lt; 5": None,
+        "<del>5</del>": None, "<s>5</s>": None, "~~5~~": None, "~~5~~ 6": 6}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "number"), HTML.items())
+def test_html_is_read_as_its_characters(text, number):
+    assert read(text) == number
+    assert gold_or_none(text, "number") == number
+
+
+def gold_or_none(text, kind):
+    try:
+        return parse_gold(text, kind)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *((text, None) for text in ("$$5$$ $$6$$", "$$5$$ and $$6$$", r"\[5\] \[6\]", "$$5$$ or 6", "$$5$$ is wrong")),
+        *((text, 5) for text in ("$$5$$.", "$$5$$ is the answer", "$$\n5\n$$", "$$5$$ cm")),
+    ],
+)
+def test_what_stands_beside_a_display_is_read_too(text, number):
+    assert read(text) == number == gold_or_none(text, "number")
 
 
 def test_sane_reads_after_the_last_trigger_only():

@@ -53,6 +53,20 @@ READ = {
     "currency endings": {"₹150/-": 150, "Rs. 1,500/- only": 1500, "150/- rupees": 150, "CHF 150.-": 150,
                          "150,- €": 150, "kr 150,-": 150},
     "brackets": {"($3,400)": 3400, "-(3,400)": -3400, "(3,400 km)": 3400, "(3400)": 3400},
+    "grouped by blanks over a number": {"1 000/2": 500, "$1 000/2": 500, "-1 000/2": -500, r"2\,500/4": 625,
+                                        "1\u00a0200/3": 400, "1\u202f001/7": 143, "1 000 000/2": 500000,
+                                        "1 000/2 000": 0.5, "2 500 3/4": 2500.75, r"1\frac{200}{2000}": 1.1},
+    "equations that state": {"total cost = 5": 5, "x_1 = 5": 5, "f(-2) = 5": 5, "P(A|B) = 1/4": 0.25, "AB = 5": 5,
+                             "speed in m/s = 5": 5, "5 m + 3 m = 8 m": 8, "2 m = 200 cm": 200, "$5 x 3 = $15": 15,
+                             "270 x (1/5) = 54": 54, "A = l * w = 15": 15, "2y = 18, so y = 9": 9,
+                             "T-shirts = 5": 5, "Tom's = 5": 5, "- x = 5": 5,
+                             r"\begin{align}x&=2+3\\&=5\end{align}": 5, r"\frac{10+2}{4} = 3": 3},
+    "what only looks like a denial": {"5 wrong answers": 5, "He got 5 wrong": 5, "5, but 6 is wrong": 5,
+                                      "5 because 6 is wrong": 5, "5, no remainder": 5, "5, no doubt": 5,
+                                      "12 apples that can't be sold": 12, "5 (not 6)": 5, "5 (and Tom has 3)": 5,
+                                      "the remainder is 3": 3, "a maximum of 8 minutes": 8, "5 (the rest)": 5},
+    "what is struck out": {"~~8~~ 9": 9, "<del>8</del> 9": 9, "<s>8</s><ins>9</ins>": 9},
+    "other forms": {"R$ 30": 30, "US$ 5": 5, "5X10^3": 5000, "5.e3": 5000, "5.E-1": 0.5},
     "other signs": {"١٨٪": 18, "³⁄₄": 0.75, "„18“": 18, "18 kg m/s": 18, "минус 18": -18,
                     "The two meet in 18 hours": 18, "Those three caps fit on in 10 minutes": 10,
                     "Therefore, Dan has 33 more": 33, "He ran the second half in 30 minutes": 30, "the past 9 years": 9,
@@ -60,7 +74,7 @@ READ = {
                     "T-shirts cost 3": 3, "x \\approx 8": 8, "The answer has to be 18": 18,
                     "a 5-day trip": 5, "cm 18": 18, "é 18": 18, "it's 18": 18, "18 m²/s²": 18, "the $n^{th}$ is 18": 18,
                     "答案是 18": 18, "Ответ 18": 18, "Tổng cộng là 18": 18},
-    "factorials": {"5! = 120": 120, r"4! \cdot 2! = 48": 48, "n! = 120": 120, "3!=6": 6, "5 apples! Yes": 5,
+    "factorials": {"5! = 120": 120, r"4! \cdot 2! = 48": 48, "3!=6": 6, "5 apples! Yes": 5,
                    "18！": 18},
 }  # fmt: skip
 NOT_READ = {
@@ -273,6 +287,68 @@ NOT_READ = {
         *("The maximum value is 5 at x = 2", "5 for n=2", "5 hours so 20/2 = 10", "314 cm² taking π = 3.14"),
         *("undefined at x = 10", "no solution because x = 10 fails", "all real numbers but x = 10"),
     ],
+    "no mixed number": ["5 00/2", "5 01/2", "3 5/2", "1 200/2000", r"2\frac{500}{4}", "1 1/1"],
+    "a root beside digits": ["√16 000", "1 √10000", "√16,000", r"\sqrt{9} 1/2", r"\sqrt{9}\,000"],
+    "to be solved": [
+        "2*x = 5",
+        "x*2 = 5",
+        "x·2 = 5",
+        "x/3 = 5",
+        r"\frac{x}{3} = 5",
+        r"\frac{3}{x} = 5",
+        "x + 1 = 5",
+        r"\sqrt{x} = 5",
+        "√x = 5",
+        r"\ln x = 5",
+        "|x-1| = 5",
+        "x - 2 = 7",
+        "log x = 2",
+        r"\log_2 x = 3",
+        "x! = 24",
+        "n! = 120",
+        "x% of 20 = 5",
+        "half of x = 5",
+        "2m = 10",
+        "(x)+1 = 5",
+        "x(x+1) = 6",
+        "10^x = 100",
+        "2^{x} = 8",
+        "2θ = 60",
+        "xy = 12",
+        "x y = 12",
+        "x plus 2 = 7",
+        "So a + b = 7",
+        r"\begin{align}x&=5\\y&=6\end{align}",
+        r"\begin{cases}x=5\\y=6\end{cases}",
+    ],
+    "another number is offered": [
+        "5 (or 6)",
+        "5 (maybe 6)",
+        "5 (alternatively 6)",
+        "5 but also 6",
+        "5 resp. 6",
+        "5 (remainder 3)",
+        "5 rem. 3",
+        "5 if x > 2, else 6",
+        "5 when n > 1, otherwise 6",
+        "5 (could be 6)",
+        "5, perhaps 6",
+        "5 respectively 6",
+    ],
+    "taken back": [
+        "5 (wrong)",
+        "5 (incorrect)",
+        "5, wait no",
+        "5? No, wait",
+        "5, but that is wrong",
+        "5 can't be",
+        "5 couldn't be right",
+        "5. No.",
+        "5 (that's false)",
+    ],
+    "none is said first": ["wrong: 5", "Incorrect answer: 5", "none, 5", "N/A 5", "not correct: 5", "unknown (5)"],
+    "bounds in other words": ["mindestens 5", "au moins 5", "al menos 5", "close to 5", "minimum 5", "max 5"],
+    "times in other languages": ["zwei mal 5", "deux fois 5", "dos veces 5"],
     "equations": ["2x = 10", "-x = 10", "x^2 = 10", "|x| = 10", "1/x = 10", "x <= y = 10", "x**2 = 4", "3n = 12"],
 }
 
@@ -313,9 +389,16 @@ def test_what_formatting_wrote_is_read(whole, cents, style, respell):
 @given(st.integers(0, 99), st.integers(1, 999), st.integers(1, 999), st.sampled_from(["", "-", "$"]))
 def test_mixed_numbers_are_read_alike_in_prose_and_in_latex(whole, above, below, sign):
     value = whole + Fraction(above, below)
-    expected = pytest.approx(float(-value if sign == "-" else value), rel=1e-15)
-    assert read_number(f"{sign}{whole} {above}/{below}") == expected
+    expected = pytest.approx(float(-value if sign == "-" else value), rel=1e-15) if above < below else None
+    grouped = whole and above > 99  # a number in groups of three, or perhaps one
+    assert grouped or read_number(f"{sign}{whole} {above}/{below}") == expected
     assert read_number(rf"{sign}{whole}\frac{{{above}}}{{{below}}}") == expected
+
+
+@given(st.integers(1, 99), st.integers(0, 999), st.integers(1, 9999), st.sampled_from([" ", r"\,", "\u00a0", "\u202f"]))
+def test_a_grouped_number_over_another_is_a_quotient_unless_it_may_be_a_mixed_number(first, second, below, blank):
+    expected = None if 99 < second < below else pytest.approx((1000 * first + second) / below, rel=1e-14)
+    assert read_number(f"{first}{blank}{second:03}/{below}") == expected
 
 
 @given(st.integers(0, 10**6), st.sampled_from("xyznijepqruvwoabc*+^_\\|±π∞"))
@@ -465,7 +548,8 @@ def test_a_completion_and_a_gold_answer_are_read_alike(text):
     assert gold == extract_answer(f"Answer: {text}", "number", "Answer:", "lenient")
 
 
-PIECES = ["1", "1 ", "1,", "1,111", "1 111", "-", "- ", "$", "{", "\\frac", "\\frac{1}", "\\text{", "x",
+PIECES = ["x + ", "<s>", "~~", "&#", "\\begin{", "\\\\", "also 5 ", "wait ", "|", "x/", "else 5 ", "x ^ 2 = ",
+          "1", "1 ", "1,", "1,111", "1 111", "-", "- ", "$", "{", "\\frac", "\\frac{1}", "\\text{", "x",
           " and the", "*", "_1", "^1", "1/", "½", "√", "<1", "<a>", "(", "=", "= 1", "million ", "-(", "; ",
           "; a", "1; ", "minus ", "the square root of ", "! ", "not ", "~", "<<1>>", "1 and ", "5 to ", "\\left(",
           "1. ", "because ", "1 a ", "1e", "\\boxed{", "```\n", "$$", "5, not 5 ", "} ", "\\boxed{1}   ", "^{", "n^",
