@@ -69,6 +69,24 @@ class NestedError(ValueError):
         super().__init__(f"{place}: nested too deeply to be read")
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that JSON's pairs make.
+
+    Raises:
+        ValueError: a key is there twice, of which Python would keep the last.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RepeatedKeyError(f"key {ascii(twice)[1:-1]!r} is there twice: leave one of them")
+    return made
+
+
+class RepeatedKeyError(ValueError):
+    """An object has a key twice."""
+
+
 def parse_json(text: bytes, place: str, *, parse_float: Callable[[str], Any] = float) -> object:
     """The value that a JSON text holds.
 
@@ -81,9 +99,11 @@ def parse_json(text: bytes, place: str, *, parse_float: Callable[[str], Any] = f
         ValueError: naming the place: it is not JSON, or not UTF-8; `NestedError` where it is too deep.
     """
     try:
-        return json.loads(text.decode("utf-8-sig"), parse_float=parse_float)
+        return json.loads(text.decode("utf-8-sig"), parse_float=parse_float, object_pairs_hook=once)
     except RecursionError:
         raise NestedError(place) from None
+    except RepeatedKeyError as error:
+        raise ValueError(f"{place}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{place}: not JSON in UTF-8: {error}") from error
 
@@ -172,6 +192,10 @@ def refuse_other_forms(path: Path, *, lines: bool) -> None:
     for begin, told in _BEGINNINGS:
         if head.startswith(begin):
             raise ValueError(f"{path} is {told}")
+    if head.count(b"\r") > 1 and b"\n" not in head:
+        names = {"path": path, "made": path.with_name(f"{path.stem}.lines{path.suffix}")}
+        made = "tr '\\r' '\\n' < {path} > {made}".format(**{key: shlex.quote(str(name)) for key, name in names.items()})
+        raise ValueError(f"{path} ends its lines in carriage returns alone: make them line feeds:\n  {made}")
     beginnings = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()][:2]
     first, *second = beginnings or [b""]
     source, told = "open(0, encoding='utf-8-sig')", ""

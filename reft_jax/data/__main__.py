@@ -40,7 +40,9 @@ from reft_jax.reward.parse import likely_cot
 from reft_jax.reward.pool import ProgramRunner
 
 STATED_AFTER = {"mathqa": ("answer :", "answer is")}
-"""What stands before the answer that annotations in prose state themselves, by kind of source; SVAMP's for others."""
+"""What stands before the answer that annotations in prose state themselves, by kind of source."""
+STATED_ELSEWHERE = ("Therefore, the answer is", "the answer is", "The answer is", "nswer:", "####", "\\boxed{")
+"""The same for other kinds: SVAMP's, and what else is usual."""
 _NO_RUN = "--run_dir=unused"  # what a run must have, and a look at its data does not need
 _NO_TOKENIZER = "--model.tokenizer=embedded"  # nor a file
 
@@ -108,7 +110,7 @@ def audit(
         data = config.data
     elif data.templates.kind == "chat":
         raise ValueError("data.templates.kind is chat: name the tokenizer that has the template by --tokenizer")
-    stated_after = stated_after or STATED_AFTER.get(data.train.kind, ("Therefore, the answer is",))
+    stated_after = stated_after or STATED_AFTER.get(data.train.kind, STATED_ELSEWHERE)
     sets = {split: problems for split, problems in sets.items() if problems}
     trained = trained_splits(config)
     held = {split: contents(problems, stated_after) for split, problems in sets.items()}
@@ -158,14 +160,16 @@ def read_sources(config: Config, *, as_file: bool) -> dict[str, CheckedRows]:
 
 
 def bad_rows(checked: dict[str, CheckedRows], config: Config) -> list[dict[str, Any]]:
-    """The findings on rows that cannot be used: a run ends on them, or drops them."""
+    """The findings on rows that cannot be used, on which a run ends or which it drops, and on those used in part."""
     policy = config.data.bad_rows
     what = "cannot be used" + (": dropped" if policy == "drop" else "")
-    return [
-        Finding(name, what, [(row.place, row.what) for row in rows.bad], rows.total, stops=policy == "error").record()
+    found = [
+        Finding(name, what, [(row.place, row.what) for row in rows.bad], rows.total, stops=policy == "error")
         for name, rows in checked.items()
-        if rows.bad
     ]
+    turns = "other turns of its conversation are left out"
+    found += [Finding(name, turns, rows.partial, rows.total) for name, rows in checked.items()]
+    return [finding.record() for finding in found if finding.rows]
 
 
 def suited(config: Config, problems: Sequence[Problem], *, keep_cot: bool) -> Config:

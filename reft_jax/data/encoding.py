@@ -12,7 +12,7 @@ import numpy as np
 from reft_jax.config import CotKind, Overlong, TemplateConfig
 from reft_jax.data.chat import require_rendered
 from reft_jax.data.prompts import generation_prompt, prompt_text, taught_text
-from reft_jax.data.tokenizers import special_ids
+from reft_jax.data.tokenizers import reserved_texts, special_ids
 from reft_jax.problem import Problem
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ def encode_examples(
     reference cuts the whole row at its end).
 
     Raises:
-        ValueError: a problem without a chain of thought; text that the tokenizer cannot represent; a row longer than
-            allowed under `error`; a row that a chat template renders otherwise.
+        ValueError: a problem without a chain of thought; text that the tokenizer cannot represent, or reads as a
+            special token; a row longer than allowed under `error`; a row that a chat template renders otherwise.
     """
+    _refuse_reserved(problems, tokenizer)
     require_rendered(problems, tokenizer, templates, cot)
     eos = special_ids(tokenizer, target_end=templates.target_end).eos
     prompts = _tokenize(problems, [prompt_text(problem, templates) for problem in problems], tokenizer)
@@ -105,8 +106,10 @@ def encode_prompts(
     answered: whoever measures accuracy counts it as wrong.
 
     Raises:
-        ValueError: text that the tokenizer cannot represent; a prompt longer than allowed under `error`.
+        ValueError: text that the tokenizer cannot represent, or reads as a special token; a prompt longer than allowed
+            under `error`.
     """
+    _refuse_reserved([dataclasses.replace(problem, cot=None) for problem in problems], tokenizer)
     texts = [generation_prompt(problem, templates, cot) for problem in problems]
     rows = _tokenize(problems, texts, tokenizer)
     long = _overlong(problems, rows, max_prompt, overlong, f"{stage}.prompt_buckets")
@@ -166,6 +169,33 @@ def has_hole(text: str, ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
     """
     unknown = tokenizer.unk_token_id
     return unknown is not None and list(ids).count(unknown) > text.count(str(tokenizer.unk_token))
+
+
+def reserved(problems: Sequence[Problem], tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, str]]:
+    """The problems whose question or chain of thought holds the text of a special token, with where and which.
+
+    Templates are made of these tokens, so that the tokenizer reads them as such wherever they stand: a question with
+    `<|im_end|>` in it would end its turn.
+    """
+    asked, taught = reserved_texts(tokenizer)
+    found = []
+    for problem in problems:
+        places = (("question", problem.question, asked), ("chain of thought", problem.cot or "", taught))
+        for place, text, special in places:
+            if held := sorted(token for token in special if token in text):
+                found.append((problem.id, f"{place}: {', '.join(held)}"))
+    return found
+
+
+def _refuse_reserved(problems: Sequence[Problem], tokenizer: "PreTrainedTokenizerBase") -> None:
+    if found := reserved(problems, tokenizer):
+        named = "; ".join(f"`{identity}` ({what})" for identity, what in found[:NAMED])
+        raise ValueError(
+            f"{len(found):,} of {len(problems):,} problems hold the text of a special token of tokenizer "
+            f"`{tokenizer.name_or_path}`, which it would read as that token: {named}"
+            f"{', ...' if len(found) > NAMED else ''}; write them otherwise, such as with a blank in them, or leave "
+            "these rows out"
+        )
 
 
 def _tokenize(

@@ -30,9 +30,15 @@ _ANSWER_KINDS: dict[str, AnswerKind] = {
 _GSM8K_MARKER = "####"
 _GSM8K_NOTE = re.compile(r"<<.*?>>")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_WRITE = ": write it as one"
+_FIRST_LINE = re.compile(r"\s*[^\n]*")
+_DISPLAYS = re.compile(r"\s*(?:\$\$|\\\[|```)")
 _QUOTED = re.compile(r'"(.*)"', re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_STATEMENT = re.compile(r"\banswer is\b", re.IGNORECASE)
+_STATEMENT = re.compile(r"\b(answer\s*(?:is\b|:))|\b(because|since)\b|(##+)", re.IGNORECASE)
+_TURN = re.compile(r"(?P<turns>.+?)\[(?P<number>-?[0-9]+)\]\.(?:content|value)(?:$|[.\[])")
+_ASKING, _ANSWERING = ("user", "human"), ("assistant", "gpt", "model", "chatbot", "bot")
+_OPTIONS = ("choices", "options", "choices.text", "options.text", "endings")
 _EXPRESSION = re.compile(r"[\\^]|[0-9]\s*[a-z]\b|\b[a-z]\s*[-+*/]", re.IGNORECASE)
 
 
@@ -52,10 +58,14 @@ class BadRow(NamedTuple):
 
 
 class CheckedRows(NamedTuple):
-    """The problems of a source, and those of its rows that cannot be one, each in their published order."""
+    """The problems of a source, and those of its rows that cannot be one, each in their published order.
+
+    `partial` has the ids of problems that are two messages of a conversation that has more, with what is left out.
+    """
 
     problems: list[Problem]
     bad: list[BadRow]
+    partial: Sequence[tuple[str, str]] = ()
 
     @property
     def total(self) -> int:
@@ -95,6 +105,12 @@ def read_problems(
         if bad_rows == "error":
             raise ValueError(f"{told}: mend them, or leave them out by data.bad_rows: drop\n{listed}")
         say(f"{told} and are dropped (data.bad_rows)\n{listed}")
+    if checked.partial:
+        identity, what = checked.partial[0]
+        say(
+            f"warning: {source.path}: of {len(checked.partial):,} of {checked.total:,} rows other turns of the "
+            f"conversation are left out, such as `{identity}`: {what}; data.templates.system takes a system message"
+        )
     return checked.problems
 
 
@@ -161,19 +177,23 @@ def check_rows(source: SourceConfig, answer: Answer = "auto", *, gold_optional: 
     if answer_kind == "latex" and importlib.util.find_spec("math_verify") is None:
         raise ValueError("data.answer is latex, which math-verify compares: pip install 'reft_jax[latex]'")
     problems: dict[str, Problem] = {}
-    bad = []
+    bad, partial = [], []
     for row in rows:
         try:
             problem = _problem(source, row, answer_kind, gold_optional, guessed=answer == "auto")
             if problem.id in problems:
-                raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row")
+                cure = "give each its own"
+                cure += "" if source.kind == "reft_json" else ", or set id_field to '' so that rows are numbered"
+                raise ValueError(f"field `{source.id_field}`: `{problem.id}` is also the id of an earlier row: {cure}")
+            left_out = _left_out(source, row)
         except ValueError as error:
             bad.append(BadRow(row.place, str(error)))
         except RecursionError:
             bad.append(BadRow(row.place, "nested too deeply to be read"))
         else:
             problems[problem.id] = problem
-    return CheckedRows(_with_some_chains(list(problems.values()), source.cot_limit), bad)
+            partial += [(problem.id, left_out)] if left_out else []
+    return CheckedRows(_with_some_chains(list(problems.values()), source.cot_limit), bad, partial)
 
 
 def _with_some_chains(problems: list[Problem], limit: int) -> list[Problem]:
@@ -304,11 +324,16 @@ def _problem(source: SourceConfig, row: Row, answer_kind: AnswerKind, gold_optio
     """
     if row.fault:
         raise ValueError(row.fault)
+    if source.kind in ("jsonl", "hub"):
+        _require_role(row, source.question_field, "question_field", _ASKING)
+        _require_role(row, source.answer_field, "answer_field", _ANSWERING)
+        if guessed and answer_kind == "number":
+            _refuse_index(source, row)
     question = ""
     for field in map(str.strip, source.question_field.split(",")):
         lines = _lines(row, field) if source.kind in ("jsonl", "hub") else None
         separator = "\n" if lines is not None or source.kind == "mathqa" else " "
-        question += separator + (_text(row, field) if lines is None else "\n".join(lines)).strip()
+        question += separator + (_text(row, field, "question_field") if lines is None else "\n".join(lines)).strip()
     if not (question := question.strip()):
         raise ValueError(f"field `{source.question_field}`: the question is empty")
 
@@ -335,8 +360,13 @@ def _require_an_answer(source: SourceConfig, answer: str) -> None:
     """Refuses a solution in prose: read as an answer it would be one, and its chain of thought be lost."""
     box = _BOX.search(answer)
     boxed = box is not None and any(map(str.isalnum, answer[: box.start()]))
-    if boxed or _STATEMENT.search(answer):
-        pattern = "boxed" if boxed else "'(?P<cot>.*)answer is (?P<answer>.*)'"
+    if boxed or (stated := _STATEMENT.search(answer)):
+        pattern = "boxed"
+        if not boxed:
+            blank = " " if stated[1] and stated[1].endswith("is") else " *"
+            pattern = (
+                f"'(?P<answer>.*) {stated[2]}.*'" if stated[2] else f"'(?P<cot>.*){stated[0]}{blank}(?P<answer>.*)'"
+            )
         raise ValueError(
             f"field `{source.answer_field}`: {_end(answer)} is a solution, no answer: take it apart by its source's "
             f"answer_pattern, such as {pattern}"
@@ -345,6 +375,8 @@ def _require_an_answer(source: SourceConfig, answer: str) -> None:
 
 def _cure(answer: str, answer_kind: AnswerKind, guessed: bool) -> str:
     """Which setting may read a gold answer that is not of its kind; else nothing."""
+    if not answer.strip():
+        return "; give one, or leave the row out"
     letter = "; data.answer: text takes other letters" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else ""
     if answer_kind == "choice" and not guessed:
         return letter
@@ -353,11 +385,86 @@ def _cure(answer: str, answer_kind: AnswerKind, guessed: bool) -> str:
             letter
             + "; the first answer is a letter, so that all were taken as `choice`: name data.answer (number, ...)"
         )
+    if answer_kind == "number" and _is_readable(answer, "choice"):
+        return "; data.answer: choice takes letters of options"
     if answer_kind == "number" and _EXPRESSION.search(answer):
         return "; data.answer: latex takes expressions"
     if answer_kind == "number" and answer.strip() and not re.search("[0-9]", answer):
         return "; data.answer: text takes texts"
     return ""
+
+
+def _is_readable(answer: str, kind: AnswerKind) -> bool:
+    try:
+        return parse_gold(answer, kind) is not None
+    except ValueError:
+        return False
+
+
+def _turn(row: Row, field: str) -> tuple[str, list[object], int] | None:
+    """Where a field such as `messages[-1].content` is of a list of messages: its path, the messages, and its index."""
+    found = _TURN.match(field)
+    if field in row.fields or found is None:
+        return None
+    try:
+        turns = row.value(found["turns"])
+    except ValueError:
+        return None
+    if not isinstance(turns, list) or not -len(turns) <= int(found["number"]) < len(turns):
+        return None
+    return found["turns"], turns, int(found["number"]) % len(turns)
+
+
+def _role(turn: object) -> str | None:
+    """Who says a message; None where it does not say so."""
+    role = (turn.get("role") or turn.get("from")) if isinstance(turn, Mapping) else None
+    return role if isinstance(role, str) else None
+
+
+def _require_role(row: Row, field: str, key: str, roles: Sequence[str]) -> None:
+    """Refuses a message of somebody else."""
+    if (found := _turn(row, field)) is None:
+        return
+    path, turns, index = found
+    role = _role(turns[index])
+    if role is not None and role.lower() not in roles:
+        theirs = [i for i, turn in enumerate(turns) if (_role(turn) or "").lower() in roles]
+        text = field[len(path) :].partition("]")[2]
+        cure = f"`{path}[{theirs[-1] - len(turns)}]{text}` is" if theirs else "there is none"
+        raise ValueError(f"field `{field}` is a message of `{role}`, and none of `{roles[0]}`: {cure} ({key})")
+
+
+def _left_out(source: SourceConfig, row: Row) -> str:
+    """The roles of the messages that are neither question nor answer, of a row that is a conversation."""
+    fields = (*source.question_field.split(","), source.answer_field, source.cot_field)
+    named = [found for field in fields if (found := _turn(row, field.strip())) is not None]
+    taken: dict[str, set[int]] = {}
+    for path, _, index in named:
+        taken.setdefault(path, set()).add(index)
+    others = {
+        f"{path}[{i}]": _role(turn) or "no role"
+        for path, turns, _ in named
+        for i, turn in enumerate(turns)
+        if i not in taken[path]
+    }
+    return ", ".join(f"`{place}` ({role})" for place, role in others.items())
+
+
+def _refuse_index(source: SourceConfig, row: Row) -> None:
+    """Refuses a whole number as the answer beside a list of options: it counts them."""
+    value = row.value(source.answer_field) if _has(row, source.answer_field) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return
+    for name in _OPTIONS:
+        try:
+            options = row.value(name)
+        except ValueError:
+            continue
+        if isinstance(options, list) and 0 <= value < len(options):
+            raise ValueError(
+                f"field `{source.answer_field}` is {value} beside the list `{name}`, which it may count from 0: write "
+                f"the option's letter, such as {chr(65 + value)} (data.answer: choice), or name data.answer: number"
+            )
 
 
 def _plain(value: object) -> object:
@@ -374,10 +481,15 @@ def _plain(value: object) -> object:
 
 def _take_apart(source: SourceConfig, row: Row) -> tuple[str, str]:
     """The reasoning that the answer's field holds, and the answer."""
-    text = _text(row, source.answer_field, numbers=True)
+    text = _text(row, source.answer_field, "answer_field", numbers=True)
     if source.boxed:
         if (answer := last_box(text)) is None:
             raise ValueError(f"field `{source.answer_field}`: no \\boxed{{...}} in {_end(text)}")
+        if not answer:
+            raise ValueError(
+                f"field `{source.answer_field}`: the last box in {_end(text)} is empty, a part of something, one of "
+                "several or denied: no answer"
+            )
         return text, answer
     if source.answer_pattern:
         found = re.fullmatch(source.answer_pattern, text.strip(), re.DOTALL)
@@ -386,6 +498,7 @@ def _take_apart(source: SourceConfig, row: Row) -> tuple[str, str]:
         return found.groupdict().get("cot") or "", found["answer"]
     reasoning, marker, final = text.rpartition(_GSM8K_MARKER)
     if marker:
+        final = final if _DISPLAYS.match(final) else _FIRST_LINE.findall(final)[0]
         return _GSM8K_NOTE.sub("", reasoning), _THOUSANDS.sub(lambda number: number[0].replace(",", ""), final)
     if source.kind == "gsm8k":
         raise ValueError(f"field `{source.answer_field}`: no `{_GSM8K_MARKER} N` at its end, which is {_end(text)}")
@@ -413,27 +526,56 @@ def _has(row: Row, field: str) -> bool:
         return False
 
 
-def _text(row: Row, field: str, *, numbers: bool = False) -> str:
+def _text(row: Row, field: str, key: str = "", *, numbers: bool = False) -> str:
     """The text of a field that must be there; `numbers` are taken too and written out."""
-    value = row.value(field)
+    value = _value(row, field, key)
     if value is None:
-        raise ValueError(f"field `{field}` is null")
+        raise ValueError(f"field `{field}` is null: fill it in, or leave the row out")
     if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f"field `{field}` should be text, is {shown(value)}{_inner_text(value, field)}")
+    if "\0" in value:
+        raise ValueError(f"field `{field}` has a NUL, its character {value.index(chr(0)) + 1}: leave it out")
     return value
+
+
+def _value(row: Row, field: str, key: str = "") -> object:
+    """`Row.value`; where there is none, the error says which `key` of a source names it."""
+    try:
+        return row.value(field)
+    except AbsentFieldError as error:
+        named = f": name another by {key} of its source, such as data.train.{key}{_message(row, key)}" if key else ""
+        raise AbsentFieldError(f"{error}{named}") from None
+
+
+def _message(row: Row, key: str) -> str:
+    """The path of the question or the answer in a row that holds messages, as an example; else nothing."""
+    roles = {"question_field": _ASKING, "answer_field": _ANSWERING}.get(key, ())
+    for name, turns in row.fields.items():
+        for i in range(len(turns) - 1, -1, -1) if isinstance(turns, list) else ():
+            said = next(
+                (text for text in ("content", "value") if isinstance(turns[i], Mapping) and text in turns[i]), ""
+            )
+            if said and (_role(turns[i]) or "").lower() in roles:
+                return f": {name}[{i - len(turns)}].{said}"
+    return ""
 
 
 def _inner_text(value: object, field: str) -> str:
     """A hint at the text that a list, or a list of the parts of a message, holds."""
-    first = value[0] if isinstance(value, list) and value else None
-    if isinstance(first, Mapping) and isinstance(first.get("text"), str):
-        return f": name its text by `{field}[0].text`"
-    return f": name one of its items, such as `{field}[0]`" if isinstance(first, str | int | float | Decimal) else ""
+    if isinstance(value, bool):
+        return ': write it as one, such as "yes" or "no", which data.answer: text compares'
+    first = value[0] if isinstance(value, list) and value else value if isinstance(value, Mapping) else None
+    path = f"{field}[0]" if isinstance(value, list) else field
+    if isinstance(first, Mapping):
+        inner = next((name for name in ("text", "content", "value", *map(str, first)) if name in first), "")
+        where = f"{field}[-1]" if inner in ("content", "value") and isinstance(value, list) else path
+        return f": name its text by `{where}.{inner}`" if inner else _WRITE
+    return f": name one of its items, such as `{path}`" if isinstance(first, str | int | float | Decimal) else _WRITE
 
 
 def _lines(row: Row, field: str) -> list[str] | None:
     """The texts of a field that lists them, such as the options of a choice."""
-    value = row.value(field)
+    value = _value(row, field, "question_field")
     return value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else None

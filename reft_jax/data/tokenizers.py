@@ -75,6 +75,17 @@ def special_texts(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
     return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
 
 
+def reserved_texts(tokenizer: "PreTrainedTokenizerBase") -> tuple[set[str], set[str]]:
+    """The special tokens that a question must not hold, and those that a chain of thought must not.
+
+    A chain of thought may have blocks, `<think>` with its `</think>`.
+    """
+    special = special_texts(tokenizer) - {""}
+    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    opening = {text for text in special if text.startswith("<") and f"</{text[1:]}" in special} - named
+    return special, special - opening - {f"</{text[1:]}" for text in opening}
+
+
 def special_ids(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = (), target_end: str = "") -> SpecialIds:
     """The tokenizer's own pad and eos ids; without a pad token, padding is filled with eos.
 

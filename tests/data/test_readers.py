@@ -492,9 +492,13 @@ def test_texts_that_are_listed_have_a_line_each(tmp_path: Path, suffix: str) -> 
         (["5"], "name one of its items, such as `a.b[0]`"),
         ([5, 6], "name one of its items, such as `a.b[0]`"),
         ([{"type": "text", "text": "5"}], "name its text by `a.b[0].text`"),
-        ([], "is list []"),
-        ([["5"]], "is list [['5']]"),
-        ({"text": "5"}, "is dict {'text': '5'}"),
+        ([], "is list []: write it as one"),
+        ([["5"]], "is list [['5']]: write it as one"),
+        ({"text": "5"}, "name its text by `a.b.text`"),
+        ({"n": "5"}, "name its text by `a.b.n`"),
+        ({}, "is dict {}: write it as one"),
+        ([{"role": "assistant", "content": "5"}], "name its text by `a.b[-1].content`"),
+        (True, 'is bool True: write it as one, such as "yes" or "no", which data.answer: text compares'),
     ],
 )
 def test_a_list_in_place_of_a_text_is_refused_with_what_to_name(tmp_path: Path, value: object, hint: str) -> None:
@@ -518,7 +522,7 @@ def test_a_list_in_place_of_a_text_is_refused_with_what_to_name(tmp_path: Path, 
         ("a.b[1].c", "field `a.b[1].c` is missing: `a.b` has 1 items, from 0"),
         ("a.b[-2].c", "field `a.b[-2].c` is missing: `a.b` has 1 items, from 0"),
         ("a.b[0].d", "field `a.b[0].d` is missing: `a.b[0]` has c, and no `d`"),
-        ("a.b[0].c", "field `a.b[0].c` is null"),
+        ("a.b[0].c", "field `a.b[0].c` is null: fill it in, or leave the row out"),
         ("a.n.c", "field `a.n.c` is missing: `a.n` is null"),
         (
             "a.b.c",
@@ -526,7 +530,7 @@ def test_a_list_in_place_of_a_text_is_refused_with_what_to_name(tmp_path: Path, 
         ),
         ("a.d.e", "field `a.d.e`: `a.d` is str 'text' and has no field `e`"),
         ("a.d[0]", "field `a.d[0]`: `a.d` is str 'text' and has no item 0"),
-        ("a.b", "field `a.b` should be text, is list [{'c': None}]"),
+        ("a.b", "field `a.b` should be text, is list [{'c': None}]: name its text by `a.b[0].c`"),
         ("a..b", "field `a..b` is missing; there are a, q"),
     ],
 )
@@ -535,7 +539,100 @@ def test_a_path_that_leads_nowhere_says_how_far_it_led(tmp_path: Path, path: str
     source = layout_file(tmp_path, row, question_field="q", answer_field=path)
     with pytest.raises(ValueError) as refused:
         read_problems(source)
+    named = ": name another by answer_field of its source, such as data.train.answer_field"
+    message += named if " is missing" in message else ""
     assert str(refused.value).splitlines()[1:] == [f"  {source.path}, line 1: {message}"]
+
+
+CONVERSATION = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "One and two?"},
+                {"role": "assistant", "content": "3"}, {"role": "user", "content": "And four?"},
+                {"role": "tool", "content": "4"}, {"role": "assistant", "content": "It is 7.\n#### 7"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [("role", "content", "user"), ("from", "value", "human")])
+def test_a_missing_question_beside_messages_names_their_path(tmp_path: Path, keys) -> None:
+    role, content, user = keys
+    names = {"user": user}
+    turns = [{role: names.get(t["role"], t["role"]), content: t["content"]} for t in CONVERSATION]
+    bad = check_rows(layout_file(tmp_path, {"messages": turns})).bad
+    (path,) = re.findall(r"such as data\.train\.question_field: (\S+)$", bad[0].what)
+    source = layout_file(tmp_path, {"messages": turns}, question_field=path, answer_field=f"messages[-1].{content}")
+    assert [(p.question, p.answer.strip()) for p in read_problems(source)] == [("And four?", "7")]
+    assert path == f"messages[-3].{content}"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "told"),
+    [
+        (
+            "messages[-2].content",
+            "messages[-1].content",
+            "`tool`, and none of `user`: `messages[-3].content` is (quest",
+        ),
+        ("messages[-1].content", "messages[-1].content", "`assistant`, and none of `user`: `messages[-3].content` is"),
+        ("messages[-3].content", "messages[-2].content", "`tool`, and none of `assistant`: `messages[-1].content` is"),
+        ("messages[0].content", "messages[-1].content", "`system`, and none of `user`"),
+    ],
+)
+def test_a_message_of_another_role_is_a_bad_row(tmp_path: Path, question: str, answer: str, told: str) -> None:
+    source = layout_file(tmp_path, {"messages": CONVERSATION}, question_field=question, answer_field=answer)
+    (row,) = check_rows(source).bad
+    assert told in row.what
+
+
+def test_turns_that_are_left_out_are_told_once_a_source(tmp_path: Path) -> None:
+    alone = CONVERSATION[1:3]
+    rows = [{"id": f"r{i}", "messages": turns} for i, turns in enumerate([alone, CONVERSATION[:3], CONVERSATION[1:4]])]
+    for row in rows[2:]:
+        row["messages"] = [*alone, *alone]
+    fields = {"question_field": "messages[-2].content", "answer_field": "messages[-1].content"}
+    said: list[str] = []
+    assert len(read_problems(layout_file(tmp_path, *rows, **fields), say=said.append)) == 3
+    (line,) = said
+    assert "of 2 of 3 rows other turns" in line
+    assert "`r1`: `messages[0]` (system)" in line
+    said.clear()
+    read_problems(layout_file(tmp_path, rows[0], **fields), say=said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("field", ["question", "answer", "cot"])
+def test_a_nul_is_a_bad_row(tmp_path: Path, field: str) -> None:
+    row = {"question": "One?", "answer": "1", "cot": "It is.", field: "a\0b"}
+    assert check_rows(layout_file(tmp_path, row)).bad[0].what == (
+        f"field `{field}` has a NUL, its character 2: leave it out"
+    )
+
+
+def test_a_key_that_is_there_twice_is_a_bad_row(tmp_path: Path) -> None:
+    text = '{"question": "One?", "answer": 1, "more": {"a": 1, "a": 2}}\n{"question": "q", "answer": 1, "answer": 2}\n'
+    bad = check_rows(SourceConfig(kind="jsonl", path=write(tmp_path, "rows.jsonl", text))).bad
+    assert [row.what for row in bad] == [f"key '{key}' is there twice: leave one of them" for key in ("a", "answer")]
+
+
+@pytest.mark.parametrize("name", ["choices", "options"])
+def test_an_index_of_an_option_is_no_gold_number(tmp_path: Path, name: str) -> None:
+    row = {"question": "Which?", name: ["x", "y", "z"], "answer": 1}
+    (bad,) = check_rows(layout_file(tmp_path, row)).bad
+    assert f"field `answer` is 1 beside the list `{name}`" in bad.what
+    assert "such as B (data.answer: choice), or name data.answer: number" in bad.what
+    assert read_problems(layout_file(tmp_path, row), answer="number")[0].answer == "1"
+    assert read_problems(layout_file(tmp_path, {**row, "answer": 3}))[0].answer == "3"  # counts none of them
+
+
+@pytest.mark.parametrize("answer", ["a\n#### 5\nDone.", "a\n####5", "a\n####\n5\nDone.", "a\n#### $$\n5\n$$"])
+def test_the_answer_behind_the_marker_ends_with_its_line(tmp_path: Path, answer: str) -> None:
+    (problem,) = read_problems(layout_file(tmp_path, {"question": "q", "answer": answer}))
+    assert parse_gold(problem.answer, "number") == 5 == extract_answer(answer, "number", "####", "lenient")
+    assert problem.cot == "a"
+
+
+def test_lines_that_end_in_carriage_returns_alone_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "old mac.jsonl", '{"question": "q", "answer": 1}\r{"question": "r", "answer": 1}\r')
+    with pytest.raises(ValueError, match="ends its lines in carriage returns alone") as refused:
+        read_problems(SourceConfig(kind="jsonl", path=path))
+    subprocess.run(["sh", "-c", str(refused.value).splitlines()[1]], check=True)
+    assert len(read_problems(SourceConfig(kind="jsonl", path=f"{tmp_path}/old mac.lines.jsonl"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -581,6 +678,13 @@ def test_solutions_end_in_a_box(tmp_path: Path, solution: str, answer: str) -> N
 
 
 REFUSED = {
+    "c ### 5": "answer_pattern, such as '(?P<cot>.*)### *(?P<answer>.*)'",
+    "The answer: 5": "answer_pattern, such as '(?P<cot>.*)answer: *(?P<answer>.*)'",
+    "5 because": "answer_pattern, such as '(?P<answer>.*) because.*'",
+    "A) Yes": "; data.answer: choice takes letters of options",
+    "B) No": "; data.answer: choice takes letters of options",
+    "\\text{(B)}": "; data.answer: choice takes letters of options",
+    "": ": it is empty; give one, or leave the row out",
     "r \\boxed{5}": "is a solution, no answer: take it apart by its source's answer_pattern, such as boxed",
     "r\nso $\\boxed{5}$.": "answer_pattern, such as boxed",
     "The answer is 5": "answer_pattern, such as '(?P<cot>.*)answer is (?P<answer>.*)'",
@@ -623,6 +727,12 @@ def test_a_letter_beyond_e_is_refused_with_the_kind_that_takes_it(tmp_path: Path
 def test_a_solution_without_a_box_that_closes_is_a_bad_row(tmp_path: Path, solution: str) -> None:
     bad = check_rows(layout_file(tmp_path, {"question": "q", "answer": solution}, answer_pattern="boxed")).bad
     assert [row.what for row in bad] == [f"field `answer`: no \\boxed{{...}} in {solution!r}"]
+
+
+@pytest.mark.parametrize("solution", ["$2\\boxed{9}$", "$\\boxed{5}^2$", "not \\boxed{5}", "\\boxed{1} or \\boxed{2}"])
+def test_a_box_that_is_no_answer_of_a_completion_is_none_of_a_solution(tmp_path: Path, solution: str) -> None:
+    (bad,) = check_rows(layout_file(tmp_path, {"question": "q", "answer": solution}, answer_pattern="boxed")).bad
+    assert "is empty, a part of something, one of several or denied: no answer" in bad.what
 
 
 def test_a_row_that_a_pattern_does_not_match_is_a_bad_row(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reft_jax.config import Config, SupervisedConfig
 from reft_jax.data.audit.texts import Finding, first_difference, spread
 from reft_jax.data.chat import rendered_otherwise
-from reft_jax.data.encoding import has_hole, token_ids
+from reft_jax.data.encoding import has_hole, reserved, token_ids
 from reft_jax.data.prompts import generation_prompt, program_header, prompt_text, taught_text
 from reft_jax.problem import Problem
 
@@ -93,6 +93,12 @@ def look_at_tokens(
             error = config.data.bad_rows == "error"
             what = f"target: not what the chat template renders{'' if error else ': dropped'}"
             found.append(Finding(split, what, rows, len(texts["target"].problems), stops=error))
+        if split in trained or split in sampled:
+            learned = {problem.id for problem in texts["target"].problems} if split in trained else set()
+            asked = texts["sampling_prompt"].problems
+            whole = [p if p.id in learned else dataclasses.replace(p, cot=None) for p in asked]
+            what = "holds the text of a special token"
+            found.append(Finding(split, what, reserved(whole, tokenizer), len(whole), stops=True))
         if split in sampled:
             limits["sampling_prompt"] = ("generation.prompt_buckets", max(generation.prompt_buckets))
         for name, (key, longest) in limits.items():
