@@ -25,15 +25,20 @@ import errno
 import io
 import json
 import pickle
+import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 _FUNCTIONS = {"abs", "max", "min", "pow", "round", "sum"}
 _IMPORT = {"sympy"}  # `from sympy import *`, which parse_expr runs
 _GENERATED = "monomial_"  # functions that sympy writes and runs for polynomials, of no text of the answer's
 _ACTS = ("CALL", "ATTR", "METHOD", "SUBSCR", "IMPORT")  # of instructions that do something; a name alone does nothing
+_NOT_FINITE = re.compile(r"(?<![a-z])(?:nan|inf(?:inity)?)[ij]?(?![a-z])", re.IGNORECASE)
+_NUMBERS = re.compile(r"[0-9.,;eij*+/()\[\]{}-]*", re.IGNORECASE)
+_CLOSE = 1e-4  # what coin_flip's scorer takes for equal
 SHOWN = 8  # names that a refusal lists
 
 
@@ -58,8 +63,33 @@ def scores(tasks: Sequence[tuple[str, dict[str, Any]]]) -> Callable[[int, str, s
         found = float(made[task].score_answer(answer, item))
         if refused:
             raise PermissionError(errno.EPERM, f"the answer is code: {', '.join(refused[:SHOWN])}")
-        return found
+        return borne_out(found, answer, item)
 
+    return score
+
+
+def borne_out(score: float, answer: str, item: Mapping[str, Any]) -> float:
+    """A task's score, where it is full for an answer that cannot be right what it should be.
+
+    `complex_arithmetic` has min(1, e^-|answer - gold|), which is 1 where the answer has a `nan` in it: of any task, an
+    answer of numbers of which one is not finite is wrong unless it is the gold answer. `coin_flip` gives the shared
+    digits over the shorter of two decimals, so that `0` is right of nearly all: it is over the longer one here.
+
+    Args:
+        score: of the task's own `score_answer`.
+        answer: as it was given.
+        item: the task's, with its gold answer.
+    """
+    gold = str(item["answer"]).strip()
+    if score < 1 or answer.strip() == gold:
+        return score
+    tight = "".join(answer.split())
+    if _NOT_FINITE.search(tight) and _NUMBERS.fullmatch(_NOT_FINITE.sub("", tight)):
+        return 0.0
+    if item.get("metadata", {}).get("source_dataset") == "coin_flip":
+        given, right = (float(Fraction(text.replace(",", ""))) for text in (answer, gold))
+        lengths = sorted(len(f"{number:.10g}") for number in (given, right))
+        return score if abs(given - right) <= _CLOSE else lengths[0] / lengths[1]
     return score
 
 

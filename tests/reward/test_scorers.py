@@ -11,6 +11,7 @@ from reft_jax.config import RewardConfig
 from reft_jax.problem import Problem, TaskItem
 from reft_jax.reward.pool import ProgramRunner
 from reft_jax.reward.programs import ProgramResult
+from reft_jax.reward.scorers import borne_out, items
 from reft_jax.reward.verdicts import Verdict, verdicts_of
 
 EXECUTING = (
@@ -122,6 +123,40 @@ def test_what_an_answer_may_compute_is_limited(inside):
     assert [inside[name, ENDLESS].outcome for name in ("countdown", "n_queens")] == ["timeout"] * 2
     # The scorer takes a MemoryError, as any other, for a wrong answer.
     assert inside["n_queens", MEMORY] == ProgramResult("ok", 0.0, "")
+
+
+NOT_FINITE = ("nan", "-nan", "NaN", "nanj", "nan+nanj", "n a n", "nan + 3i", "(nan, 2)", "inf", "-Infinity", "[inf]")
+
+
+@pytest.mark.parametrize("answer", NOT_FINITE)
+def test_an_answer_that_is_not_finite_is_not_right_unless_it_is_the_gold_answer(answer):
+    assert borne_out(1.0, answer, {"answer": "8.0 + 3.0i"}) == 0.0
+    assert borne_out(1.0, answer, {"answer": answer}) == 1.0
+
+
+@pytest.mark.parametrize("answer", ["8 + 3i", "banana", "info", "a nan", "1e3", "Nan is right", "infant"])
+def test_other_full_scores_stand(answer):
+    assert borne_out(1.0, answer, {"answer": "8.0 + 3.0i", "metadata": {}}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"), [("0", 1 / 8), ("0.2", 3 / 8), ("0.234375", 1.0), ("15/64", 1.0), ("0.2344", 1.0)]
+)
+def test_a_coin_flips_first_digits_are_not_right(answer, score):
+    item = {"answer": "0.234375", "metadata": {"source_dataset": "coin_flip"}}
+    assert borne_out(1.0, answer, item) == score
+    assert borne_out(0.25, answer, item) == 0.25
+
+
+@pytest.mark.ci
+def test_a_worker_bears_scores_out():
+    pytest.importorskip("reasoning_gym")
+    made = {name: next(items(name, {}, 3, 1)) for name in ("complex_arithmetic", "coin_flip")}
+    asked = [("complex_arithmetic", answer) for answer in ("nan", "nan+3j", made["complex_arithmetic"]["answer"])]
+    asked += [("coin_flip", answer) for answer in ("0", made["coin_flip"]["answer"])]
+    with ProgramRunner(workers=1, timeout=2.0, memory=512) as runner:
+        found = runner.scores([(TaskItem(name, "{}", made[name]["entry"]), answer) for name, answer in asked])
+    assert [result.value == 1 for result in found] == [False, False, True, False, True], found
 
 
 class FixedRunner(ProgramRunner):
