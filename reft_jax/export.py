@@ -14,6 +14,7 @@ With --base FOLDER it is one of that model, and holds the adapters of the checkp
 import dataclasses
 import functools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -73,6 +74,7 @@ def export(checkpoint: Path, out: Path, *, dtype: Dtype | None = None, shard_byt
         ValueError: a model made from scratch has a shape that no architecture of transformers has, or a reward model
             is of a family that has no classifier there.
     """
+    checkpoint = Path(os.path.abspath(checkpoint))  # `.` has no name, and so no neighbours
     part = lambda name: checkpoint.with_name(part_name(checkpoint.name, name))
     is_classifier = part("class_head").exists()
     run_dir, config = read_run(checkpoint, out, reward_model=is_classifier)

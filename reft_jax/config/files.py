@@ -54,12 +54,27 @@ def parse_yaml(text: str) -> Any:
     """What a YAML text holds.
 
     Raises:
-        yaml.YAMLError: it is none, nested too deeply to be read, or has a key twice.
+        yaml.YAMLError: it is none, nested too deeply to be read, holds itself, or has a key twice.
     """
     try:
-        return yaml.load(text, _Loader)
+        made = yaml.load(text, _Loader)
+        _refuse_cycles(made, set(), set())
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
+    return made
+
+
+def _refuse_cycles(value: Any, above: set[int], seen: set[int]) -> None:
+    """Refuses a value that holds itself, as `x: &a [*a]` does."""
+    if not isinstance(value, dict | list) or id(value) in seen:
+        return
+    if id(value) in above:
+        raise yaml.YAMLError("an alias (*name) stands inside of what it names (&name): write the value out")
+    above.add(id(value))
+    for part in value.values() if isinstance(value, dict) else value:
+        _refuse_cycles(part, above, seen)
+    above.remove(id(value))
+    seen.add(id(value))
 
 
 def read_yaml(path: Path) -> Any:

@@ -213,7 +213,9 @@ class SettingsParser(jsonargparse.ArgumentParser):
         if not told and self._has_settings:
             own = {action.dest for action in self._actions} - _SETTINGS
             unreadable = (*unreadable_sections(self.given, _sections()), *unreadable_files(self.given))
-            told = list(dict.fromkeys([*unreadable, *faults(self.given, own)]))
+            found = list(faults(self.given, own))
+            keys = {line.partition(" ")[0] for line in found}  # what is said of a key is said once
+            told = list(dict.fromkeys([*(line for line in unreadable if line.partition(" ")[0] not in keys), *found]))
         elif not told and "unrecognized arguments" in message.lower():
             meant = suggestion(self.given, [action.dest for action in self._actions])
             told = [message + (meant or ": the command has no such option")]

@@ -52,7 +52,7 @@ AutoUnitInterval = Annotated[
     float | Literal["auto"], Range("between 0 and 1, or auto", lambda x: x == "auto" or 0 <= x <= 1)
 ]
 DualClip = Annotated[float, Range("0, or more than 1", lambda x: x == 0 or x > 1)]
-AUTO = (0,)
+AUTO = (-(2**31),)  # no length, and nothing that a person writes, as 0 is
 """Buckets that are made of the data's lengths; written `auto`."""
 Buckets = Annotated[
     tuple[int, ...],

@@ -41,7 +41,7 @@ from reft_jax.reward.pool import ProgramRunner
 
 STATED_AFTER = {"mathqa": ("answer :", "answer is")}
 """What stands before the answer that annotations in prose state themselves, by kind of source."""
-STATED_ELSEWHERE = ("Therefore, the answer is", "the answer is", "The answer is", "nswer:", "####", "\\boxed{")
+STATED_ELSEWHERE = ("the answer is", "The answer is", "answer:", "Answer:", "####", "\\boxed{")
 """The same for other kinds: SVAMP's, and what else is usual."""
 _NO_RUN = "--run_dir=unused"  # what a run must have, and a look at its data does not need
 _NO_TOKENIZER = "--model.tokenizer=embedded"  # nor a file
@@ -58,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own, rest = parser.parse_known_args(words, argparse.Namespace(file=file))
     if file and not own.kind:
         parser.error(f"--kind says how {file} is read: one of {', '.join(_kinds())}")
+    if file and own.kind == "reasoning_gym":
+        parser.error(
+            f"--kind reasoning_gym makes its questions itself and reads no file: leave {file} out, and give "
+            "--config FILE with data.train: {kind: reasoning_gym, name: TASK, limit: N}"
+        )
     if not file and not _names(rest, "--config"):
         parser.error("name a file of problems first, or the config of a run with --config FILE")
     config = load_config(_settings(own, rest), prog=parser.prog)

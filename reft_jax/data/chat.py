@@ -141,7 +141,7 @@ def chat_strings(
     except ValueError as error:
         raise ValueError(
             f"data.templates.kind is chat, and tokenizer `{tokenizer.name_or_path}` has no chat template: take that of "
-            "the instruct model, or set data.templates.kind to strings"
+            "the instruct model, put one beside its files as chat_template.jinja, or set data.templates.kind to strings"
         ) from error
     if unknown := [key for key in templates.variables if not re.search(rf"\b{re.escape(key)}\b", source)]:
         raise ValueError(f"data.templates.variables names {', '.join(unknown)}: {name} has no such variable")

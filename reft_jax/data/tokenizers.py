@@ -48,7 +48,9 @@ def load_tokenizer(name: str, revision: str, key: str = "model.tokenizer") -> "P
     if name == "embedded":
         from reft_jax.data.embedded.problems import build_tokenizer
 
-        return build_tokenizer()
+        tokenizer = build_tokenizer()
+        tokenizer.name_or_path = name
+        return tokenizer
 
     if not (folder := local_folder(name, key)):
         ask_hub()

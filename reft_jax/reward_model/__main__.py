@@ -209,7 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(named(str(__doc__)))
         return 0
     if not given or given[0] not in commands:
-        print(f"usage: {program('reward-model')} {{{','.join(commands)}}} ... (--help)", file=sys.stderr)
+        what = f"{given[0]} is no such command" if given else "name what it does"
+        print(
+            f"usage: {program('reward-model')} {{{','.join(commands)}}} ... (--help)\nerror: {what}: train, or rerank",
+            file=sys.stderr,
+        )
         return REFUSED
     return commands[given[0]](given[1:])
 

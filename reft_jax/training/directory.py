@@ -46,8 +46,14 @@ def lock_run_dir(directory: Path) -> Iterator[None]:
 
     def lock() -> None:
         made.extend([] if directory.exists() else [directory])
-        directory.mkdir(parents=True, exist_ok=True)
-        held.append((directory / ".lock").open("a"))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            held.append((directory / ".lock").open("a"))
+        except FileExistsError:
+            raise OSError(f"run_dir {directory} is a file: name a folder, which need not be there yet") from None
+        except OSError as error:
+            told = f"run_dir {directory} cannot be made or written to ({error.strerror}): name another folder"
+            raise OSError(told) from None
         try:
             fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from reft_jax.config import Config, load_config, to_dict
+from reft_jax.config.ranges import AUTO
 from reft_jax.config.validation import require_files, validate
 
 VALID = ["--run_dir=r", "--model.tokenizer=embedded", "--data.train.kind=generated", "--data.train.path=train"]
@@ -118,7 +119,7 @@ def test_numbers_but_for_rewards_and_meshes_are_not_negative(valid, key):
         ("rl.dual_clip", [0, 1.01], [1.0, 0.5, -3.0]),
         ("rl.baseline_shift", [0.0], [math.inf]),
         ("data.dev_fraction", [0.01, 0.99], [0.0, 1.0]),
-        ("generation.prompt_buckets", [(1,), (8, 4), (0,)], [(), (0, 8), (4, -1)]),
+        ("generation.prompt_buckets", [(1,), (8, 4), AUTO], [(), (0,), (0, 8), (4, -1)]),
         ("reward.functions", [{}, {"a.b": -2.0}], [{"a.b": -math.inf}]),
     ],
 )

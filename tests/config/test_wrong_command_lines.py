@@ -45,6 +45,7 @@ FILES = {
     "empty.yaml": "# nothing yet\n",
     "rl_unknown.yaml": "kl_coeff: 0.1\n",
     "section_unknown.yaml": "rl: rl_unknown.yaml\n",
+    "itself.yaml": "x: &a [*a]\n",
     "deep.yaml": "rl: " + "[" * 9999,
     "data.jsonl": "",
     "answers.jsonl": '{"question": "q", "completion": "5", "answer": "5"}\n',
@@ -182,7 +183,13 @@ WRONG = [  # command, arguments, and what must be among what is said
     ("preflight.__main__", "--config quickstart --target gpu", "gpu", "cpu:N"),
     ("preflight.__main__", "--config quickstart --target cpu:8 --rl.epoch 3", "rl.epoch", "did you mean rl.epochs?"),
     ("reward_model.__main__", "trian", "train", "rerank"),
+    ("reward_model.__main__", "", "error: ", "name what it does: train, or rerank"),
+    ("train", "--config itself.yaml", "itself.yaml", "write the value out"),
+    ("export", ". out", "/wrong", "a folder of RUN_DIR/checkpoints"),
+    ("train", f"{VALID} --sft.prompt_buckets 0", "sft.prompt_buckets", "each more than 0"),
+    ("data.__main__", "answers.jsonl --kind reasoning_gym", "leave answers.jsonl out", "name: TASK"),
 ]
+ONCE = [("--rl.optimizer 5", "rl.optimizer is"), ("--data.templates foo", "data.templates is")]
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +216,14 @@ def test_what_is_wrong_is_told_in_four_lines_with_its_place_and_cure(
     assert "Traceback" not in told
     assert place in told, told
     assert cure in told, told
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("given", "told"), ONCE)
+def test_a_section_that_is_none_is_told_once(given, told, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("reft_jax.train").main(f"{VALID} {given}".split())
+    assert capsys.readouterr().err.count(told) == 1
 
 
 def test_nothing_is_suggested_for_what_is_like_no_setting(capsys):

@@ -188,6 +188,36 @@ def test_prose_that_states_another_answer(command, tmp_path) -> None:
     assert other_statements(letters, ("answer :", "answer is"), RewardConfig()) == [("p", "gold c, states 'b'")]
 
 
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "The answer is {}.",
+        "so the answer is: {}",
+        "Answer: {}",
+        "So we get \\boxed{{{}}}.",
+        "a\n#### {}",
+        "\\fbox{{{}}}",
+    ],
+)
+def test_prose_states_an_answer_in_more_than_one_way(command, tmp_path, stated) -> None:
+    rows = [{"question": f"{i}?", "answer": "5", "cot": stated.format(i)} for i in (5, 6)]
+    _, report, _ = command(write(tmp_path / "f.jsonl", *rows), "--kind", "jsonl")
+    assert found(report, "prose states another answer") == [{"id": "f_1", "detail": "gold 5, states 6"}]
+
+
+def test_left_out_turns_are_a_finding(command, tmp_path) -> None:
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "5"},
+    ]
+    path = write(tmp_path / "f.jsonl", {"messages": turns})
+    fields = ["--data.train.question_field", "messages[1].content", "--data.train.answer_field", "messages[2].content"]
+    status, report, _ = command(path, "--kind", "jsonl", *fields)
+    what = "other turns of its conversation are left out"
+    assert (status, found(report, what)) == (0, [{"id": "f_0", "detail": "`messages[0]` (system)"}])
+
+
 def test_prose_is_read_behind_the_answer_trigger() -> None:
     good = Problem("good", "q", "1,005", cot="so")
     # A line break in the published answer ends the line that is read.
@@ -563,8 +593,12 @@ def test_what_is_published_of_the_real_files_is_found(real_data) -> None:
         "question asked before, same text": 9,
         "question asked before, same letters and digits": 209,
     }
-    report = audit({**sets, "file": read("svamp_nl.json")}, config(cot="text"), with_tokens=False, stated_after=())
+    sets["file"] = read("svamp_nl.json")
+    theirs = ("Therefore, the answer is",)
+    report = audit(sets, config(cot="text"), with_tokens=False, stated_after=theirs)
     assert report["sets"]["file"]["stated"] == 3067
+    report = audit(sets, config(cot="text"), with_tokens=False, stated_after=())
+    assert report["sets"]["file"]["stated"] == len(sets["file"])  # nine more begin otherwise
     assert [row["id"] for row in found(report, "prose states another answer")] == ["svamp_929", "svamp_2000"]
     repeated = found(report, "question asked before, same letters and digits")
     assert len(repeated) == 210

@@ -124,9 +124,13 @@ def test_a_run_that_has_begun_keeps_its_own(tmp_path):
     assert with_kept_buckets(mine).sft.prompt_buckets == (64,), "what is asked for by number is not replaced"
 
 
-@pytest.mark.parametrize("words", [["auto"], ["[0]"], ["0"]])
-def test_how_it_is_written(words):
-    assert load_config(["--run_dir=r", *PROBLEM, "--sft.prompt_buckets", *words]).sft.prompt_buckets == AUTO
+def test_how_it_is_written(capsys):
+    written = ["--run_dir=r", *PROBLEM, "--sft.prompt_buckets"]
+    assert load_config([*written, "auto"]).sft.prompt_buckets == AUTO
+    for words in ("[0]", "0"):
+        with pytest.raises(SystemExit):
+            load_config([*written, words])
+        assert "each more than 0, or auto" in capsys.readouterr().err
 
 
 def test_preflight_says_what_it_needs(capsys):

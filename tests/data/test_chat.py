@@ -3,6 +3,7 @@ here in other words, and of a real tokenizer; over real questions where they are
 
 import dataclasses
 import json
+import re
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from reft_jax.config import Config, DataConfig, SourceConfig, TemplateConfig
 from reft_jax.data.audit.tokens import look_at_tokens, tokenise
 from reft_jax.data.chat import bos_warning, filled, with_templates, with_worked_examples
-from reft_jax.data.encoding import encode_completions, encode_examples, encode_prompts
+from reft_jax.data.encoding import encode_completions, encode_examples, encode_prompts, reserved
 from reft_jax.data.problem_sets import encode_for_training
 from reft_jax.data.prompts import few_shot_prefix, generation_prompt, program_header, prompt_text, target_text
 from reft_jax.data.readers import read_problems
@@ -97,6 +98,30 @@ def build_tokenizer(template: str | None, *, adds_bos: bool = True) -> PreTraine
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<bos>")
     made.chat_template = template
     return made
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+def test_a_text_that_would_be_read_as_a_special_token_is_refused(token: str) -> None:
+    tokenizer, templates = build_tokenizer(QWEN25), TemplateConfig()
+    asked, taught = (Problem(name, f"a{q}b?", "5", cot=f"c{c}d") for name, q, c in (("x", token, ""), ("y", "", token)))
+    plain = Problem("z", "a < | im_end | >?", "5", cot="<think>c</think>")
+    assert reserved([asked, plain, taught], tokenizer) == [
+        ("x", f"question: {token}"),
+        ("y", f"chain of thought: {token}"),
+    ]
+    with pytest.raises(ValueError, match=rf"1 of 2 .*`x` \(question: {re.escape(token)}\); write them otherwise"):
+        encode_prompts([asked, plain], tokenizer, templates, "text", **LONG)
+    with pytest.raises(ValueError, match=r"`y` \(chain of thought"):
+        encode_examples([taught], tokenizer, templates, "text", **LONG, max_response=999, stage="sft")
+    assert len(encode_prompts([taught, plain], tokenizer, templates, "text", **LONG)[0]) == 2  # asks without its chain
+
+
+def test_a_special_block_may_stand_in_a_chain_of_thought_alone() -> None:
+    tokenizer = build_tokenizer(QWEN25)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<thought>", "</thought>"]})
+    text = "<thought>so</thought>"
+    assert reserved([Problem("a", "why?", "5", cot=text)], tokenizer) == []
+    assert reserved([Problem("b", text, "5")], tokenizer) == [("b", "question: </thought>, <thought>")]
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +309,7 @@ def test_what_is_filled_in_stays_as_it_is(form):
 
 
 BAD = {
-    "no template": (None, {}, r"has no chat template: take that of the instruct model"),
+    "no template": (None, {}, r"has no chat template: take that of the instruct model, .* chat_template\.jinja"),
     "thoughts that are opened": (
         CHATML.replace("assistant{{ '\n' }}", "assistant{{ '\n' }}<think>{{ '\n' }}"),
         {},

@@ -11,6 +11,7 @@ from jax.errors import JaxRuntimeError
 from reft_jax.config import Config, DistributedConfig
 from reft_jax.parallel.processes import REFUSED, STOPPED, Interrupted
 from reft_jax.parallel.sharding import make_mesh
+from reft_jax.training.directory import lock_run_dir
 from reft_jax.training.lifecycle import Lifecycle, lifecycle
 from reft_jax.training.sampler import Sampler
 from tests.runs import run
@@ -74,6 +75,15 @@ def test_what_is_expected_to_go_wrong_ends_with_its_code_and_a_line(error, begun
 def test_what_is_not_expected_is_raised(error, begun):
     with pytest.raises(type(error), match="a bug"):
         work(error, begun=begun)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_run_dir_that_cannot_be_a_folder_is_refused_by_its_key(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=rf"run_dir {tmp_path}/{name} (is a file|cannot be made).*: name a"):
+        with lock_run_dir(tmp_path / name):
+            pytest.fail("it was made")
+    assert (tmp_path / "file").is_file()
 
 
 def test_signals_are_given_back():
