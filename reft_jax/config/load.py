@@ -34,7 +34,7 @@ from reft_jax.config.faults import (
 )
 from reft_jax.config.files import find, not_found, parse_yaml, parts
 from reft_jax.config.invocation import named, program
-from reft_jax.config.lists import Fields, given_twice, in_settings, item_type, on_command_line
+from reft_jax.config.lists import BY_KIND, Fields, given_twice, in_settings, item_type, on_command_line
 from reft_jax.config.paths import with_absolute_paths
 from reft_jax.config.ranges import AUTO
 from reft_jax.config.renamed import old_names, old_names_in_file
@@ -213,9 +213,12 @@ class SettingsParser(jsonargparse.ArgumentParser):
         if not told and self._has_settings:
             own = {action.dest for action in self._actions} - _SETTINGS
             unreadable = (*unreadable_sections(self.given, _sections()), *unreadable_files(self.given))
+            key_of = lambda line: line.partition(" ")[0]
             found = list(faults(self.given, own))
-            keys = {line.partition(" ")[0] for line in found}  # what is said of a key is said once
-            told = list(dict.fromkeys([*(line for line in unreadable if line.partition(" ")[0] not in keys), *found]))
+            known = {key_of(line) for line in found if key_of(line) in BY_KIND}  # it knows the kinds
+            unreadable = tuple(line for line in unreadable if key_of(line) not in known)
+            before = {key_of(line) for line in unreadable}
+            told = list(dict.fromkeys([*unreadable, *(line for line in found if key_of(line) not in before)]))
         elif not told and "unrecognized arguments" in message.lower():
             meant = suggestion(self.given, [action.dest for action in self._actions])
             told = [message + (meant or ": the command has no such option")]

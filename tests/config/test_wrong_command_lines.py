@@ -185,7 +185,7 @@ WRONG = [  # command, arguments, and what must be among what is said
     ("reward_model.__main__", "trian", "train", "rerank"),
     ("reward_model.__main__", "", "error: ", "name what it does: train, or rerank"),
     ("train", "--config itself.yaml", "itself.yaml", "write the value out"),
-    ("export", ". out", "/wrong", "a folder of RUN_DIR/checkpoints"),
+    ("export", ". out", "config.yaml", "a folder of RUN_DIR/checkpoints"),
     ("train", f"{VALID} --sft.prompt_buckets 0", "sft.prompt_buckets", "each more than 0"),
     ("data.__main__", "answers.jsonl --kind reasoning_gym", "leave answers.jsonl out", "name: TASK"),
 ]

@@ -80,9 +80,9 @@ def test_what_is_not_expected_is_raised(error, begun):
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_run_dir_that_cannot_be_a_folder_is_refused_by_its_key(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=rf"run_dir {tmp_path}/{name} (is a file|cannot be made).*: name a"):
-        with lock_run_dir(tmp_path / name):
-            pytest.fail("it was made")
+    told = rf"run_dir {tmp_path}/{name} (is a file|cannot be made).*: name a"
+    with pytest.raises(OSError, match=told), lock_run_dir(tmp_path / name):
+        pytest.fail("it was made")
     assert (tmp_path / "file").is_file()
 
 
