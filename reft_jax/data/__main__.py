@@ -173,7 +173,7 @@ def bad_rows(checked: dict[str, CheckedRows], config: Config) -> list[dict[str, 
         for name, rows in checked.items()
     ]
     turns = "other turns of its conversation are left out"
-    found += [Finding(name, turns, rows.partial, rows.total) for name, rows in checked.items()]
+    found += [Finding(name, turns, list(rows.partial), rows.total) for name, rows in checked.items()]
     return [finding.record() for finding in found if finding.rows]
 
 

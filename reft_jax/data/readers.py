@@ -360,9 +360,10 @@ def _require_an_answer(source: SourceConfig, answer: str) -> None:
     """Refuses a solution in prose: read as an answer it would be one, and its chain of thought be lost."""
     box = _BOX.search(answer)
     boxed = box is not None and any(map(str.isalnum, answer[: box.start()]))
-    if boxed or (stated := _STATEMENT.search(answer)):
+    stated = _STATEMENT.search(answer)
+    if boxed or stated:
         pattern = "boxed"
-        if not boxed:
+        if stated and not boxed:
             blank = " " if stated[1] and stated[1].endswith("is") else " *"
             pattern = (
                 f"'(?P<answer>.*) {stated[2]}.*'" if stated[2] else f"'(?P<cot>.*){stated[0]}{blank}(?P<answer>.*)'"
@@ -553,11 +554,9 @@ def _message(row: Row, key: str) -> str:
     """The path of the question or the answer in a row that holds messages, as an example; else nothing."""
     roles = {"question_field": _ASKING, "answer_field": _ANSWERING}.get(key, ())
     for name, turns in row.fields.items():
-        for i in range(len(turns) - 1, -1, -1) if isinstance(turns, list) else ():
-            said = next(
-                (text for text in ("content", "value") if isinstance(turns[i], Mapping) and text in turns[i]), ""
-            )
-            if said and (_role(turns[i]) or "").lower() in roles:
+        for i, turn in reversed(list(enumerate(turns))) if isinstance(turns, list) else ():
+            said = next((text for text in ("content", "value") if isinstance(turn, Mapping) and text in turn), "")
+            if isinstance(turns, list) and said and (_role(turn) or "").lower() in roles:
                 return f": {name}[{i - len(turns)}].{said}"
     return ""
 

@@ -150,11 +150,11 @@ def _clauses(text: str) -> Iterator[str]:
     *sides, text = _EQUALS.split(stated if _STATED.match(stated) else text)
     left = _EQUALS.split(_IMPLIES.split("=".join(sides))[-1], maxsplit=1)[0]
     if sides and _is_to_be_solved(left, text):
-        *_, solved = [None, *_SOLVED.finditer("=".join(sides))]
-        if solved is None:
+        ends = [solved.end() for solved in _SOLVED.finditer("=".join(sides))]
+        if not ends:
             return
-        left, *sides = _EQUALS.split("=".join(sides)[solved.end() :])
-        sides = [left, *sides]
+        sides = _EQUALS.split("=".join(sides)[ends[-1] :])
+        left = sides[0]
     if not any(map(_SEVERAL.search, sides[1:])) and not _NO_STATEMENT.search(left):
         for end in (None, _REJECTED, _NEXT_CLAUSE, _REASON):
             yield end.split(text.lstrip(), maxsplit=1)[0] if end else text
