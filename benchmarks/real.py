@@ -339,9 +339,9 @@ def page(study: Study, workers: int) -> Iterator[str]:
     )
     yield "## What it took\n"
     yield from paragraph(
-        f"{total.cpu_seconds / 60:.0f} minutes of a core, all commands together: "
-        f"{total.cpu_seconds / 60 / workers:.0f} minutes on {workers} cores that nobody else uses. They took "
-        f"{total.seconds / 60:.0f} minutes by the clock, one after the other. {processor()}; {versions}."
+        f"{total.cpu_seconds / 60:.0f} minutes of a core, all commands together, which would be "
+        f"{total.cpu_seconds / 60 / workers:.0f} minutes on {workers} cores that nobody else uses. By the clock, "
+        f"command by command, it came to {total.seconds / 60:.0f} minutes. {processor()}; {versions}."
     )
 
 
