@@ -4,7 +4,7 @@ import os
 import time
 from decimal import Decimal
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from reft_jax.config import SourceConfig
