@@ -280,7 +280,9 @@ def test_a_folder_in_use_is_refused(copied, arguments, here):
 
 def test_a_folder_that_cannot_be_made_is_named(arguments, here, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match=rf"error: .*Not a directory: '{tmp_path}/file/run'"):
+    with pytest.raises(
+        SystemExit, match=rf"error: run_dir {tmp_path}/file/run cannot be made .*Not a directory.*: name another"
+    ):
         here(arguments(tmp_path / "file" / "run"))
 
 
