@@ -221,7 +221,7 @@ def test_a_cause_leads_to_its_completions(opened, runs):
     assert page.locator("[name=cause]").input_value() == "timeout"
     assert "✗ timeout" in page.locator(".question").first.inner_text()
     page.locator("#failures details").first.locator("summary").click()
-    assert page.locator("#failures .completion").count() > 0
+    page.locator("#failures .completion").first.wait_for()  # they are made once the browser has opened it
 
 
 def test_hostile_texts_are_texts(opened, runs):
