@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 
@@ -138,8 +138,14 @@ def word_tokenizer(texts: Iterable[str]) -> Any:
 def write_out(folder: Path) -> Length:
     """Writes the embedded problems with programs written out, and a tokenizer for them; says what then changes."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts, changes = [], {"model.tokenizer": folder / "tokenizer"}
-    for split, key in (("train", "data.train"), ("test", "data.test"), ("pretrain", "pretrain.source")):
+    texts: list[str] = []
+    changes: dict[str, Any] = {"model.tokenizer": folder / "tokenizer"}
+    splits: dict[Literal["train", "test", "pretrain"], str] = {
+        "train": "data.train",
+        "test": "data.test",
+        "pretrain": "pretrain.source",
+    }
+    for split, key in splits.items():
         rows = [dataclasses.replace(p, cot=written_out(p.cot or "")) for p in generate_problems(split)]
         write_rows(folder / f"{split}.jsonl", rows)
         changes |= {f"{key}.kind": "jsonl", f"{key}.path": folder / f"{split}.jsonl", f"{key}.id_field": "id"}
@@ -153,8 +159,8 @@ SHORT = Length("as they are", {})
 
 
 def warm_up(folder: Path, length: Length, seed: int) -> None:
-    """The quickstart's pretraining and SFT, the warm-up on its way."""
-    train(folder, "sft", (CONFIG,), {"seed": seed, "rl.epochs": 0, **length.changes})
+    """The quickstart's pretraining and SFT, as far as the warm-up."""
+    train(folder, "sft", (CONFIG,), {"seed": seed, "rl.epochs": 0, "sft.stop_epoch": 6, **length.changes})
 
 
 def reinforce(folder: Path, length: Length, seed: int, arm: Arm) -> None:
@@ -179,7 +185,6 @@ def accuracy(folder: Path, run: str, model: str) -> float | None:
     return 100 * found[model]["accuracy"]
 
 
-SUPERVISED = {"warmup": "warm-up", "sft_best": "SFT, best on dev"}
 ENDINGS = {
     "reward/correct": "right at the end",
     "rl/entropy": "entropy",
@@ -203,10 +208,8 @@ def beyond(folders: Folders, arm: Arm) -> list[float]:
 
 def results(folders: Folders, arms: Sequence[Arm]) -> list[str]:
     """The table of a length: a row a model, a column a seed, then differences, and how the runs end."""
-    rows = []
-    for model, label in SUPERVISED.items():
-        values = [accuracy(folder, "sft", model) for folder in folders.values()]
-        rows.append([label, "", *_cells(values), "", *[""] * len(ENDINGS)])
+    begin = _cells([accuracy(folder, "sft", "warmup") for folder in folders.values()])
+    rows = [["warm-up", "", *begin, "", *[""] * len(ENDINGS)]]
     for arm in arms:
         values = [accuracy(folder, arm.run, "rl_best") for folder in folders.values()]
         more = beyond(folders, arm) if arm.run not in POSITIVES.values() else []

@@ -27,7 +27,7 @@ from reft_jax.config import GenerationConfig, ModelConfig, SamplingLayout
 from reft_jax.data.batches import ArrayT, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
 from reft_jax.models.decoder import KVCache, empty_cache
-from reft_jax.models.params import Params
+from reft_jax.models.params import Params, unstack
 from reft_jax.models.policy import Policy, call
 from reft_jax.parallel.sharding import constrain, partition_spec, replicated, shard_count
 
@@ -393,7 +393,9 @@ def rollout_policy(
     Raises:
         ValueError: naming the parameter that cannot be split evenly, where `weights` is `sharded`.
     """
-    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh)
+    # XLA's CPU backend would copy each layer out of a stack for each token; to others a slice is where it lies.
+    stacked = scan_layers or mesh.devices.flat[0].platform != "cpu"
+    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh, stacked=stacked)
     if weight_layout == "replicated":
         return policy.clone(layout="replicated")
     policy = policy.clone(layout="sharded")
@@ -421,24 +423,33 @@ def abstract_rollout_params(policy: Policy) -> Params:
 
 
 @functools.cache  # asked once an iteration and once an evaluation, and the model is traced four times for the answer
-def needs_layout(config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout) -> bool:
+def needs_layout(config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout, scan_layers: bool = True) -> bool:
     """Whether the weights are sampled with in another layout or type than they are trained in."""
+    policy = rollout_policy(config, mesh, weight_layout, scan_layers=scan_layers)
+    if not policy.stacked:
+        return True
     trained = jax.tree.leaves(abstract_params(Policy(config, mesh), mesh, value_head=False))
-    sampled = jax.tree.leaves(abstract_rollout_params(rollout_policy(config, mesh, weight_layout)))
+    sampled = jax.tree.leaves(abstract_rollout_params(policy))
     same = lambda x, y: x.dtype == y.dtype and x.sharding.is_equivalent_to(y.sharding, x.ndim)
     return not all(map(same, trained, sampled))
 
 
 def build_layout(
-    config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout
+    config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout, scan_layers: bool = True
 ) -> tuple[Callable[..., Params], tuple[Params]]:
     """The jitted `params -> params` from the layout of training to that of sampling, and its abstract argument.
 
     Called once for all rollouts of an iteration, and once for an evaluation; where `needs_layout` is false it would
     only copy.
     """
-    abstract = abstract_rollout_params(rollout_policy(config, mesh, weight_layout))
-    convert = lambda params: jax.tree.map(lambda x, to: x.astype(to.dtype), params, abstract)
+    policy = rollout_policy(config, mesh, weight_layout, scan_layers=scan_layers)
+    abstract = abstract_rollout_params(policy)
+
+    def convert(params: Any) -> Params:
+        if not policy.stacked:
+            params = {name: unstack(part, config.decoder.num_layers) for name, part in params.items()}
+        return jax.tree.map(lambda x, to: x.astype(to.dtype), params, abstract)
+
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(convert, out_shardings=shardings), (abstract_params(Policy(config, mesh), mesh, value_head=False),)
 

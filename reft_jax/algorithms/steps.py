@@ -56,7 +56,7 @@ def steps(
     if config.sft.schedule_epochs:
         found["sft"] = _supervised(model, config.sft, mesh, total("sft"))
     if config.needs_sampling:
-        layout = (model, mesh, config.generation.weight_layout)
+        layout = (model, mesh, config.generation.weight_layout, config.generation.scan_layers)
         if needs_layout(*layout):
             found["layout"] = Step(functools.partial(build_layout, *layout), ((),))
         found |= _sampling_steps(config, sampling_of(config, mesh, ids))

@@ -352,6 +352,8 @@ class Decoder(nn.Module):
     config: ModelConfig
     mesh: Mesh | None = None
     layout: WeightLayout = "training"
+    stacked: bool = True
+    """Each weight is one array of all layers, `blocks`; else one of each layer, `layers_0` and so on."""
 
     def setup(self):
         d = self.config.decoder
@@ -375,6 +377,10 @@ class Decoder(nn.Module):
         if self.config.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else None
             block = nn.remat(Block, prevent_cse=not self.config.scan_layers, policy=policy)
+        self.final_norm = _norm(self.config, ("norm",), None)
+        if not self.stacked:
+            self.layers = [block(self.config, self.mesh, self.layout) for _ in range(d.num_layers)]
+            return
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0},
@@ -384,7 +390,6 @@ class Decoder(nn.Module):
             unroll=1 if self.config.scan_layers else d.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(self.config, self.mesh, self.layout)
-        self.final_norm = _norm(self.config, ("norm",), None)
 
     def __call__(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"], cache: tuple[KVCache, ...] = ()
@@ -415,17 +420,22 @@ class Decoder(nn.Module):
         else:
             x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
         x = constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout)
-        if len(cache) > 1:  # one a layer: a scan would carry them as one buffer, of which each layer is a copy
+        if len(cache) > 1 or not self.stacked:  # a scan would carry the caches as one, of which each layer is a copy
             written = []
-            for layer, own in enumerate(cache):
-                weights = jax.tree.map(lambda x, i=layer: x[i], self.blocks.variables)
-                block = Block(self.config, self.mesh, self.layout, parent=None)
-                (x, own), _ = block.apply(weights, (x, own), layer, positions, rotary)
+            for layer, own in enumerate(cache or [None] * d.num_layers):
+                (x, own), _ = self._layer(layer)((x, own), layer, positions, rotary)
                 written.append(own)
-            return self.final_norm(x), tuple(written)
+            return self.final_norm(x), tuple(written) if cache else ()
         one = cache[0] if cache else None
         (x, one), _ = self.blocks((x, one), jnp.arange(d.num_layers), positions, rotary)
         return self.final_norm(x), () if one is None else (one,)
+
+    def _layer(self, layer: int) -> Callable[..., Any]:
+        """A layer by itself."""
+        if not self.stacked:
+            return self.layers[layer]
+        weights = jax.tree.map(lambda x: x[layer], self.blocks.variables)
+        return functools.partial(Block(self.config, self.mesh, self.layout, parent=None).apply, weights)
 
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Scores of every id, float32; those that only pad the table or have no token can't be drawn."""

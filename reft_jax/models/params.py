@@ -26,6 +26,12 @@ def select(params: Params, parts: Collection[str]) -> Params:
     return cast(Params, {name: tree for name, tree in params.items() if name in parts})
 
 
+def unstack(part: Tree, layers: int) -> Tree:
+    """The weights of a decoder, or of its adapters, an array for each layer, as an unstacked `Decoder` has them."""
+    one = {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], part["blocks"]) for i in range(layers)}
+    return {name: tree for name, tree in part.items() if name != "blocks"} | one
+
+
 def abstract_variables(module: nn.Module, inputs: int) -> dict[str, Any]:
     """What `module.init` makes, as boxed shapes; touches no device. All callers share them: they are not to be changed.
 

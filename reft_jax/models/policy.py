@@ -35,9 +35,11 @@ class Policy(nn.Module):
     mesh: Mesh | None = None
     separate_critic: bool = False
     layout: WeightLayout = "training"
+    stacked: bool = True
+    """See `Decoder`."""
 
     def setup(self):
-        self.decoder = Decoder(self.config, self.mesh, self.layout)
+        self.decoder = Decoder(self.config, self.mesh, self.layout, self.stacked)
         if self.separate_critic:
             self.critic = Decoder(dataclasses.replace(self.config, lora=LoraConfig()), self.mesh)
         wide = jnp.promote_types(self.config.param_dtype, jnp.float32)

@@ -118,6 +118,17 @@ def turn(weights: str, *shape: int) -> dict[str, hlo.Traffic]:
     return found.per_turn
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_token_copies_no_weights_where_each_layer_has_its_own(stacked):
+    """On a CPU a kernel is read where it lies; out of a stack it is copied, which shows that this can fail."""
+    policy = rollout_policy(ModelConfig(decoder=DECODER), mesh(), "auto", scan_layers=False)
+    assert not policy.stacked
+    policy = policy.clone(stacked=stacked)
+    step, args = build_decode(policy, ROWS, SLOT, Limits(SAMPLED, (1,)), SamplingParams(), reach=SLOT)
+    made = re.findall(rf"= f32\[(?:1,)?{D},{M}\]\S* (\w[\w-]*)\(", step.lower(*args).compile().as_text())
+    assert bool({*made} - {"parameter", "get-tuple-element", "bitcast"}) == stacked
+
+
 LIMIT = 4 * min(KERNELS.values()) // 4  # bytes; the smallest kernel, split over tensor=2, has twice as many
 
 

@@ -51,11 +51,11 @@ GREEDY, SAMPLED, COOL = SamplingParams(temperature=0), SamplingParams(), Samplin
 
 
 @functools.cache
-def params(fsdp: int = 1, tensor: int = 1, weights: str = "auto"):
+def params(fsdp: int = 1, tensor: int = 1, weights: str = "auto", scan_layers: bool = True):
     """The same parameters as a sampling program on that mesh takes them."""
     where = mesh(fsdp, tensor)
     trained = init_params(Policy(MODEL, where), where, jax.random.key(0), value_head=False)
-    layout, _ = build_layout(MODEL, where, weights)
+    layout, _ = build_layout(MODEL, where, weights, scan_layers=scan_layers)
     return layout(trained)
 
 
@@ -115,7 +115,7 @@ def sample(
 ):
     run = program(*prompts.tokens.shape, sampling, eos, scan_layers, shape, samples)
     on_device = to_global(prompts, batch_shardings(prompts, mesh(*shape[:2])))
-    return to_host(run(params(*shape), on_device, np.int32(seed), np.int32(step)))
+    return to_host(run(params(*shape, scan_layers), on_device, np.int32(seed), np.int32(step)))
 
 
 @jax.jit
@@ -267,6 +267,7 @@ def test_weights_in_the_compute_type_draw_the_same_bits():
 
 def test_where_nothing_would_change_no_second_copy_is_made():
     assert not needs_layout(MODEL, mesh(), "auto")
+    assert needs_layout(MODEL, mesh(), "auto", scan_layers=False), "a CPU wants each layer by itself"
     assert not needs_layout(MODEL, mesh(1, 2), "sharded"), "one tensor axis: training's layout already is sampling's"
     assert needs_layout(MODEL, mesh(2, 1), "replicated")
     assert needs_layout(dataclasses.replace(MODEL, dtype="bfloat16"), mesh(), "auto")

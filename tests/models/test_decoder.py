@@ -11,6 +11,7 @@ import pytest
 
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.models.decoder import Decoder, attend, attention_kind, empty_cache, rope_frequencies, rotate
+from reft_jax.models.params import unstack
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, param_shardings
 
 pytestmark = pytest.mark.compiles
@@ -94,12 +95,16 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-    ("case", "scan_layers"), [*((case, True) for case in SHAPES), ("llama", False), ("gpt2", False)]
+    ("case", "layers"),
+    [*((case, "scanned") for case in SHAPES), ("llama", "unrolled"), ("gpt2", "unrolled"), ("llama", "unstacked")],
 )
-def test_one_token_at_a_time_through_the_cache_is_the_full_forward(case, scan_layers):
+def test_one_token_at_a_time_through_the_cache_is_the_full_forward(case, layers):
     """Prompts of 9, 4 and 1 tokens in one padded prefill, then 6 more tokens each, against rows run whole."""
     more = np.random.default_rng(2).integers(0, 13, (3, 6))
-    weights, model = {"params": params(case)}, Decoder(config(case, scan_layers=scan_layers))
+    model = Decoder(config(case, scan_layers=layers == "scanned"), stacked=layers != "unstacked")
+    weights = {"params": plain(params(case))}
+    if layers == "unstacked":
+        weights = {"params": unstack(weights["params"], model.config.decoder.num_layers)}
 
     @jax.jit
     def cached(tokens, more):
