@@ -290,9 +290,9 @@ def page(folders: Mapping[Length, Folders], arms: Sequence[Arm]) -> Iterator[str
         "cent, nats a token, tokens a completion.",
         "Written out, each operation has a line for either operand (`first = 5`, `second = b`, `a = first + second`), "
         "and a line is several tokens where it was one. The questions, the operations and what is right stay.",
-        "Not here: DAPO, which draws questions again and so has another budget; dual clip, the entropy floor and weights "
-        "against the sampler, which do little where completions are used once; VAPO, which is VC-PPO with parts of "
-        "others; the separate critic, which is VC-PPO's.",
+        "Not here: DAPO, which draws questions again and so has another budget; dual clip, the entropy floor and "
+        "weights against the sampler, which do little where completions are used once; VAPO, which is VC-PPO with "
+        "parts of others; the separate critic, which is VC-PPO's.",
         "One learning rate for all is not each one's best: Adam makes little of the scale of a loss, but a method "
         "with less noise may bear a higher one. The problems are the embedded ones, whose annotations have errors.",
     )

@@ -628,8 +628,8 @@ class GenerationConfig:
     as many as 2 GB of KV cache hold, and not more than an iteration samples: a power of two, at most 256, and on a CPU
     32 unless the model is tiny."""
     scan_layers: bool = False
-    """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer, and on a CPU
-    it samples with a copy of the weights."""
+    """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer, and on a
+    CPU it samples with a copy of the weights."""
     weight_layout: SamplingLayout = "auto"
     """Layout of the weights while sampling, in the compute type: heads, MLP and vocabulary `sharded` over fsdp and
     tensor together (least memory, and fastest for large models), or `replicated` to every fsdp index, which then
