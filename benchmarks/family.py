@@ -95,11 +95,36 @@ NAMES = tuple(arm.run for arm in ARMS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Length:
-    """How programs are written, and what the config says of it."""
+class Setting:
+    """How programs are written, and what the arms begin from."""
 
-    name: str
+    folder: str
+    title: str
     changes: Mapping[str, Any]
+    """What the config says of how programs are written."""
+    after: "Setting | None" = None
+    """The arms begin from the model of `steady` in this setting; without it, from their own warm-up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """A seed's runs in a setting."""
+
+    out: Path
+    setting: Setting
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Has a folder for each of the runs."""
+        return self.out / self.setting.folder / f"seed-{self.seed}"
+
+    @property
+    def start(self) -> tuple[Path, str]:
+        """Run and model that the arms begin from."""
+        if self.setting.after is None:
+            return self.folder / "sft", "warmup"
+        return dataclasses.replace(self, setting=self.setting.after).folder / "steady", "rl_best"
 
 
 def written_out(program: str) -> str:
@@ -135,7 +160,7 @@ def word_tokenizer(texts: Iterable[str]) -> Any:
     )
 
 
-def write_out(folder: Path) -> Length:
+def write_out(folder: Path) -> Setting:
     """Writes the embedded problems with programs written out, and a tokenizer for them; says what then changes."""
     folder.mkdir(parents=True, exist_ok=True)
     texts: list[str] = []
@@ -152,37 +177,39 @@ def write_out(folder: Path) -> Length:
         texts += [f"{TemplateConfig().instruction}{p.question}{TemplateConfig().cot_trigger}{p.cot}" for p in rows]
     word_tokenizer(texts).save_pretrained(folder / "tokenizer")
     buckets = {"pretrain.response_buckets": "[52]", "sft.response_buckets": "[108]", "generation.max_new_tokens": 76}
-    return Length("written out", {**changes, **buckets})
+    return Setting("written-out", "Programs written out", {**changes, **buckets})
 
 
-SHORT = Length("as they are", {})
+SHORT = Setting("as-they-are", "Programs as they are", {})
+LATER = Setting("later", "Programs as they are, from the model of `steady`", {}, after=SHORT)
 
 
-def warm_up(folder: Path, length: Length, seed: int) -> None:
+def warm_up(runs: Runs) -> None:
     """The quickstart's pretraining and SFT, as far as the warm-up."""
-    train(folder, "sft", (CONFIG,), {"seed": seed, "rl.epochs": 0, "sft.stop_epoch": 6, **length.changes})
+    changes = {"seed": runs.seed, "rl.epochs": 0, "sft.stop_epoch": 6, **runs.setting.changes}
+    train(runs.folder, "sft", (CONFIG,), changes)
 
 
-def reinforce(folder: Path, length: Length, seed: int, arm: Arm) -> None:
-    """An arm, from the seed's warm-up; the recipe's other constants are the quickstart's."""
-    begin = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": folder / "sft/checkpoints/warmup"}
-    train(folder, arm.run, (CONFIG, *arm.overlays), {"seed": seed, **begin, **length.changes, **arm.changes})
+def reinforce(runs: Runs, arm: Arm) -> None:
+    """An arm, from its setting's start; the recipe's other constants are the quickstart's."""
+    run, model = runs.start
+    begin = {"pretrain.epochs": 0, "sft.schedule_epochs": 0, "rl.init_from": run / "checkpoints" / model}
+    changes = {"seed": runs.seed, **begin, **runs.setting.changes, **arm.changes}
+    train(runs.folder, arm.run, (CONFIG, *arm.overlays), changes)
 
 
-Folders = Mapping[int, Path]
-"""Of a length's runs, by seed."""
+def accuracy_at_start(runs: Runs) -> float | None:
+    """Greedy accuracy on test of what the arms begin from, in per cent; None where it is not made yet."""
+    run, model = runs.start
+    found = summary(run)
+    return None if found is None else 100 * found[model]["accuracy"]
 
 
-def accuracy(folder: Path, run: str, model: str) -> float | None:
-    """Greedy accuracy of a run's model on test, in per cent; None where the run is not finished.
-
-    A run that never read a better one on dev stands at its warm-up.
-    """
-    if (found := summary(folder / run)) is None:
+def accuracy(runs: Runs, arm: str) -> float | None:
+    """That of the arm's model; None where its run is not finished. Where dev was never read it stands at the start."""
+    if (found := summary(runs.folder / arm)) is None:
         return None
-    if model not in found:
-        return accuracy(folder, "sft", "warmup")
-    return 100 * found[model]["accuracy"]
+    return 100 * found["rl_best"]["accuracy"] if "rl_best" in found else accuracy_at_start(runs)
 
 
 ENDINGS = {
@@ -197,32 +224,33 @@ def is_grouped(arm: Arm) -> bool:
     return "rl.samples_per_question" in arm.changes
 
 
-def beyond(folders: Folders, arm: Arm) -> list[float]:
+def beyond(seeds: Sequence[Runs], arm: Arm) -> list[float]:
     """The arm's accuracy beyond that of right completions alone, for each seed that has both."""
-    pairs = [
-        (accuracy(folder, arm.run, "rl_best"), accuracy(folder, POSITIVES[is_grouped(arm)], "rl_best"))
-        for folder in folders.values()
-    ]
+    pairs = [(accuracy(runs, arm.run), accuracy(runs, POSITIVES[is_grouped(arm)])) for runs in seeds]
     return [own - base for own, base in pairs if own is not None and base is not None]
 
 
-def results(folders: Folders, arms: Sequence[Arm]) -> list[str]:
-    """The table of a length: a row a model, a column a seed, then differences, and how the runs end."""
-    begin = _cells([accuracy(folder, "sft", "warmup") for folder in folders.values()])
-    rows = [["warm-up", "", *begin, "", *[""] * len(ENDINGS)]]
+def finished(seeds: Sequence[Runs], arm: str) -> list[Path]:
+    """The arm's runs that are."""
+    return [runs.folder / arm for runs in seeds if summary(runs.folder / arm) is not None]
+
+
+def results(seeds: Sequence[Runs], arms: Sequence[Arm]) -> list[str]:
+    """The table of a setting: a row a model, a column a seed, then differences, and how the runs end."""
+    rows = [["the start", "", *_cells([accuracy_at_start(runs) for runs in seeds]), "", *[""] * len(ENDINGS)]]
     for arm in arms:
-        values = [accuracy(folder, arm.run, "rl_best") for folder in folders.values()]
-        more = beyond(folders, arm) if arm.run not in POSITIVES.values() else []
-        finished = [iterations(f / arm.run)[-LAST:] for f in folders.values() if summary(f / arm.run) is not None]
+        more = beyond(seeds, arm) if arm.run not in POSITIVES.values() else []
+        records = [record for run in finished(seeds, arm.run) for record in iterations(run)[-LAST:]]
         ends = []
         for key in ENDINGS:
-            found = [r[key] for records in finished for r in records if r.get(key) is not None]
+            found = [record[key] for record in records if record.get(key) is not None]
             ends.append(f"{statistics.mean(found) * (100 if key == 'reward/correct' else 1):.3g}" if found else "")
-        samples = "4" if is_grouped(arm) else "1"
-        rows.append([arm.label, samples, *_cells(values), mean_with_interval(more) if more else "", *ends])
-    seeds = (f"seed {seed}" for seed in folders)
-    heads = ["test, %", "samples", *seeds, "mean", "beyond right ones alone", *ENDINGS.values()]
-    return table(heads, rows)
+        cells = _cells([accuracy(runs, arm.run) for runs in seeds])
+        rows.append(
+            [arm.label, "4" if is_grouped(arm) else "1", *cells, mean_with_interval(more) if more else "", *ends]
+        )
+    heads = ["test, %", "samples", *(f"seed {runs.seed}" for runs in seeds), "mean", "beyond right ones alone"]
+    return table([*heads, *ENDINGS.values()], rows)
 
 
 def _cells(values: Sequence[float | None]) -> list[str]:
@@ -231,11 +259,11 @@ def _cells(values: Sequence[float | None]) -> list[str]:
     return [*("" if value is None else f"{value:.1f}" for value in values), mean]
 
 
-def verdict(folders: Folders, arms: Sequence[Arm]) -> str:
+def verdict(seeds: Sequence[Runs], arms: Sequence[Arm]) -> str:
     """Which arms are above right completions alone on every seed, which below, and which neither."""
     found = collections.defaultdict[str, list[str]](list)
     for arm in arms:
-        if arm.run in POSITIVES.values() or not (differences := beyond(folders, arm)):
+        if arm.run in POSITIVES.values() or not (differences := beyond(seeds, arm)):
             continue
         kind = "above" if min(differences) > 0 else "below" if max(differences) < 0 else "neither"
         found[kind].append(f"{arm.label} ({statistics.mean(differences):+.1f})")
@@ -246,42 +274,45 @@ def verdict(folders: Folders, arms: Sequence[Arm]) -> str:
     )
 
 
-def starts(folders: Folders) -> str:
+def starts(seeds: Sequence[Runs]) -> str:
     """What share of the first iteration's completions is right, and how long they are."""
-    runs = [folder / run for folder in folders.values() for run in POSITIVES.values()]
-    first = [iterations(run)[0] for run in runs if summary(run) is not None]
+    first = [iterations(run)[0] for arm in POSITIVES.values() for run in finished(seeds, arm)]
     if not first:
         return "No run is finished."
     right, tokens = (statistics.mean(r[key] for r in first) for key in ("reward/correct", "response/length_mean"))
     return f"At first {100 * right:.0f} % of the completions are right, and a completion has {tokens:.0f} tokens."
 
 
-def page(folders: Mapping[Length, Folders], arms: Sequence[Arm]) -> Iterator[str]:
+def page(settings: Mapping[Setting, Sequence[Runs]], arms: Sequence[Arm]) -> Iterator[str]:
     """Yields the lines of docs/family.md."""
-    runs = ("sft", *(arm.run for arm in arms))
     missing = [
-        f"{arm.label}, {length.name}, seed {seed}"
+        f"{arm.label} ({setting.folder}, seed {runs.seed})"
         for arm in arms
-        for length, by_seed in folders.items()
-        for seed, folder in by_seed.items()
-        if summary(folder / arm.run) is None
+        for setting, seeds in settings.items()
+        for runs in seeds
+        if summary(runs.folder / arm.run) is None
     ]
-    seconds = sum(costs(f / f"{run}.log").cpu_seconds for by in folders.values() for f in by.values() for run in runs)
+    logs = [
+        runs.folder / f"{run}.log"
+        for seeds in settings.values()
+        for runs in seeds
+        for run in ("sft", *(arm.run for arm in arms))
+    ]
+    seconds = sum(costs(log).cpu_seconds for log in logs)
     yield "# Right completions alone, and baselines\n"
     yield from paragraph(
         "Written by `python -m benchmarks.family`. Methods of [the paper index](paper_index.md) on the embedded "
         "problems, under one budget: 8,000 completions, 256 an iteration, one pass over them in minibatches of 32, "
-        "learning rate 5e-4. Each is from its seed's warm-up, and its model is chosen on dev. Right completions alone "
-        "are what the others are compared with, seed by seed: `steady` where a question has one sample an "
-        "iteration, RAFT++ where it has four."
+        "learning rate 5e-4. Models are chosen on dev. Right completions alone are what the others are compared with, "
+        "seed by seed: `steady` where a question has one sample an iteration, RAFT++ where it has four."
     )
     if missing:
         yield from paragraph(f"**Not finished**, and left out below: {'; '.join(missing)}.")
-    for length, by_seed in folders.items():
-        yield f"## Programs {length.name}\n"
-        yield from paragraph(starts(by_seed))
-        yield from (*results(by_seed, arms), "")
-        yield from paragraph(verdict(by_seed, arms))
+    for setting, seeds in settings.items():
+        yield f"## {setting.title}\n"
+        yield from paragraph(starts(seeds))
+        yield from (*results(seeds, arms), "")
+        yield from paragraph(verdict(seeds, arms))
     yield "## What the columns are\n"
     yield from paragraph(
         "Greedy accuracy on the 1,000 test problems; one standard error of a cell is about 1.5 points. `mean` is over "
@@ -318,27 +349,26 @@ def main(
         workers: commands at the same time.
         report: Markdown file that is written.
     """
-    chosen, lengths = choose(ARMS, arms), (SHORT, write_out(out / "data"))
-    folders = {
-        length: {seed: out / length.name.replace(" ", "-") / f"seed-{seed}" for seed in seeds} for length in lengths
-    }
+    chosen, order = choose(ARMS, arms), [SHORT, write_out(out / "data")]
+    order += [LATER] if ARMS[0] in chosen else []  # it begins from that arm's model
+    settings = {setting: [Runs(out, setting, seed) for seed in seeds] for setting in order}
     writing = threading.Lock()
 
     def write(_: "Future[None] | None" = None) -> None:
         with writing:
-            write_whole(report, "\n".join(page(folders, chosen)).rstrip() + "\n")
+            write_whole(report, "\n".join(page(settings, chosen)).rstrip() + "\n")
 
     jobs = Jobs(workers)
-    warm = {
-        (length.name, seed): jobs.give(warm_up, folders[length][seed], length, seed)
-        for seed in seeds
-        for length in lengths
+    begun = {
+        runs.start: jobs.give(warm_up, runs) for setting in order if not setting.after for runs in settings[setting]
     }
     for arm in chosen:
-        for seed in seeds:
-            for length in lengths:
-                job = jobs.give(reinforce, folders[length][seed], length, seed, arm, after=[warm[length.name, seed]])
+        for i in range(len(seeds)):
+            for setting in order:
+                runs = settings[setting][i]
+                job = jobs.give(reinforce, runs, arm, after=[begun[runs.start]])
                 job.add_done_callback(write)
+                begun[runs.folder / arm.run, "rl_best"] = job
     try:
         jobs.finish()
     finally:

@@ -1,7 +1,6 @@
 """`benchmarks.family`: its programs by hand and by running them, one budget for all arms, its page of made-up runs."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -61,31 +60,38 @@ def test_an_arm_has_the_budget_of_all(arm):
     assert (rl.samples_per_question > 1) == family.is_grouped(arm)
 
 
-def fake(folder: Path, run: str, accuracy: float | None, warmup: float = 0.2) -> None:
-    """A finished run; without an accuracy none of its models was better on dev than the warm-up."""
-    (folder / run).mkdir(parents=True)
-    models = {"warmup": {"accuracy": warmup}} if run == "sft" else {}
-    models |= {"rl_best": {"accuracy": accuracy}} if accuracy is not None else {}
-    (folder / run / "summary.json").write_text(json.dumps(models))
+def fake(runs: family.Runs, run: str, accuracy: float | None) -> None:
+    """A finished run; without an accuracy none of its models was read on dev."""
+    folder = runs.folder / run
+    folder.mkdir(parents=True)
+    models = {} if accuracy is None else {"warmup" if run == "sft" else "rl_best": {"accuracy": accuracy}}
+    (folder / "summary.json").write_text(json.dumps(models))
     steps = [{"stage": "rl", "reward/mean": 0.5, "reward/correct": 0.1 * n, "response/length_mean": 12} for n in (1, 2)]
-    (folder / run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
 
 
 def test_the_page_says_what_is_finished(tmp_path):
-    for seed in (1, 2):
-        for run, accuracy in {"sft": 0.2, "steady": 0.3, "raft": 0.3, "ppo": 0.1 * seed}.items():
-            fake(tmp_path / str(seed), run, accuracy)
-    fake(tmp_path / "1", "grpo", 0.4)
-    fake(tmp_path / "1", "rloo", None)
+    made = {setting: [family.Runs(tmp_path, setting, n) for n in (1, 2)] for setting in (family.SHORT, family.LATER)}
+    short, later = made.values()
+    for runs in short:
+        for run, accuracy in {"sft": 0.2, "steady": 0.3, "raft": 0.3, "ppo": 0.1 * runs.seed}.items():
+            fake(runs, run, accuracy)
+    fake(short[0], "grpo", 0.4)
+    fake(short[0], "rloo", None)
+    fake(later[0], "raft", 0.25)
+    fake(later[0], "rloo", None)
     arms = [arm for arm in family.ARMS if arm.run in ("steady", "raft", "ppo", "grpo", "rloo")]
-    text = "\n".join(family.page({family.SHORT: {seed: tmp_path / str(seed) for seed in (1, 2)}}, arms))
-    assert "left out below: GRPO, as they are, seed 2; RLOO, without KL, as they are, seed 2." in text
-    assert "| warm-up |  | 20.0 | 20.0 | **20.0** |" in text
-    assert "| steady: right completions alone | 1 | 30.0 | 30.0 | **30.0** |  | 15 |  | 12 |" in text
-    assert "| PPO, ReFT | 1 | 10.0 | 20.0 | **15.0** | -15.0 (" in text
-    assert "| GRPO | 4 | 40.0 |  | **40.0** | +10.0 |" in text
-    assert "| RLOO, without KL | 4 | 20.0 |  | **20.0** | -10.0 |" in text, "it stands at the warm-up"
+    text = "\n".join(family.page(made, arms))
     told = " ".join(text.split())
+    assert "GRPO (as-they-are, seed 2); GRPO (later, seed 1); GRPO (later, seed 2); RLOO, without KL (as-" in told
+    first, second = text.split("## Programs as they are, from the model of `steady`")
+    assert "| the start |  | 20.0 | 20.0 | **20.0** |" in first
+    assert "| steady: right completions alone | 1 | 30.0 | 30.0 | **30.0** |  | 15 |  | 12 |" in first
+    assert "| PPO, ReFT | 1 | 10.0 | 20.0 | **15.0** | -15.0 (" in first
+    assert "| GRPO | 4 | 40.0 |  | **40.0** | +10.0 |" in first
+    assert "| RLOO, without KL | 4 | 20.0 |  | **20.0** | -10.0 |" in first, "it stands at the warm-up"
     assert "Beyond right completions alone on every seed: GRPO (+10.0)." in told
     assert "Below on every seed: PPO, ReFT (-15.0); RLOO, without KL (-10.0). Neither: none." in told
-    assert "At first 10 % of the completions are right, and a completion has 12 tokens." in text
+    assert "At first 10 % of the completions are right, and a completion has 12 tokens." in told
+    assert "| the start |  | 30.0 | 30.0 | **30.0** |" in second, "the model of steady"
+    assert "| RLOO, without KL | 4 | 30.0 |  | **30.0** | +5.0 |" in second
