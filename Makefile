@@ -51,6 +51,7 @@ benchmark: setup
 study: setup
 	$(BIN)/python -m pip install --quiet --editable '.[figures]'
 	$(BIN)/python -m benchmarks.study
+	$(BIN)/python -m benchmarks.family
 
 # Needs three files in the folder REFT_DATA, or `data`; without them it says which, and where to download them.
 real: setup

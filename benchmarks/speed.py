@@ -46,7 +46,6 @@ SHAPES = {
         microbatch=4,
         prompt=64,
         response=32,
-        scan_layers=True,
         repeats=2,
     ),
 }
