@@ -1,14 +1,18 @@
 """What a wheel holds is all that a command needs, in any folder."""
 
+import ast
+import importlib.metadata
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from reft_jax.config import load_config, to_dict
 
@@ -66,3 +70,22 @@ def test_a_wheel_works_in_any_folder(site, tmp_path):
     assert yaml.safe_load(done.stdout)["data"]["train"]["kind"] == "jsonl", done.stderr
     shapes = python("-c", "from reft_jax.preflight.__main__ import SHAPES; print(len(list(SHAPES.glob('*/*'))))").stdout
     assert int(shapes) == len(list((ROOT / "configs/models").glob("*/*")))
+
+
+def test_what_modules_import_is_installed_with_the_package():
+    """Imports at the top of a module, against what the dependencies ask for without extras, and what those ask for."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    installed, todo = set[str](), [Requirement(text) for text in wanted]
+    while todo:
+        need = todo.pop()
+        if need.name.lower() not in installed and (need.marker is None or need.marker.evaluate({"extra": ""})):
+            installed.add(need.name.lower())
+            todo += map(Requirement, importlib.metadata.requires(need.name) or [])
+    owners = importlib.metadata.packages_distributions()
+    for path in (ROOT / "reft_jax").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            )
+            for name in {name.partition(".")[0] for name in names} - {"", "reft_jax"} - sys.stdlib_module_names:
+                assert {owner.lower() for owner in owners[name]} & installed, f"{path}: {name}"
