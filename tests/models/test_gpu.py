@@ -1,4 +1,7 @@
-"""What only an NVIDIA GPU can show: `JAX_PLATFORMS=cuda,cpu python -m pytest tests/models/test_gpu.py`, on one."""
+"""What only an NVIDIA GPU can show: `JAX_PLATFORMS=cuda,cpu python -m pytest tests/models/test_gpu.py`, on one.
+
+`python -m benchmarks.gpu` runs it, with what else to ask of a GPU.
+"""
 
 import dataclasses
 
