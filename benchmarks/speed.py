@@ -63,8 +63,8 @@ HEAD = """# Speed
 Written by `python -m benchmarks.speed`. Both sides do the same work in one process, kept on one core, and take turns; a
 figure is the least CPU seconds of its turns. Other machines have other figures, and one that others share has noise:
 quote the ratios. Torch's side is transformers' `generate`, and an eager step of the same loss; responses never end
-early. `python -m benchmarks.throughput` compares any other shape, and accelerators; `python -m benchmarks.gpu` is what to run
-on a GPU.
+early. `python -m benchmarks.throughput` compares any other shape, and accelerators; `python -m benchmarks.gpu` is what
+to run on a GPU.
 
 """
 
