@@ -308,6 +308,8 @@ def page(settings: Mapping[Setting, Sequence[Runs]], arms: Sequence[Arm]) -> Ite
     )
     if missing:
         yield from paragraph(f"**Not finished**, and left out below: {'; '.join(missing)}.")
+    if left := [arm.label for arm in ARMS if arm not in arms]:
+        yield from paragraph(f"Not run for this page, though the command has them: {'; '.join(left)}.")
     for setting, seeds in settings.items():
         yield f"## {setting.title}\n"
         yield from paragraph(starts(seeds))
