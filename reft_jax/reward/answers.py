@@ -27,7 +27,7 @@ _OPTION = re.compile(
     r"\s*(?:[)\]}]|\.(?=\s)|:(?!\s*(?:wrong|incorrect|untrue|impossible)\b))\W*(?!\W*(?:is|was|are)\b)(?=\w)"
 )  # before the text of an option, No
 _CORRECTED = re.compile(  # behind the text of an option, another letter
-    r"\b(?:wait|hmm+|sorry|mean|no|maybe|actually|rather|(?:it|answer)(?:['\u2019]s|\s+is))\b\W*(?:(?:it(?:['\u2019]s|\s+is)|option)\s+)?"
+    r"\b(?:wait|hmm+|w?h?oops|sorry|mean|no|maybe|actually|rather|correction|should\s+be|(?:it|one|answer)(?:['\u2019]s|\s+is))\b\W*(?:(?:it(?:['\u2019]s|\s+is)|option)\s+)?"
     r"(?:\W*)[a-j]\b(?!\s+\w)|\b[a-j]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
 )
 _BOTH_NUMBERED = re.compile(r"\s+is\s+\W*[0-9].*\b[a-j]\s*(?:is|=|:)\s*\W*[0-9]")  # A is 5, B is 6
@@ -36,7 +36,7 @@ _ANOTHER_LETTER = re.compile(
 )
 _DENIED = re.compile(  # of a letter that it is the answer, at the beginning of what follows it
     r"\W*(?:(?:which|that)\s+)?(?:(?:is|was|are)\b\W*)?(?:(?:one|of|the|also|clearly|probably|definitely|just|a)\s+)*"
-    r"(?:not\b(?!\W*(?:[a-j]\b|option|[0-9]))|(?:wrong|incorrect|false|untrue|impossible)\b)"
+    r"(?:not\b(?!\W*(?:[a-j]\b|option|[0-9]))|too\s+\w|(?:wrong|incorrect|false|untrue|impossible)\b)"
     r"|\W*(?:(?:or|but)\s+)?(?:no(?!\s+doubt)|wait|hmm+|sorry|i\s+mean|rather(?!\s+than)|alternatively|maybe|actually)\b"
     r"|.*\b[a-j]\s+is\s+(?:right|correct|true|the\s+(?:(?:right|correct|best)\s+)?(?:answer|choice|option|one))\b"
 )
@@ -55,7 +55,8 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _HEDGED = re.compile(
     r"\s*(?:(?:about|around|nearly|almost|over|under|(?:more|less) than)\b|~)"
     r"|.*(?:[≈≃≅±约約]|左右|[0-9](?:\.\.\.|…)|[0-9]-?ish\b|\bca\.|\b(?:approx\w*|roughly|circa|up to|at (?:least|most)"
-    r"|more or less|or so|environ|etwa|ungefähr|aproximadamente|cerca de|около|примерно)\b)",
+    r"|more or less|or so|maybe|perhaps|possibly|probably|likely|presumably|estimated?"
+    r"|nearly|almost|just about|environ|etwa|ungefähr|aproximadamente|cerca de|около|примерно)\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _BEFORE_BOX = re.compile(  # what makes a box a part, a limit or one that is denied
@@ -66,7 +67,8 @@ _BEFORE_BOX = re.compile(  # what makes a box a part, a limit or one that is den
       |[/^+<>≤≥≠±]\s?
       |\\(?:not\s?=?|neq?|[lg]e?q?(?:slant)?|[lg]t|pm|mp|cdot|times|div|pi|log(?:_\{?\w\}?)?|ln|sin|cos|tan)\s?
       |(?:\\[dtc]?frac\s?(?:\{[^{}]*\})?|\\sqrt(?:\[[^]]*\])?|[\^_])\s?\{[^{}]*  # 10^{\boxed{9}}
-      |\b(?:not|never|isn['\u2019]t)[ }]*
+      |\b(?:(?:not|never|isn['\u2019]t)(?:\sexactly)?|no|(?:cannot|can['\u2019]t|not)\sbe|(?:more|less|fewer|greater)\sthan
+      |half(?:\sof)?|twice|double|triple)[ }]*
     )(?:\$|\\\()?$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -74,12 +76,20 @@ _BEHIND_BOX = re.compile(
     r"""[.,(]?[0-9]|_[0-9{]
     |(?![hgms])[a-z](?![a-z])                                     # \boxed{9}x, but not: \boxed{9}m
     |\s?(?:[/^+](?!\s?\{?\s?\\circ)|\*\*?[0-9(]|\*\s[0-9(\\]|\*\s?[a-z](?![a-z])|\\(?:cdot|times|div|pi|sqrt|frac)(?![a-z]))
-    |\W*(?:(?:is|was|are)\s(?:not|wrong|incorrect|false)|isn['\u2019]t)\b""",
+    |\W*(?:(?:(?:but|which|that|this|it)\s){0,2}(?:is|was|are)\s(?:not|wrong|incorrect|false)|isn['\u2019]t)\b
+    |\s(?:squared|cubed|factorial|and\sa\shalf|[0-9]+/[0-9])
+    |\W*(?:which\s)?(?:can(?:not|['\u2019]t)\sbe|(?:(?:but|oh)\s)?(?:wait|hold\son|w?h?oops))\b|\s?\((?:wrong|incorrect)\b|\.\sNo\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-_BOTH_BOXES = re.compile(r"\}\s?(?:\$|\\\))?\s?(?:[,:]|and|or|,\s?(?:and|or))?\s?(?:\$|\\\()?\s?$", re.IGNORECASE)
+_BOTH_BOXES = re.compile(  # with a word or two between, and whose number the second is: \boxed{3} hours and \boxed{20}
+    r"\}(?:\s|\$|\\\)|\\quad)*(?:(?:\w+(?:\s\w+){0,2}\s?)?(?:[,:;&]|,?\s?\b(?:and|or|to)\b)|\([a-z]\))?(?:\s|\$|\\\()*"
+    r"(?:(?!answer|total|result)\w+\s?[=:]\s?)?(?:\$|\\\()?\s?$",
+    re.IGNORECASE,
+)
 _BESIDE_A_BOX = 100  # characters that are looked at
 _AS_LATEX = str.maketrans({"°": r"^\circ", "·": r"\cdot ", "∞": r"\infty ", "\u222a": r"\cup ", "²": "^2", "³": "^3"})
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{([^{}]*)\}(?:\s*\^\s*(?:[0-9]|\{-?[0-9]\}))?")
+_UNTRUE = re.compile(r"\b(?:not|wrong|incorrect|false|excluded|wait)\b|n['\u2019]t\b", re.IGNORECASE)
 _LONGEST = 2000  # characters of a line that can still be an answer with what a person says around it
 _QUOTES, _STOPS = " \t\r\n\f\v\"'*`.,;:«»\u3002", "!?"  # around a text that is an answer, and at its end
 _BEFORE_TEXT = re.compile(rf"(?:(?!\.[0-9])[{re.escape(_QUOTES)}])+")  # but a decimal point
@@ -316,9 +326,20 @@ def _without_dollars(line: str) -> str:
 
 
 def _read_expression(line: str) -> str | None:
-    """LaTeX without the marks around it; None where its braces are not balanced, or there is nothing."""
+    """LaTeX without the marks around it; None where its braces are not balanced, or there is nothing.
+
+    math-verify leaves out what is set as text: beside mathematics it may be no denial, and beside a number it is read
+    with it, as `5 \\text{ or more}` (none) and `5 \\text{ million}`.
+    """
     line = line.removesuffix(".").strip().removeprefix("\\(").removesuffix("\\)").strip("$ ")
     line = line.translate(_AS_LATEX)
+    mathematics = _TEXT.sub(" ", line)
+    if mathematics != line and any(map(str.isalnum, mathematics)):
+        if _UNTRUE.search(" ".join(_TEXT.findall(line))):
+            return None
+        bare = read_number(mathematics) if mathematics.count("=") < 2 else None  # x=1 \text{ or } x=2
+        if bare is not None and (number := read_number(line)) != bare:
+            return None if number is None else f"{number}"
     braces = [match[0] for match in _BRACE.finditer(line) if match[0] in "{}"]
     depths = list(itertools.accumulate(1 if brace == "{" else -1 for brace in braces))
     balanced = not depths or (min(depths) >= 0 and depths[-1] == 0)

@@ -5,6 +5,7 @@ digits out of `2\\pi`, `2x` or `--7` is one that a policy learns to exploit.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 import unicodedata
@@ -22,7 +23,7 @@ _SENTENCE = re.compile(
 _THEY = r"(?:the|that|this|these|it|he|she|they|we)"
 _REASON = re.compile(
     r"(?:[,;]\s*|\s+)(?:(?:because|since|where|when|if|given|namely|which(?!\s+(?:gives|means|implies|makes|leads"
-    r"|(?:is|was)(?:n['\u2019]t|\s+(?:not|wrong|incorrect|false|impossible)))))\b"
+    r"|(?:is|was)(?:n['\u2019]t|\s+(?:not|wrong|incorrect|false|impossible))|do(?:es)?(?:n['\u2019]t|\s+not))))\b"
     rf"|i\.e\.|e\.g\.|(?<=[,;] )that\sis\b|(?<=[,;] )as\s+[0-9]|as\s+(?:{_THEY}|so)\b"
     r"|(?:rounded\s+|correct\s+)?to\s+(?:the\s+nearest|(?:\w+\s+)?(?:decimal|significant))\b)",
     re.IGNORECASE,
@@ -49,24 +50,46 @@ _TAKEN_BACK = re.compile(  # of a number, before the next one: 5 (wrong), 5, wai
     r"|\b(?:wait|hmm+)\W+no\b|[,;:.?!(-]\s*(?:oh,?\s+)?no(?:\W+wait\b|\s*[,.!;)]|\s*$)|[,;.?!(-]\s*wait\b"
     rf"|\b(?:that|this|it|which)(?:['\u2019]s|\s+(?:is|was))\s+(?:\w+ly\s+)?{_WRONG}"
     r"|\b(?:can|could|must|should|would)(?:n['\u2019]t|['\u2019]t|not|\s+not)\s+be"
-    r"\s*(?:right|correct|true|it|possible|(?:the\s+)?(?:\w+\s+)?answer)?\s*(?:[.,;!)]|$)",
+    r"\s*(?:right|correct|true|it|possible|(?:the\s+)?(?:\w+\s+)?answer)?\s*(?:[.,;!)]|$)"
+    r"|[,;.:?!(-]\s*(?:(?:but|oh),?\s+)?(?:wait|hold\s+on|hmm+|w?h?oops|my\s+(?:mistake|bad|error)"
+    r"|(?:scratch|strike|ignore|disregard)\s+that)\b|\bi\s+mis\w+"
+    r"|\(\s*negative\b|\bcontradicts\b|\ba\s+contradiction\b|\bnot\s+what\s+(?:is|was|we(?:['\u2019]?re)?)\b"
+    r"|\b(?:that|this|it|which)\s+(?:does|do|did)(?:n['\u2019]t|\s+not)\s+(?:\w+\s+)?"
+    r"(?:seem|look|sound|add\s+up|make\s+(?:any\s+)?sense)\b"
+    r"|\b(?:seems?|looks?|sounds?)\s+(?:\w+\s+)?(?:too|low|high|large|small|off|wrong|odd|strange|unlikely|incorrect)\b"
+    r"|\b(?:(?:i|we)\s+(?:\w+\s+)?made|there(?:['\u2019]s|\s+(?:is|was)))\s+an?\s+(?:\w+\s+)?(?:mistake|error)\b"
+    r"|\bre-?(?:check|calculat|comput|consider|evaluat|examin|think|do(?!\w))",
+    re.IGNORECASE,
+)
+_RESTATED = re.compile(  # before another number in a later sentence: 18. The answer is 20, 18 (correction: 20)
+    r"\b(?:answer|result)\b[^0-9.=]{0,30}?(?:\b(?:is|be)\b|[:=])"
+    r"|(?:\b(?:should\s+(?:be|have\s+been)|actually|in\s+fact|instead|rather|correction|correcting|edit|sorry"
+    r"|alternatively|on\s+second\s+thoughts?)|(?:^|[.;?!(])\s*or)\b(?:\W+(?:maybe|perhaps|it|that|this|is|was|s)\b)*"
+    r"(?=[^\w.]*(?:\w+\s*=[^\w.]*)?[0-9])",
     re.IGNORECASE,
 )
 _NONE_BEFORE = re.compile(  # wrong: 5, none, 5, N/A 5
     r"\W*(?:none|n/a|nil|nothing|unknown|undefined|(?:not\s+|in|un)(?:correct|right|true|known|sure)|wrong|false"
-    r"|no\s+(?:answer|solution)s?)(?:\s+answer)?(?![^\W\d_]|/)\W*[0-9]",
+    r"|no\s+(?:answer|solution)s?)(?:\s+answer)?(?![^\W\d_]|/)\W*[0-9]"
+    r"|\W*(?:(?:there|this|that|it|i)(?:['\u2019][sm]|\s+(?:is|am))\s+)?(?:none|impossible|no\s+answer"
+    r"|(?:not\s+(?:yet\s+)?|un|in)(?:clear|known|sure|certain|given|determin\w+|specified|decided)"
+    r"|(?:not\s+enough|insufficient)\s+\w+|no\s+way\s+to\s+\w+"
+    r"|(?:(?:i|we)\s+)?(?:can(?:not|['\u2019]t|\s+not)|to)\s+(?:be\s+)?(?:determine|know|find|found|compute|tell|say)[dn]?(?:\s+it)?)"
+    r"\s*[.,;:\u2014-]",
     re.IGNORECASE,
 )
 _ABBREVIATED = re.compile(r"\b(resp|rem)\.", re.IGNORECASE)
 _ENTITY = re.compile(r"&#?\w+;")  # one that stands for no character, or was escaped twice
 _NUMERAL = re.compile(r"[0-9](?:[0-9.,/]*[0-9])?")
-_EQUALS = re.compile(r"(?<![<>!/=])=+(?![<>/=])")
+_EQUALS = re.compile(r"(?<![<>!/=])=+(?![<>/=])|(?<=[\w)])\s*≈")
 _SEVERAL = re.compile(r"[,;]|\b(?:and|or|for|with|at|when|if|where|while)\b", re.IGNORECASE)  # x = 5, y = 6
 _IMPLIES = re.compile(r"[=-]>|[⇒→]")
 _NO_STATEMENT = re.compile(  # before an equals sign: a number of its own, an equation to be solved, a denial
     r"[0-9].*\b(?:at|when|if|where|for|with|while|by|so|because|since|taking|using)\b"
     r"|(?:[0-9]|(?<![\w)])-|[0-9]\s*/\s*|\|)[a-cknx-z]\|?\s*$|\b[a-z]\s*(?:\^|\*\*)\s*\S+\s*$|[<>≤≥≠]|!="
-    r"|\b(?:undefined|no solutions?|not|never|cannot|except|all real numbers)\b",
+    r"|\b(?:undefined|no solutions?|not|never|cannot|except|all real numbers)\b"
+    r"|\b(?:twice|half|double|triple|times|than|plus|minus|of)\s+(?:the|a|that|this)\s+(?:\w+\s+)?number\s*$"
+    r"|\bnumber\s*(?:[-+*/]|(?:plus|minus|times|divided|multiplied|squared|cubed|increased|decreased)\b)",
     re.IGNORECASE,
 )
 _SOLVED = re.compile(  # between an equation and its solution: 2x = 10, so x = 5
@@ -98,6 +121,9 @@ _OPERATORS = set("+*/^=<>|&_~@\u00d7·÷±∓√∞≤≥≠≈→")
 _DENIED = re.compile(
     r"\b(?:not|t|never|cannot)(?: \w+){0,2} (?:answer|right|correct|true|possible|valid|solution|it|exactly|quite)\b"
     r"|\b(?:is|are|was|be)(?: \w+)? (?:wrong|incorrect|false|impossible)\b"
+    r"|\b(?:at (?:the )?(?:very )?(?:least|most|minimum|maximum|best|worst)"
+    r"|and (?:up|above|over|below|under|beyond)|onwards?)$"
+    r"|^(?:\w+ )?(?:max|minimum|maximum|tops)$"
 )
 _OF_VARIABLES = set("+-*/^!%√\u00d7·÷") | {"**"}
 _PREFIX = 12  # tokens of signs, currencies and brackets before a number that can be meant
@@ -137,8 +163,14 @@ def read_number(line: str) -> int | float | None:
     for text in (sentence, line):
         for clause in _clauses(text):
             if (number := _only_number(clause)) is not None:
-                return number
+                return None if text is sentence and _is_restated(number, "".join(rest)) else number
     return None
+
+
+def _is_restated(number: float, behind: str) -> bool:
+    """Whether later sentences say that the answer is another number."""
+    others = (_only_number(clause) for said in _RESTATED.split(behind)[1:] for clause in _clauses(said))
+    return any(other not in (None, number) for other in others)
 
 
 def _clauses(text: str) -> Iterator[str]:
@@ -197,6 +229,7 @@ def _is_to_be_solved(left: str, right: str) -> bool:
             or (far.text in _OF_VARIABLES and not _is_hyphen(tokens, behind) and (far.text != "!" or far.glued))
             or (absolute and "|" in (near.text, far.text))
             or far.lower in words.INFIX
+            or (near.lower in words.INFIX and _at(tokens, before - 1).kind == "number")
             or _is_argument(tokens, i)
         ):
             return True
@@ -205,8 +238,11 @@ def _is_to_be_solved(left: str, right: str) -> bool:
 
 def _is_argument(tokens: Sequence[_Token], i: int) -> bool:
     """Whether a function's name, or `half of`, stands before a variable, with only mathematics between."""
-    for token in reversed(tokens[:i]):
+    share = _at(tokens, i + 1).text not in ("'", "\u2019")  # 20% of x, 1/5 of x; but 20% of A's money
+    for token, behind in reversed(list(itertools.pairwise(tokens[: i + 1]))):
         if token.lower in words.OF_VARIABLES:
+            return True
+        if share and behind.lower == "of" and (token.kind == "number" or token.lower in words.SHARES):
             return True
         if token.text in _PAUSES or (token.kind == "word" and token.text not in ("of", "the", "base")):
             return False
@@ -375,6 +411,8 @@ def _may_precede(tokens: Sequence[_Token], begin: int) -> bool:
         return False
     if number.lower in words.MINUS:
         return token is _END or token.text in _OPENING or token.lower in words.BEFORE_MINUS
+    if token.text in words.MONTHS or (token.text == "." and before.text in words.MONTHS):
+        return False
     if token.kind == "word":
         apart = not number.glued and not (signed and not _at(tokens, begin + 1).glued)  # is -5, but not n - 5
         return apart and not _is_variable(token, before) and _leaves(tokens[:begin])
@@ -398,6 +436,10 @@ def _leaves(tokens: Sequence[_Token]) -> bool:
     """Whether the phrase that a number ends, `the square root of` or `cannot be`, leaves it as it is."""
     rest = _phrase(tokens)
     near = set(rest[-2:])
+    if rest[-2:] == ["up", "to"] and (len(rest) == 2 or rest[-3] in words.VERBS | _PAUSES):  # but: adds up to 18
+        return False
+    if rest and rest[-1] in words.EXTREMES and "at" in rest[-4:-1]:  # at the very least 18
+        return False
     of_number = words.NUMBERS | {"one"} if near & words.RATIOS_BEFORE else frozenset()  # one of the 18
     multiplied = words.MULTIPLIERS if near & words.COMPARED else frozenset()
     if near & words.BOUNDS and rest[-1] in words.BOUNDS:
@@ -491,8 +533,11 @@ def _may_follow(tokens: Sequence[_Token], end: int, currency: bool) -> bool:
             return False
         i += 1
     elif token.kind == "word":
-        if not (i == end and _is_ordinal(tokens, i)) and not _names(token, currency):
-            return False
+        ordinal = i == end and _is_ordinal(tokens, i)
+        if (ordinal and words.MONTHS & {after.text, _at(tokens, i + 2).text}) or not (
+            ordinal or _names(token, currency)
+        ):
+            return False  # 5th of May
     elif token is not _END and (token.text not in _PAUSES or (token.text == "!" and i == end and token.glued)):
         return False
     return _is_prose(tokens[i:])
@@ -501,6 +546,8 @@ def _may_follow(tokens: Sequence[_Token], end: int, currency: bool) -> bool:
 def _names(word: _Token, currency: bool) -> bool:
     """Whether the word behind a number can say of what it is; it is no variable, function or other number."""
     text, lower = word.text, word.lower
+    if text in words.MONTHS:
+        return False
     if text in words.UNITS or (len(text) > 1 and lower in words.UNITS) or text in words.CURRENCIES:
         return not (currency and text == "mm")  # millions, or millimetres
     if lower in words.FUNCTIONS_BEHIND | words.FRACTIONS | words.NUMBERS | words.OTHER_SCALES | {"one"}:

@@ -50,13 +50,17 @@ OF_VARIABLES = _words(  # before a variable: an equation that is still to be sol
     "tfrac cfrac binom abs absolute lfloor lceil lvert half twice thrice double triple root cube square third quarter "
     "plus minus times divided multiplied"
 )
-INFIX = _words("plus minus times divided multiplied squared cubed")
+INFIX = _words(
+    "plus minus times divided multiplied squared cubed mod modulo choose factorial increased decreased reduced over "
+    "less"
+)
 LIMITS = _words(
     "close closer near mindestens höchstens wenigstens minstens hoogstens minst högst almeno az çok najmniej najwyżej "
     "above below beyond exceeds exceeding between instead short shy upwards from unequal más mais più mehr weniger dan "
     "über unter entre inférieur supérieur"
 )
 BOUNDS = _words("minimum maximum minimal maximal minimo massimo mínimo máximo minimaal maximaal")  # but a maximum of 5
+EXTREMES = _words("least most best worst latest earliest")  # behind "at"
 MULTIPLIERS = _words("half twice thrice double triple quadruple absolute")  # half as many as 18, absolute value of 18
 FUNCTIONS_BEHIND = FUNCTIONS | _words("squared cubed doubled tripled halved raised repeating recurring")
 FRACTIONS = _words(
@@ -64,6 +68,7 @@ FRACTIONS = _words(
     "eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths sixteenth sixteenths twentieth "
     "twentieths hundredth hundredths thousandth thousandths millionth millionths"
 )
+SHARES = FRACTIONS | {"%", "percent"}  # of a variable: an equation that is still to be solved
 BELOW_TWENTY = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -95,6 +100,12 @@ OTHER_SCALES_BEGIN = (
 OTHER_SCALES_HOLD = (
     *("分之", "以上", "以下", "以内", "左右", "不到", "未満", "的平方", "的立方", "倍数", "ではない"),
     *("아니다", "보다", "이상", "이하", "미만", "초과", *"百千万萬亿億兆十打半又多余餘强弱来來几幾"),
+)
+
+# Of dates, on both sides of a number; as they are written, for `may` and `march` are verbs.
+MONTHS = _words(
+    "January February March April May June July August September October November December "
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
 )
 
 # Before a number: what denies it, a negative sign, and the verbs that begin the phrase that it is in.

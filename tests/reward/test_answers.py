@@ -245,7 +245,10 @@ PARTS = [*("2{}", "2.{}", "0.{}", "x{}", "2-{}", "x - {}", "5 / {}", "3 * {}", "
          *("{}^2", "{}9", "{}/2", "{} + 1", "{} * 2", "{}x", "{}_2", r"{}\pi", r"{} \cdot 2", r"{}\sqrt2"),
          *("not {}", r"\text{{not }}{}", "isn't {}", "< {}", "x > {}", r"\neq {}", r"x \not= {}", r"\le {}", r"\pm {}"),
          *("≥ ${}$", "{} is wrong", "${}$ is not the answer", "{} isn't it"),
-         *(r"\boxed{{1}} and {}", r"$\boxed{{1}}$, ${}$", r"\boxed{{1}}{}")]  # fmt: skip
+         *("{}, but this is wrong", "{} (wrong)", "{}. No, that is not it.", "{}, which cannot be right"),
+         *("{}. Wait, no", "{}. Oops.", "no {}"),
+         *("cannot be {}", "not exactly {}", "more than {}", "half of {}", "twice {}", "{} squared"),
+         *("{} 1/2", "{} and a half", r"\boxed{{1}} and {}", r"$\boxed{{1}}$, ${}$", r"\boxed{{1}}{}")]  # fmt: skip
 WHOLES = ["{}", "x = {}", "**{}**", "*{}*", "is ${}$.", "{}!", "- {}", "Final answer - {}", "Step 2: {}", "{} cm",
           "{}cm", "{}m", r"\textbf{{Answer: {}}}", r"\textcolor{{red}}{{{}}}", r"{}^\circ", r"{}\%", "{}, not 20",
           r"\therefore {}", r"first \boxed{{1}}, then {}", r"S_{{10}} = {}", "2 + 3 = {}", "{} - the total",
@@ -260,6 +263,27 @@ def test_a_box_is_the_answer_unless_it_is_a_part_or_denied(trigger, text, value)
     completion = (TRIGGER if trigger == TRIGGER else "So 3 + 4 is 7.\n") + text.format(r"\boxed{18}")
     assert extract_answer(completion, "number", trigger, "lenient") == value
     assert extract_answer(completion.replace("18", "B"), "choice", trigger, "lenient") == (value and "b")
+
+
+@pytest.mark.parametrize("trigger", [TRIGGER, BOX])
+@pytest.mark.parametrize(
+    ("between", "value"),
+    [
+        *(
+            (text, None)
+            for text in (" hours and ", " for Tom and ", " apples, ", "; ", " & ", r" \quad ", " to ", " (b) ")
+        ),
+        *((text, None) for text in (" and $y=$", ", y = ", ", Ann: ", " cm and ")),
+        *(
+            (text, 18)
+            for text in (", then ", ". Finally ", ", no, ", " apples, so the answer is ", ", total: ", " eggs. ")
+        ),
+    ],
+)
+def test_of_two_boxes_one_is_the_answer_unless_they_stand_side_by_side(trigger, between, value):
+    text = rf"\boxed{{7}}{between}\boxed{{18}}"
+    assert extract_answer((TRIGGER if trigger == TRIGGER else "") + text, "number", trigger, "lenient") == value
+    assert last_box(text) == ("" if value is None else "18")
 
 
 @pytest.mark.parametrize("text", [r"$-\fbox{5}$", r"$-\boxed {5}$"])
@@ -305,6 +329,34 @@ HTML = {"&minus;5": -5, "&ndash;5": -5, "&#8722;5": -5, "&#53;": 5, "&#x35;": 5,
 def test_html_is_read_as_its_characters(text, number):
     assert read(text) == number
     assert gold_or_none(text, "number") == number
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        *((rf"5 \{group}{{ {said}}}", None) for group in ("text", "mathrm", "mbox") for said in (
+            "is incorrect", "(wrong)", "is not it", "or more", "squared", "apples and 6 pears", ", wait, 6")),
+        *((text, None) for text in (r"(1,2) \text{ excluded}", r"x = 5 \text{ is not right}", r"\text{not } (1,2)")),
+        *((rf"5 \text{{ {scale}}}", str(value)) for scale, value in (("dozen", 60), ("million", 5000000))),
+        *((text, text) for text in (r"5 \text{ cm}^2", r"x = 5 \text{ or } x = 6", r"\text{no solution}",
+                                    r"\pi \text{ cm}", r"\text{Not B}", r"\text{6 or 7}", r"36^\text{th}")),
+    ],
+)  # fmt: skip
+def test_text_beside_mathematics_is_read_with_it(text, expression):
+    assert read(text, kind="latex") == expression == gold_or_none(text, "latex")
+
+
+@pytest.mark.parametrize("hedge", ["maybe {}", "possibly {}", "probably {}", "estimated {}", "{} (estimate)",
+                                   "likely {}", "just about {}", "nearly {}", "{}, perhaps"])  # fmt: skip
+def test_a_gold_answer_is_exact(hedge):
+    assert gold_or_none("18", "number") == 18
+    assert gold_or_none(hedge.format(18), "number") is None
+
+
+@pytest.mark.parametrize("text", ["B is too large", "B, which is too small", "B) 5, it should be C",
+                                  "B) 5 (correction: C)", "B. Hmm, the right one is C.", "B. Oops, C"])  # fmt: skip
+def test_a_letter_that_is_denied_or_corrected_is_none(text):
+    assert read(text, kind="choice") is None
 
 
 def gold_or_none(text, kind):

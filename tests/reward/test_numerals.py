@@ -74,6 +74,21 @@ READ = {
                     "T-shirts cost 3": 3, "x \\approx 8": 8, "The answer has to be 18": 18,
                     "a 5-day trip": 5, "cm 18": 18, "é 18": 18, "it's 18": 18, "18 m²/s²": 18, "the $n^{th}$ is 18": 18,
                     "答案是 18": 18, "Ответ 18": 18, "Tổng cộng là 18": 18},
+    "behind it, what leaves it": {"18. However, Tom has 3 left.": 18, "18. It should be noted that Tom has 3.": 18,
+                                  "18. Let me verify: 9*2 = 18.": 18, "18. The answer is 9 * 2 = 18": 18,
+                                  "18, which makes sense since 9+9 = 18.": 18, "18. She made no mistake.": 18,
+                                  "18 mistakes": 18, "18 corrections": 18, "18. The answer is the sum of 9 and 9.": 18,
+                                  "18. I hope it is correct.": 18, "18. That makes sense.": 18},
+    "months that are no dates": {"18 cars in May": 18, "In May he sold 18 cars": 18, "March has 31 days": 31,
+                                 "He may have 5": 5, "5 may be eaten": 5, "5 marches": 5, "31 days of March": 31},
+    "what only looks like a limit": {"It adds up to 18": 18, "rounded up to 18": 18, "18 at minimum wage": 18,
+                                     "the most is 5": 5, "the best 5 of them": 5,
+                                     "45 min.": 45, "10 liters/min": 10, "18 and over 3 days": None},
+    "shares and numbers of things": {"20% of 90 = 18": 18, "20% of the total = 18": 18, "17 mod 5 = 2": 2,
+                                     "10 percent of A's money = 18": 18, "twice the number of eggs = 18": 18,
+                                     "the number = 18": 18, "5 choose 2 = 10": 10},
+    "rounded": {"10/3 ≈ 3.33": 3.33, r"\frac{10}{3} \approx 3.33": 3.33, r"25\pi \approx 78.54": 78.54,
+                "x = 10/3 ≈ 3.33 hours": 3.33, "2x ≈ 10": None, "5 ≈ 6 or 7": None},
     "factorials": {"5! = 120": 120, r"4! \cdot 2! = 48": 48, "3!=6": 6, "5 apples! Yes": 5,
                    "18！": 18},
 }  # fmt: skip
@@ -346,6 +361,26 @@ NOT_READ = {
         "5. No.",
         "5 (that's false)",
     ],
+    "corrected": [
+        *("18. Whoops.", "18 (oops)", "18. Hmm.", "18. But wait, we forgot the tax.", "18. My mistake: 20."),
+        *("18. Let me recheck this.", "18. Let me reconsider.", "18. Let's redo this: 20", "18. Rechecking: 20."),
+        *("18. I made an error.", "18. There is a mistake above.", "18 (I made a mistake)", "18. Scratch that"),
+        *("18. Hold on, I forgot the tip.", "18. Oh wait, 20.", "18 (I miscounted)", "18. Disregard that."),
+        *("18. That is not what is asked.", "18. In fact, it's 20.", "18. Instead, it's 20.", "18. Or 20?"),
+    ],
+    "doubted": [
+        *("18. That doesn't seem right.", "18, which doesn't make sense.", "18. This does not add up."),
+        *("18 seems too small.", "18. That looks off.", "18. This contradicts the premise.", "18 is a contradiction"),
+    ],
+    "no answer is said first": [
+        *("unclear. 5", "not yet clear. Let us see: 5", "unknown; the text gives 5", "I am not sure. 5"),
+        *("not determined; 5 is given", "cannot be determined. The 5 apples are gone", "There is no answer. 5"),
+        *("insufficient information. There are 5", "not enough information, only 5 are given", "impossible: 5"),
+        *("we can't know. 5", "I cannot determine it, 5", "no way to tell: 5"),
+    ],
+    "limits behind": ["18 and up", "18 and above", "18 onwards", "18 tops", "18 maximum", "up to 18", "is up to 18"],
+    "dates": ["the 5th of March", "on March 5", "5 March 2020", "Dec. 25", "October 2020"],
+    "a sign in words": ["18 (negative)"],
     "none is said first": ["wrong: 5", "Incorrect answer: 5", "none, 5", "N/A 5", "not correct: 5", "unknown (5)"],
     "bounds in other words": ["mindestens 5", "au moins 5", "al menos 5", "close to 5", "minimum 5", "max 5"],
     "times in other languages": ["zwei mal 5", "deux fois 5", "dos veces 5"],
@@ -454,6 +489,58 @@ def ordinal(number: int) -> str:
     """Of grammar books: the last digit decides, but 11, 12 and 13 end in th."""
     digit = 0 if 10 <= number % 100 <= 20 else number % 10
     return f"{number}{['th', 'st', 'nd', 'rd', 'th', 'th', 'th', 'th', 'th', 'th'][digit]}"
+
+
+STATING_ANEW = ["The answer is", "So the final answer is", "Final answer:", "The correct answer should be", "Answer:",
+                "It should be", "The result is", "Correction:", "Edit:", "Sorry,", "Actually, it is",
+                "On second thought,"]  # fmt: skip
+
+
+@given(
+    st.integers(0, 999),
+    st.integers(0, 999),
+    st.sampled_from(STATING_ANEW),
+    st.sampled_from(["{}. {} {}.", "{} apples. {} {} apples.", "**{}** ({} {})", "${}. {} ${}.", "x = {}. {} x = {}"]),
+)
+def test_a_number_is_read_unless_a_later_sentence_states_another(number, other, stating, style):
+    assert read_number(style.format(number, stating, other)) == (number if number == other else None)
+
+
+@given(
+    st.dates(),
+    st.sampled_from(["%B {}", "%b {}", "%b. {}", "{} %B", "{} %b", "on %B {}.", "%A, %B {}"]),
+    st.sampled_from([str, lambda day: ordinal(day)]),
+)
+def test_a_day_of_a_month_is_no_number(date, style, spelled):
+    assert read_number(date.strftime(style).format(spelled(date.day))) is None
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["at", "at the", "at the very"]),
+    st.sampled_from(["least", "most", "minimum", "maximum", "best"]),
+    st.sampled_from(["", " apples", " dollars"]),
+)
+def test_a_limit_on_either_side_of_a_number_leaves_none(number, at, limit, unit):
+    assert read_number(f"{number}{unit} {at} {limit}") is None
+    if limit in ("least", "most", "best"):
+        assert read_number(f"He needs {at} {limit} {number}{unit}") is None
+
+
+@given(
+    st.sampled_from("xynkz"),
+    st.integers(2, 99),
+    st.integers(0, 99),
+    st.sampled_from(["{x} mod {n}", "{x} modulo {n}", "{x} choose {n}", "{n} choose {x}", "{n}% of {x}",
+                     "1/{n} of {x}", "{n} percent of {x}",
+                     "three quarters of {x}", "{x} increased by {n}", "{x} decreased by {n}",
+                     "{x} over {n}", "{x} less {n}", "{n} times the number", "{n} more than a number",
+                     "the number + {n}", "a number divided by {n}"]),
+)  # fmt: skip
+def test_an_equation_of_an_unknown_in_words_is_to_be_solved(x, n, right, left):
+    assert read_number(f"{left.format(x=x, n=n)} = {right}") is None
+    if "{n}" in left and "{x}" in left:
+        assert read_number(f"{left.format(x=x, n=n)} = {right}, so {x} = {n}") == n
 
 
 @given(
