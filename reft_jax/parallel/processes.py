@@ -35,7 +35,7 @@ COLLAPSED = 3
 STOPPED = 75
 """Exit code of a run that was asked to stop and can go on (sysexits' EX_TEMPFAIL)."""
 
-ASKED = "asked to stop: finishing the step, then saving; a second signal ends at once, without saving\n"
+ASKED = "asked to stop: finishing what is under way, then saving; a second signal ends at once, without saving\n"
 """What a run answers at once to a signal that it will heed when it can save."""
 
 _LEAST_MESSAGE = 1 << 12  # bytes; messages grow in powers of two, so that few programs are compiled

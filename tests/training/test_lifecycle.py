@@ -113,7 +113,7 @@ def test_a_signal_that_waits_is_answered_at_once(capfd):
         with lifecycle(ALONE) as command:
             command.begin(make_mesh(ALONE.mesh, jax.devices()))
             os.kill(os.getpid(), signal.SIGINT)
-            assert "finishing the step, then saving; a second signal ends at once" in capfd.readouterr().err
+            assert "finishing what is under way, then saving; a second signal ends at once" in capfd.readouterr().err
             command.stop.check()
 
     with pytest.raises(SystemExit) as left:
