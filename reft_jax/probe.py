@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 
 from reft_jax.algorithms.gradient_noise import build_gradients, figures
 from reft_jax.algorithms.rollout import SamplingParams
+from reft_jax.algorithms.train_state import cut_lengths
 from reft_jax.config import config_parser
 from reft_jax.config.invocation import program
 from reft_jax.config.ranges import NonNegativeInt, TwoOrMore
@@ -35,9 +36,6 @@ from reft_jax.training.sampler import SAMPLE, Sampler
 
 LEAST_QUESTIONS = 8
 """Questions that gradients are taken of, at least: fewer say nothing of the spread between them."""
-
-ROWS = 32
-"""Completions whose gradients are taken in a call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,33 +128,50 @@ def gradients(sampler: Sampler, params: Params, rows: Sequences[np.ndarray]) -> 
     Raises:
         Interrupted: as asked, between calls.
     """
-    rows = cut(rows)
-    step = build_gradients(sampler.model.policy, sampler.model.mesh, temperature=sampler.config.evaluation.temperature)
-    count = len(rows.lengths)
-    size = min(ROWS, count)
-    sampler.display.stage("gradients", -(-count // size), 0)
-    found = []
-    for number, start in enumerate(range(0, count, size), start=1):
-        sampler.model.stop.check()
-        order = np.arange(start, start + size) % count  # the last call is filled up, so that all are of one shape
+    model, temperature = sampler.model, sampler.config.evaluation.temperature
+    steps = build_gradients(model.policy, model.mesh, params, temperature=temperature)
+    drawn = steps.draw(params, jax.random.key(0))
+    calls = list(by_width(rows.lengths, steps.at_once))
+    sampler.display.stage("gradients", len(calls), 0)
+    found: list[np.ndarray] = [np.zeros(0)] * len(rows.lengths)
+    for number, (order, same) in enumerate(calls, start=1):
+        model.stop.check()
+        width, most = (whole_eights(each[same].max()) for each in (rows.lengths, rows.response_lengths))
         part = jax.tree.map(lambda x, order=order: x[order], rows)
-        whole = jax.tree.map(lambda _: replicated(sampler.model.mesh), part)
-        found.append(to_host(step(params, to_global(part, whole))))
+        part = dataclasses.replace(part, tokens=part.tokens[:, :width], responses=part.responses[:, :most])
+        whole = jax.tree.map(lambda _: replicated(model.mesh), part)
+        for row, made in zip(order, to_host(steps.step(params, to_global(part, whole), drawn))):
+            found[row] = made
         sampler.display.advance(number, {})
-    return np.concatenate(found)[:count]
+    return np.stack(found)
 
 
-def cut(rows: Sequences[np.ndarray]) -> Sequences[np.ndarray]:
-    """The rows without columns that are padding in all of them, their widths multiples of 8."""
-    width = lambda lengths, most: min(int(most), int(lengths.max()) + -int(lengths.max()) % 8)
-    return dataclasses.replace(
-        rows,
-        tokens=rows.tokens[:, : width(rows.lengths, rows.tokens.shape[1])],
-        responses=rows.responses[:, : width(rows.response_lengths, rows.responses.shape[1])],
-    )
+def by_width(lengths: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields [size] rows of a call, and all rows that it is padded as.
+
+    Rows of like length are together, longest first, in the widths of `cut_lengths`, each of which is compiled once. The
+    last call of a width is filled up with rows that it has had.
+    """
+    sizes = cut_lengths(whole_eights(lengths.max()))
+    place = np.searchsorted(sizes, lengths)
+    for each in sorted(set(place.tolist()), reverse=True):
+        same = np.flatnonzero(place == each)
+        for start in range(0, len(same), size):
+            yield same[np.arange(start, start + size) % len(same)], same
 
 
-def probe(sampler: Sampler, params: Params, prompts: Sequence[Prompt], work: Work) -> dict[str, Any]:
+def whole_eights(length: int) -> int:
+    """The least multiple of 8 that is no less."""
+    return -(-int(length) // 8) * 8
+
+
+def probe(
+    sampler: Sampler,
+    params: Params,
+    prompts: Sequence[Prompt],
+    work: Work,
+    sampled: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
     """All figures, as they go to JSON, and what they speak for.
 
     Args:
@@ -164,6 +179,7 @@ def probe(sampler: Sampler, params: Params, prompts: Sequence[Prompt], work: Wor
         params: {"decoder"}.
         prompts: of the questions.
         work: what is probed.
+        sampled: is given the figures that need no gradient, before gradients are taken.
 
     Raises:
         Interrupted: as asked.
@@ -173,6 +189,7 @@ def probe(sampler: Sampler, params: Params, prompts: Sequence[Prompt], work: Wor
     right = [sum(completion.verdict.outcome == "correct" for completion in each) for each in completions]
     recipe, split = work.source.recipe, work.source.split
     made = {"checkpoint": work.source.name, "split": split, **probing.figures(rewards, right)}
+    sampled(made)
     if work.gradient_samples:
         some = epoch_order(sampler.config.seed, 1, len(rewards))[: work.gradient_samples // work.samples]
         place = (some[:, None] * work.samples + np.arange(work.samples)).ravel()
@@ -190,46 +207,53 @@ def probe(sampler: Sampler, params: Params, prompts: Sequence[Prompt], work: Wor
     return {**made, "advice": probing.advice(made, recipe.minibatch_size, annotated)}
 
 
-def show(made: dict[str, Any]) -> None:
-    """Prints the figures as tables, and what they speak for."""
-    import rich.console
-    import rich.table
-
-    terminal = rich.console.Console(highlight=False)
-
-    def table(*headings: str, rows: Sequence[Sequence[str]]) -> None:
-        made = rich.table.Table(
-            *(rich.table.Column(x, justify="right" if i else "left") for i, x in enumerate(headings))
-        )
-        for row in rows:
-            made.add_row(*row)
-        terminal.print(made)
-
+def show_samples(made: dict[str, Any]) -> None:
+    """Prints the figures that need no gradient, as tables."""
     where = f"{made['checkpoint']}, {made['split']}: {made['questions']:,} questions, {made['samples']} samples of each"
-    terminal.print(f"{where}, mean reward {made['reward']:.3f}", markup=False, soft_wrap=True)
+    _say(f"{where}, mean reward {made['reward']:.3f}")
     percent = lambda share: f"{100 * share:.1f}"
     rows: list[tuple[str, ...]] = [
         (f"pass@{k}", percent(entry["value"]), " to ".join(map(percent, entry["interval"])))
         for k, entry in made["pass"].items()
     ]
-    table("", "solved %", "95 % interval", rows=rows)
+    _table("", "solved %", "95 % interval", rows=rows)
     bins = probing.histogram(made["questions_by_right_samples"])
     most = max(count for _, count in bins)
     bars = [
         (label, f"{count:,}", "#" * round(30 * count / most)) for label, count in bins if count or "to" not in label
     ]
-    table("samples that are right", "questions", "", rows=bars)
+    _table("samples that are right", "questions", "", rows=bars)
     rows = [(n, percent(share)) for n, share in made["without_signal"].items()]
-    table("samples of a question", "groups that earn all the same %", rows=rows)
+    _table("samples of a question", "groups that earn all the same %", rows=rows)
+
+
+def show_gradients(made: dict[str, Any]) -> None:
+    """Prints signal and noise as a table, where gradients were taken, and what all figures speak for."""
     if made.get("gradients"):
         rows = [
             (row["algorithm"], str(row["samples"]), f"{row['ratio']:.3f} ± {row['error']:.3f}", _completions(row))
             for row in made["gradients"]
         ]
         heading = f"signal to noise of {made['minibatch']} completions"
-        table("algorithm", "samples", heading, "completions for 1", rows=rows)
+        _table("algorithm", "samples", heading, "completions for 1", rows=rows)
     for line in made["advice"]:
-        terminal.print(f"- {line}", markup=False, soft_wrap=True)
+        _say(f"- {line}")
+
+
+def _table(*headings: str, rows: Sequence[Sequence[str]]) -> None:
+    import rich.console
+    import rich.table
+
+    made = rich.table.Table(*(rich.table.Column(x, justify="right" if i else "left") for i, x in enumerate(headings)))
+    for row in rows:
+        made.add_row(*row)
+    rich.console.Console(highlight=False).print(made)
+
+
+def _say(text: str) -> None:
+    import rich.console
+
+    rich.console.Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 def _completions(row: dict[str, Any]) -> str:
@@ -274,9 +298,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prompts = asked(sampler, work)
         except ValueError as error:
             exit_with(f"error: {error}", REFUSED)
-        made = probe(sampler, params, prompts, work)
-        if jax.process_index() == 0:
-            show(made)
+        first = jax.process_index() == 0
+        made = probe(sampler, params, prompts, work, show_samples if first else lambda _: None)
+        if first:
+            show_gradients(made)
             if out:
                 out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -1,5 +1,6 @@
 """`python -m reft_jax.probe`: its figures beside brute force and closed forms, and the command on a tiny run."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -10,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 from scipy import stats
 
-from reft_jax.algorithms import gradient_noise
-from reft_jax.algorithms.gradient_noise import advantages, build_gradients, figures, ratio, sketch
+from reft_jax.algorithms.gradient_noise import advantages, build_gradients, draw_signs, figures, ratio, sketch
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.data.batches import Sequences
+from reft_jax.models.params import Params
 from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.processes import REFUSED
 from reft_jax.parallel.sharding import make_mesh
+from reft_jax.probe import by_width
 from reft_jax.samples import probing
 from tests.runs import complete, end, run, start
 
@@ -156,44 +159,78 @@ def test_figures_beside_a_loop_over_minibatches():
 def test_a_sketch_keeps_inner_products_without_bias():
     drawn = np.random.default_rng(0)
     x, y = (jnp.asarray(drawn.normal(size=(30, 11)), jnp.float32) for _ in range(2))
-    np.testing.assert_array_equal(sketch(x, jax.random.key(0), 400), x.ravel())
-    inner = jax.jit(jax.vmap(lambda key: sketch(x, key, 64) @ sketch(y + x, key, 64)))
-    found = np.asarray(inner(jax.random.split(jax.random.key(1), 4000)))
+    signs = lambda key, width: draw_signs(x.size, key, width)
+    np.testing.assert_array_equal(sketch(x, signs(jax.random.key(0), 400), 400), x.ravel())
+    of = lambda key: sketch(x, signs(key, 64), 64) @ sketch(y + x, signs(key, 64), 64)
+    found = np.asarray(jax.jit(jax.vmap(of))(jax.random.split(jax.random.key(1), 4000)))
     assert abs(found.mean() - float(jnp.vdot(x, y + x))) < 4 * found.std() / math.sqrt(4000)
     assert found.std() > 0
 
 
-@pytest.mark.ci
-def test_gradients_are_those_of_single_completions_on_any_mesh():
-    """Beside a loop of whole gradients, on one device and with weights split over eight."""
+def completions_of_a_tiny_model() -> tuple[ModelConfig, Sequences, jax.Array]:
+    """The model, five rows, and by a loop of whole gradients the inner products of their mean log-probs' [5, 5]."""
     shape = DecoderConfig(
-        vocab_size=32, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, mlp_dim=32
+        vocab_size=32, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, mlp_dim=32, rotary_dim=8
     )
-    config = ModelConfig(decoder=DecoderConfig(**{**vars(shape), "rotary_dim": 8}))
-    drawn = np.random.default_rng(0)
+    config, drawn = ModelConfig(decoder=dataclasses.replace(shape, qkv_bias=True)), np.random.default_rng(0)
     lengths = np.array([3, 5, 1, 4, 2], np.int32)
     responses = drawn.integers(1, 32, (5, 5)).astype(np.int32)
     prompts = drawn.integers(1, 32, (5, 4)).astype(np.int32)
     rows = Sequences(np.concatenate([prompts, responses], axis=1), np.full(5, 4, np.int32), responses, lengths)
-    products = []
+    params, alone = tiny_params(config, make_mesh(MeshConfig(), jax.devices()[:1])), Policy(config, None)
+    whole = []
+    for i, n in enumerate(lengths):
+        row = jax.tree.map(lambda x, i=i: x[i : i + 1], rows)
+        mean = lambda params, row=row, n=n: score_responses(alone, params, row, 0.7).log_probs[0, :n].mean()
+        whole.append(np.asarray(ravel_pytree(jax.grad(mean)(jax.device_get(params)))[0]))
+    return config, rows, np.stack(whole) @ np.stack(whole).T
+
+
+def tiny_params(config: ModelConfig, mesh: Mesh) -> Params:
+    return init_params(Policy(config, mesh), mesh, jax.random.key(1), value_head=False)
+
+
+@pytest.mark.ci
+def test_gradients_are_those_of_single_completions_on_any_mesh():
+    """Sketches as large as the gradients, on one device and with weights split over eight."""
+    config, rows, exact = completions_of_a_tiny_model()
     for devices, settings in ((1, MeshConfig()), (8, MeshConfig(fsdp=4, tensor=2))):
         mesh = make_mesh(settings, jax.devices()[:devices])
-        policy = Policy(config, mesh)
-        params = init_params(policy, mesh, jax.random.key(1), value_head=False)
-        step = build_gradients(policy, mesh, temperature=0.7, width=gradient_noise.WIDTH)
-        found = np.asarray(step(params, rows))
+        params = tiny_params(config, mesh)
+        steps = build_gradients(Policy(config, mesh), mesh, params, temperature=0.7, rank=32)
+        found = np.asarray(steps.step(params, rows, steps.draw(params, jax.random.key(0))))
+        assert found.shape[1] == sum(x.size for x in jax.tree.leaves(params)), "the sketches are whole"
+        np.testing.assert_allclose(found @ found.T, exact, rtol=1e-4, atol=1e-4 * exact.max())
+
+
+@pytest.mark.ci
+def test_sketches_of_gradients_keep_their_inner_products_without_bias():
+    """Over many draws of small sketches the mean of their products is that of whole gradients."""
+    config, rows, exact = completions_of_a_tiny_model()
+    mesh, draws = make_mesh(MeshConfig(), jax.devices()[:1]), 600
+    params = tiny_params(config, mesh)
+    steps = build_gradients(Policy(config, mesh), mesh, params, temperature=0.7, width=64, rank=4)
+    products = []
+    for i in range(draws):
+        found = np.asarray(steps.step(params, rows, steps.draw(params, jax.random.key(i))))
         products.append(found @ found.T)
-    alone, params = policy.clone(mesh=None), jax.device_get(params)
-    whole = []
-    for i in range(5):
-        row = jax.tree.map(lambda x, i=i: x[i : i + 1], rows)
-        n = lengths[i]
-        mean = lambda params, row=row, n=n: score_responses(alone, params, row, 0.7).log_probs[0, :n].mean()
-        whole.append(np.asarray(ravel_pytree(jax.grad(mean)(params))[0]))
-    exact = np.stack(whole) @ np.stack(whole).T
-    assert all(x.size <= gradient_noise.WIDTH for x in jax.tree.leaves(params)), "the sketches are whole"
-    for product in products:
-        np.testing.assert_allclose(product, exact, rtol=1e-4, atol=1e-4 * exact.max())
+    assert found.shape[1] < exact.shape[0] * 300
+    mean, error = np.mean(products, axis=0), np.std(products, axis=0) / math.sqrt(draws)
+    assert (np.abs(mean - exact) < 4 * error).all()
+    assert (error > 0).all()
+    assert (error < 0.05 * exact.max()).all()
+
+
+def test_calls_for_gradients_have_every_row_and_rows_of_like_length():
+    lengths = np.random.default_rng(0).integers(20, 200, 37)
+    calls = list(by_width(lengths, 8))
+    assert {row for order, _ in calls for row in order.tolist()} == set(range(37))
+    assert all(len(order) == 8 and set(order) <= set(same) for order, same in calls)
+    widths = [lengths[same].max() for _, same in calls]
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == 3
+    assert all((lengths[same] > lengths.max() / 2).all() or lengths[same].max() <= 112 for _, same in calls)
+    assert len(list(by_width(np.full(5, 40), 8))) == 1
 
 
 # The command

@@ -9,17 +9,21 @@ Shapes: B completions, Q questions, n samples of each, D numbers of a sketch.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from reft_jax.config import LoraConfig
 from reft_jax.data.batches import Sequences
 from reft_jax.losses import group_deviations, group_means, leave_one_out_means, masked_mean
-from reft_jax.models.params import Params
+from reft_jax.models.lora import SUFFIX
+from reft_jax.models.params import Params, Tree
 from reft_jax.models.policy import Policy, score_responses
 from reft_jax.parallel.sharding import replicated
 
@@ -29,11 +33,14 @@ if TYPE_CHECKING:
 WIDTH = 4096
 """Numbers that are kept of the gradient of a parameter; of one that has fewer, all."""
 
+RANK = 16
+"""Rows that are kept of the gradient of a block's kernel, each a random combination of all."""
+
 ROOM = 4e8
-"""Numbers of gradients that exist at once, where single ones are not larger."""
+"""Numbers of gradients that exist at once, where a single row's are not more."""
 
 
-def sketch(x: Float[Array, "*shape"], key: Array, width: int) -> Float[Array, " D"]:
+def sketch(x: Float[Array, "*shape"], signs: Array, width: int) -> Float[Array, " D"]:
     """At most `width` numbers whose inner products with another's are unbiased for those of the arrays.
 
     Each entry gets a sign by chance and is added to that with its index modulo `width`: E <s(x), s(y)> = <x, y>
@@ -41,44 +48,130 @@ def sketch(x: Float[Array, "*shape"], key: Array, width: int) -> Float[Array, " 
 
     Args:
         x: of any shape.
-        key: of the signs, the same for all arrays that are compared.
+        signs: of `draw_signs`, the same for all arrays that are compared.
         width: most numbers that are kept.
     """
     flat = jnp.ravel(x).astype(jnp.promote_types(x.dtype, jnp.float32))
     if flat.size <= width:
         return flat
-    flat = flat * jax.random.rademacher(key, flat.shape, jnp.int8)
-    return jnp.sum(jnp.pad(flat, (0, -flat.size % width)).reshape(-1, width), axis=0)
+    return jnp.sum(jnp.pad(flat * signs, (0, -flat.size % width)).reshape(-1, width), axis=0)
+
+
+def draw_signs(count: int, key: Array, width: int) -> Array:
+    """[count] int8, 1 or -1 alike often, for `sketch`; [] where it needs none."""
+    return jax.random.rademacher(key, (count,) if count > width else (), jnp.int8)
+
+
+def projection(shape: tuple[int, ...], key: Array, rank: int) -> Float[Array, "L *into R"]:
+    """P with E P P^T = I over the inputs of each layer, so that E <P^T G, P^T H> = <G, H> for a kernel's gradients.
+
+    Signs by chance over sqrt(rank), independent between layers; with no more than `rank` inputs the identity.
+
+    Args:
+        shape: layers, and the sizes of the inputs.
+        key: of the signs.
+        rank: most numbers that are kept of the inputs.
+    """
+    layers, count = shape[0], math.prod(shape[1:])
+    if count <= rank:
+        return jnp.broadcast_to(jnp.eye(count), (layers, count, count)).reshape(*shape, count)
+    return jax.random.rademacher(key, (*shape, rank), jnp.float32) / math.sqrt(rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """Sketches of the gradients of completions' mean log-probs, for all parameters of a decoder together.
+
+    The blocks' kernels, nearly all of the numbers, never have a gradient made: an adapter x P B beside each, at B = 0,
+    has P^T G as B's, and rows without weights of their own are one product of matrices, in the backward pass too (Choe
+    et al. 2024, arXiv 2405.13954). What comes of it, and the whole gradients of all other parameters, is then sketched.
+
+    Attributes:
+        draw: ({"decoder"}, key) -> what is random, the same for all completions that are compared.
+        step: ({"decoder"}, rows, what `draw` made) -> [B, D]; jitted, as `draw` is.
+        at_once: rows of a call, so that what exists of their gradients fits: 8 or fewer.
+    """
+
+    draw: Callable[[Params, Array], Any]
+    step: Callable[[Params, Sequences, Any], Float[Array, "B D"]]
+    at_once: int
 
 
 def build_gradients(
-    policy: Policy, mesh: Mesh, *, temperature: float, width: int = WIDTH
-) -> Callable[[Params, Sequences], Float[Array, "B D"]]:
-    """The jitted step that sketches the gradient of each completion's mean log-prob, for all parameters together.
+    policy: Policy, mesh: Mesh, params: Params, *, temperature: float, width: int = WIDTH, rank: int = RANK
+) -> Gradients:
+    """The jitted steps.
 
     Args:
         policy: the model; its weights may be split over a mesh, rows are not.
         mesh: of the weights.
+        params: {"decoder"}, of which shapes are read.
         temperature: that the completions were drawn at.
         width: of a parameter's sketch.
+        rank: of a kernel's projection.
     """
-    policy = policy.clone(mesh=None)
+    kernels, others = _split(params["decoder"])
+    into = {place: kernel.shape[: 3 if place[1] == "o" else 2] for place, kernel in kernels.items()}  # `o` reads heads
+    names = tuple(dict.fromkeys(name for _, name in kernels))
+    lora = LoraConfig(rank=rank, alpha=rank, targets=names)  # whose scale, alpha / rank, is 1
+    model = policy.clone(mesh=None, config=dataclasses.replace(policy.config, lora=lora))
 
-    def gradients(params: Params, rows: Sequences) -> Float[Array, "B D"]:
-        def one(row: Sequences) -> Float[Array, " D"]:
+    def starts(kernels: _Kernels, projections: _Kernels) -> _Kernels:
+        outputs = {place: kernel.shape[len(into[place]) :] for place, kernel in kernels.items()}
+        return {place: jnp.zeros((p.shape[0], p.shape[-1], *outputs[place])) for place, p in projections.items()}
+
+    def draw(params: Params, key: Array) -> Any:
+        kernels, others = _split(params["decoder"])
+        keys = iter(jax.random.split(key, 2 * len(kernels) + len(jax.tree.leaves(others))))
+        projections = {place: projection(shape, next(keys), rank) for place, shape in into.items()}
+        leaves = jax.tree.leaves((others, starts(kernels, projections)))
+        return projections, [draw_signs(leaf.size, next(keys), width) for leaf in leaves]
+
+    def gradients(params: Params, rows: Sequences, drawn: Any) -> Float[Array, "B D"]:
+        kernels, others = _split(params["decoder"])
+        projections, signs = drawn
+
+        def mean_log_prob(moved: tuple[Tree, _Kernels], row: Sequences) -> Array:
+            others, low = moved
+            blocks = {part: {**maps} for part, maps in others["blocks"].items()}
+            adapters: Tree = {part: {} for part in blocks}
+            for (part, name), kernel in kernels.items():
+                blocks[part][name] = {**blocks[part][name], "kernel": kernel}
+                adapters[part][name + SUFFIX] = {"a": projections[part, name], "b": low[part, name]}
+            adapters = {part: maps for part, maps in adapters.items() if maps}
+            whole: Params = {"decoder": {**others, "blocks": blocks}, "lora": {"blocks": adapters}}
             alone = jax.tree.map(lambda x: x[None], row)
+            return masked_mean(score_responses(model, whole, alone, temperature).log_probs, alone.response_mask)
 
-            def mean_log_prob(params: Params) -> Array:
-                return masked_mean(score_responses(policy, params, alone, temperature).log_probs, alone.response_mask)
+        moved = (others, starts(kernels, projections))
+        each = jax.tree.leaves(jax.vmap(jax.grad(mean_log_prob), in_axes=(None, 0))(moved, rows))
+        sketches = [jax.vmap(lambda x, own=own: sketch(x, own, width))(leaf) for leaf, own in zip(each, signs)]
+        return jnp.concatenate(sketches, axis=1)
 
-            leaves = jax.tree.leaves(jax.grad(mean_log_prob)(params))
-            keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(len(leaves))]
-            return jnp.concatenate([sketch(leaf, key, width) for leaf, key in zip(leaves, keys)])
+    size = sum(x.size for x in jax.tree.leaves(others))
+    size += sum(rank * x.size // math.prod(into[place][1:]) for place, x in kernels.items())
+    whole = replicated(mesh)
+    return Gradients(
+        jax.jit(draw, out_shardings=whole),
+        jax.jit(gradients, out_shardings=whole),
+        int(min(8, max(1, ROOM // size))),
+    )
 
-        size = sum(x.size for x in jax.tree.leaves(params))
-        return jax.lax.map(one, rows, batch_size=int(min(8, max(1, ROOM // size))))
 
-    return jax.jit(gradients, out_shardings=replicated(mesh))
+_Kernels: TypeAlias = dict[tuple[str, str], jax.Array]  # [L, *in, *out] by part of a block and name
+
+
+def _split(decoder: Tree) -> tuple[_Kernels, Tree]:
+    """The blocks' kernels, and the parameters beside them."""
+    kernels: _Kernels = {}
+    blocks: Tree = {}
+    for part, maps in decoder["blocks"].items():
+        blocks[part] = {**maps}
+        for name, each in maps.items():
+            if isinstance(each, dict) and "kernel" in each:
+                kernels[part, name] = each["kernel"]
+                blocks[part][name] = {key: x for key, x in each.items() if key != "kernel"}
+    return kernels, {**decoder, "blocks": blocks}
 
 
 def advantages(rewards: np.ndarray, n: int) -> dict[str, np.ndarray]:
