@@ -204,7 +204,8 @@ def probe(
         )
     problems = [sampler.problems[split][prompt.problem] for prompt in sampler.prompts[split]]
     annotated = sum(bool(problem.cot) for problem in problems) / len(problems) if split == "train" else None
-    return {**made, "advice": probing.advice(made, recipe.minibatch_size, annotated)}
+    count = recipe.epochs * len(problems) * recipe.samples_per_question if split == "train" else None
+    return {**made, "advice": probing.advice(made, recipe.minibatch_size, annotated, count)}
 
 
 def show_samples(made: dict[str, Any]) -> None:
@@ -273,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--gradient_samples",
         type=NonNegativeInt,
         default=256,
-        help="completions whose gradients are taken, which costs a backward pass each; 0 takes none",
+        help="completions whose gradients are taken, each about what it costs to train on; 0 takes none",
     )
     parser.add_argument("--json", default="", help="file that the figures are written to as well")
     given = parser.parse_args(arguments)

@@ -14,7 +14,15 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from scipy import stats
 
-from reft_jax.algorithms.gradient_noise import advantages, build_gradients, draw_signs, figures, ratio, sketch
+from reft_jax.algorithms.gradient_noise import (
+    advantages,
+    build_gradients,
+    draw_signs,
+    figures,
+    jackknife,
+    ratio,
+    sketch,
+)
 from reft_jax.algorithms.train_state import init_params
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.data.batches import Sequences
@@ -82,11 +90,17 @@ def test_what_the_figures_speak_for():
     assert "rl.samples_per_question 2 gives" in advised([4] * 40)
     assert "rl.max_draws" in advised([8] * 25 + [4] * 15)
     row = {"algorithm": "RLOO, Dr. GRPO", "samples": 4, "ratio": 0.5, "error": 0.1, "completions": 64.0}
-    other = {**row, "algorithm": "GRPO", "ratio": 0.4, "completions": 80.0}
+    row["behind_error"] = 0.0
+    other = {**row, "algorithm": "GRPO", "ratio": 0.4, "completions": 80.0, "behind_error": 0.06}
     text = advised([4] * 40, gradients=[row, other])
-    assert "equal at 64; take rl.minibatch_size 64" in text
+    assert "ratio of signal to noise of 0.5, and 64 would with 1\n" in text
     assert "algorithm: RLOO, Dr. GRPO of 4 samples, GRPO of 4 samples (level within the errors)" in text
+    assert advised([4] * 40, gradients=[row, {**other, "behind_error": 0.04}]).endswith(
+        "algorithm: " + "RLOO, Dr. GRPO of 4 samples"
+    )
     assert "stands out of its noise" in advised([4] * 40, gradients=[{**row, "error": 0.4}])
+    whole = probing.advice({**probing.figures([[1.0, 0.0]] * 9, [1] * 9), "gradients": [row]}, 32, completions=6400)
+    assert "64 would with 1; a run's 6,400 are 100 times as many" in whole[-2]
 
 
 # What gradients say
@@ -101,20 +115,22 @@ def test_the_ratio_of_signal_to_noise_beside_loops():
         second = np.mean([piece @ piece for each in pieces for piece in each])
         return 4 * signal / (second - signal)
 
-    value, error, needed = ratio(pieces, 4)
+    value, each, needed = ratio(pieces, 4)
     assert value == pytest.approx(slow(pieces))
     assert needed == pytest.approx(4 / value)
     others = [slow(np.delete(pieces, i, axis=0)) for i in range(7)]
-    assert error == pytest.approx(np.std(others) * math.sqrt(6))
+    np.testing.assert_allclose(each, others)
+    assert jackknife(each) == pytest.approx(np.std(others) * math.sqrt(6))
 
 
 def test_the_ratio_is_that_of_a_known_distribution():
     """Question's mean mu + u, sample's v: signal |mu|^2, noise of m questions (tr U + tr V) / m."""
     drawn, mu = np.random.default_rng(1), np.array([0.5, -0.2, 0.1])
     pieces = mu + drawn.normal(size=(4000, 1, 3)) * 0.7 + drawn.normal(size=(4000, 2, 3)) * 1.1
-    value, error, _ = ratio(pieces, 10)
-    assert abs(value - 10 * 0.3 / (3 * (0.49 + 1.21))) < 4 * error < 0.2
-    assert ratio(np.zeros((4, 1, 3)), 10) == (0.0, 0.0, math.inf)
+    value, each, _ = ratio(pieces, 10)
+    assert abs(value - 10 * 0.3 / (3 * (0.49 + 1.21))) < 4 * jackknife(each) < 0.2
+    value, each, needed = ratio(np.zeros((4, 1, 3)), 10)
+    assert (value, jackknife(each), needed) == (0.0, 0.0, math.inf)
 
 
 @pytest.mark.compiles
@@ -152,6 +168,11 @@ def test_figures_beside_a_loop_over_minibatches():
     assert found["RLOO, Dr. GRPO", 2]["ratio"] == pytest.approx(ratio(of_pairs, 4)[0], rel=1e-5)
     plain = ratio(rewards[..., None] * scaled, 8)
     assert found["REINFORCE", 1]["ratio"] == pytest.approx(plain[0])
+    best = max(found.values(), key=lambda r: r["ratio"])
+    assert best["behind_error"] == 0
+    assert (best["algorithm"], best["samples"]) == ("REINFORCE", 1), "for the next line"
+    behind = jackknife(plain[1] - ratio(of_pairs, 4)[1])
+    assert found["RLOO, Dr. GRPO", 2]["behind_error"] == pytest.approx(behind, rel=1e-5)
     assert found["REINFORCE", 1]["completions"] == (pytest.approx(plain[2]) if plain[2] < np.inf else None)
 
 

@@ -197,19 +197,19 @@ def advantages(rewards: np.ndarray, n: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(each, np.float64).reshape(rewards.shape) for name, each in found.items()}
 
 
-def ratio(pieces: np.ndarray, questions: int) -> tuple[float, float, float]:
-    """Signal to noise of the mean of so many questions' gradients, its standard error, and the questions for 1.
+def ratio(pieces: np.ndarray, questions: int) -> tuple[float, np.ndarray, float]:
+    """Signal to noise of the mean of so many questions' gradients, without each question, and the questions for 1.
 
     Signal is the squared norm of the gradient's expectation, from the inner products of different questions, so that it
-    has no bias; noise is the mean squared distance of such a mean from it. The error is the jackknife's, over
-    questions.
+    has no bias; noise is the mean squared distance of such a mean from it.
 
     Args:
         pieces: [Q, C, D], of each question the gradients of C groups of its samples.
         questions: of a minibatch.
 
     Returns:
-        (ratio, error, questions of a minibatch whose ratio would be 1: infinite where no signal was seen).
+        (ratio, [Q] the ratio with each question left out, for `jackknife`, questions of a minibatch whose ratio would
+        be 1: infinite where no signal was seen).
     """
     count = len(pieces)
     means = pieces.mean(axis=1)
@@ -219,10 +219,14 @@ def ratio(pieces: np.ndarray, questions: int) -> tuple[float, float, float]:
     signal, others = pairs / (count * (count - 1)), (pairs - 2 * (gram.sum(axis=1) - own)) / ((count - 1) * (count - 2))
     noise, noises = second.mean() - signal, (second.sum() - second) / (count - 1) - others
     if noise <= 0:
-        return 0.0, 0.0, float("inf")
-    each = questions * others / noises
-    error = np.sqrt((count - 1) / count * np.sum((each - each.mean()) ** 2))
-    return float(questions * signal / noise), float(error), float(noise / signal) if signal > 0 else float("inf")
+        return 0.0, np.zeros(count), float("inf")
+    needed = float(noise / signal) if signal > 0 else float("inf")
+    return float(questions * signal / noise), questions * others / noises, needed
+
+
+def jackknife(each: np.ndarray) -> float:
+    """Standard error of a figure from its [Q] values with each question left out."""
+    return float(np.sqrt((len(each) - 1) / len(each) * np.sum((each - each.mean()) ** 2)))
 
 
 def figures(
@@ -238,19 +242,23 @@ def figures(
         by_token: the loss is a sum over tokens, so that a completion counts by its length; else each counts alike.
 
     Returns:
-        Of each: `algorithm`, `samples`, `ratio`, `error`, and `completions`, with how many the ratio would be 1; None
+        Of each: `algorithm`, `samples`, `ratio`, `error`, the jackknife's, `behind_error`, that of its distance from
+        the highest ratio, which shares the completions, and `completions`, with how many the ratio would be 1; None
         where no signal was seen.
     """
     questions, samples, _ = gradients.shape
     vectors = gradients.astype(np.float64) * (lengths[..., None] if by_token else 1)
-    found = []
+    found: list[dict[str, Any]] = []
+    without = []
     for n in (2**i for i in range(samples.bit_length()) if 2**i <= min(samples, minibatch)):
         groups = samples // n
         taken = rewards[:, : groups * n].astype(np.float64)
         grouped = vectors[:, : groups * n].reshape(questions, groups, n, -1)
         for name, weights in advantages(taken.reshape(-1, n), n).items():
             pieces = np.einsum("qcn,qcnd->qcd", weights.reshape(questions, groups, n), grouped) / n
-            value, error, needed = ratio(pieces, minibatch // n)
-            row = {"algorithm": name, "samples": n, "ratio": value, "error": error}
+            value, each, needed = ratio(pieces, minibatch // n)
+            row = {"algorithm": name, "samples": n, "ratio": value, "error": jackknife(each)}
             found.append({**row, "completions": needed * n if np.isfinite(needed) else None})
-    return found
+            without.append(each)
+    best = without[int(np.argmax([row["ratio"] for row in found]))]
+    return [{**row, "behind_error": jackknife(best - each)} for row, each in zip(found, without)]

@@ -92,27 +92,30 @@ def histogram(counts: Sequence[int]) -> list[tuple[str, int]]:
     return [("never", counts[0]), *between, ("always", counts[-1])]
 
 
-def advice(made: dict[str, Any], minibatch: int, annotated: float | None = None) -> list[str]:
+def advice(
+    made: dict[str, Any], minibatch: int, annotated: float | None = None, completions: int | None = None
+) -> list[str]:
     """What the figures speak for, a sentence each.
 
     Args:
         made: of `figures`, with `gradients` where they were taken: dictionaries of `algorithm`, `samples`, `ratio`,
-            `error` and `completions`, see `gradient_noise.figures`.
+            `error`, `behind_error` and `completions`, see `gradient_noise.figures`.
         minibatch: `rl.minibatch_size`.
         annotated: share of the questions with a chain of thought; None where that says nothing.
+        completions: of a whole run; None where that is not known.
     """
     said = [_room(made)]
     if annotated is not None and annotated > NEARLY:
         said.append(
-            f"{100 * annotated:.0f} % of these questions are annotated: SFT learns from all of them already. "
-            "Reinforcement gained most where answers were plenty and annotations few (data.train.cot_limit)"
+            f"{100 * annotated:.0f} % of these questions are annotated: SFT learns from all of them already: "
+            "compare a run with SFT that goes on (rl.epochs 0)"
         )
     groups = {int(n): share for n, share in made["without_signal"].items()}
     enough = next((n for n, share in groups.items() if share <= 0.5), None)
     if enough is not None:
         said.append(
-            f"samples: of groups of {enough}, {100 * groups[enough]:.0f} % earn all the same, so that "
-            f"rl.samples_per_question {enough} gives most questions a signal"
+            f"samples: of groups of {enough}, {100 * groups[enough]:.0f} % earn all the same: where samples of a "
+            f"question are compared (GRPO, RLOO, MaxRL), rl.samples_per_question {enough} gives most questions a signal"
         )
     else:
         most = max(groups)
@@ -121,7 +124,7 @@ def advice(made: dict[str, Any], minibatch: int, annotated: float | None = None)
             "do not (rl.max_draws), choose questions by their pass rates (rl.question_choice: pass_rate), or compare "
             "nothing (rl.algorithm: reinforce)"
         )
-    return said + (_of_gradients(made["gradients"], minibatch) if made.get("gradients") else [])
+    return said + (_of_gradients(made["gradients"], minibatch, completions) if made.get("gradients") else [])
 
 
 def _room(made: dict[str, Any]) -> str:
@@ -145,25 +148,23 @@ def _room(made: dict[str, Any]) -> str:
     )
 
 
-def _of_gradients(rows: Sequence[dict[str, Any]], minibatch: int) -> list[str]:
+def _of_gradients(rows: Sequence[dict[str, Any]], minibatch: int, completions: int | None) -> list[str]:
     best = max(rows, key=lambda row: float(row["ratio"]))
     if best["ratio"] <= 2 * best["error"]:
         return [
-            f"batch: no algorithm's gradient stands out of its noise in {minibatch} completions; probe more questions "
-            "(--gradient_samples), or expect slow learning"
+            "gradient: no algorithm's stands out of its noise in the completions probed, which say nothing of "
+            "algorithms then; probe more (--questions, --gradient_samples). A run sees more, and may gain, but less"
         ]
-    level = [row for row in rows if best["ratio"] - row["ratio"] <= 2 * math.hypot(best["error"], row["error"])]
-    names = list(dict.fromkeys(_name(row) for row in level))
-    size = 1 << max(0, math.ceil(math.log2(best["completions"])))
-    batch = (
-        f"enough: signal and noise are equal at {best['completions']:.0f}"
-        if size <= minibatch
-        else f"noisy: signal and noise are equal at {best['completions']:.0f}; take rl.minibatch_size {size}, or "
-        "smaller steps"
+    needed, level = (
+        best["completions"],
+        [row for row in rows if best["ratio"] - row["ratio"] <= 2 * row["behind_error"]],
     )
+    names = list(dict.fromkeys(_name(row) for row in level))
+    times = completions / needed if completions else 0
+    run = f"; a run's {completions:,} are {times:.{0 if times >= 10 else 1}f} times as many" if completions else ""
     return [
-        f"batch: {minibatch} completions know the gradient of {_name(best)} with a ratio of signal to noise of "
-        f"{best['ratio']:.2g}, {batch}",
+        f"gradient: {minibatch} completions know that of {_name(best)} with a ratio of signal to noise of "
+        f"{best['ratio']:.2g}, and {needed:.0f} would with 1{run}",
         f"algorithm: {', '.join(names)}" + (" (level within the errors)" if len(names) > 1 else ""),
     ]
 
