@@ -62,6 +62,7 @@ class Experience:
     returns: Float[Array, "B R"] | None  # None without a critic
     kept: Bool[Array, " B"] | None = None  # rows that are learned from; None where all are
     correct: Bool[Array, " B"] | None = None  # None where no likelihood of right completions is in the loss
+    learned: Bool[Array, " B"] | None = None  # rows that a gradient comes from; None where all are taken
     low_entropy: Bool[Array, " B"] | None = None  # all alike: whether entropy is rewarded; None where it never is
     log_ratio: Float[Array, "B R"] | None = None  # log-probs less the reference's, if scored; for the records alone
 
@@ -203,6 +204,10 @@ def make_experience(
     kept = kept_rows(config, rollout, rewards)
     if kept is not None:
         metrics["rl/kept"] = losses.masked_mean(kept, sequences.response_lengths > 0)
+    right = correct if config.positive_nll_coef else None
+    learned = learned_rows(config, advantages, mask, kept, right)
+    if learned is not None:
+        metrics["rl/learned"] = losses.masked_mean(learned, sequences.response_lengths > 0)
     experience = Experience(
         sequences=sequences,
         log_probs=old,
@@ -211,7 +216,8 @@ def make_experience(
         values=scores.values,
         returns=returns,
         kept=kept,
-        correct=correct if config.positive_nll_coef else None,
+        correct=right,
+        learned=learned,
         low_entropy=low_entropy,
         log_ratio=None if scores.reference is None else old - scores.reference,
     )
@@ -226,6 +232,31 @@ def kept_rows(config: RlConfig, rollout: Rollout, rewards: Float[Array, " B"]) -
     if config.only_mixed_groups:
         kept.append(losses.mixed_groups(rewards, samples=config.samples_per_question))
     return functools.reduce(jnp.logical_and, kept) if kept else None
+
+
+def learned_rows(
+    config: RlConfig,
+    advantages: Float[Array, "B R"],
+    mask: Bool[Array, "B R"],
+    kept: Bool[Array, " B"] | None,
+    right: Bool[Array, " B"] | None,
+) -> Bool[Array, " B"] | None:
+    """[B], the rows that a gradient comes from: no update computes the others. None where that is all of them.
+
+    Args:
+        config: the terms of the loss. A critic, a KL and an entropy take all rows that are kept.
+        advantages: as they are learned from; one that is 0 adds nothing to any surrogate.
+        mask: True on actions.
+        kept: of `kept_rows`.
+        right: rows whose likelihood is learned, whatever their advantage; None where none is.
+    """
+    others = config.has_critic or config.kl_coef > 0 or config.entropy_floor > 0
+    if not config.scores_policy or (others and kept is None):  # what no pass has scored, an update measures
+        return None
+    learned = jnp.any(mask if others else mask & (advantages != 0), axis=1)
+    if right is not None:
+        learned = learned | (right & jnp.any(mask, axis=1))
+    return learned if kept is None else learned & kept
 
 
 def critic_metrics(
@@ -415,9 +446,14 @@ def update(
         experience: [B, R].
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
-    batch, sizes = _minibatch(config, experience, rows, shorter)
+    batch, sizes = _minibatch(config, experience, rows, shorter, experience.learned)
     longest, lengths = experience.sequences.responses.shape[1], batch.sequences.response_lengths
-    weights = response_weights(config, lengths, longest, batch.kept)
+    weights, counted = response_weights(config, lengths, longest, batch.kept), batch.sequences.lengths
+    pieces = batch, weights, right_weights(batch)
+    if batch.learned is not None:  # the others count in the weights alone
+        counted, weights = jnp.where(batch.learned, counted, 0), jnp.where(batch.learned, weights, 0)
+        hidden = dataclasses.replace(batch.sequences, response_lengths=jnp.where(batch.learned, lengths, 0))
+        pieces = dataclasses.replace(batch, sequences=hidden), *pieces[1:]
     tokens = jnp.maximum(jnp.sum(lengths), 1)
 
     def loss(params: Params, piece: tuple[Experience, jax.Array, Any]) -> tuple[jax.Array, dict[str, Any]]:
@@ -435,7 +471,7 @@ def update(
     state, metrics, aux = optimizer_step(
         loss,
         state,
-        (batch, weights, right_weights(batch)),
+        pieces,
         config.optimizer,
         total_steps,
         mesh=policy.mesh,
@@ -443,11 +479,12 @@ def update(
         **sizes,
     )
     metrics |= jax.tree.map(jnp.sum, aux["sums"])
-    metrics["throughput/padding_share"] = padding_share(batch.sequences.lengths, aux["positions"])
+    metrics["throughput/padding_share"] = padding_share(counted, aux["positions"])
     if not config.scores_policy:
         metrics |= {name: jnp.sum(aux[name]) for name in ("rl/entropy", "rl/sampler_gap")}
         metrics["rl/sampler_gap_max"] = jnp.max(aux["rl/sampler_gap_max"])
-    if config.loss_aggregation == "constant_length" or batch.kept is not None:  # the weights do not sum to 1
+    if config.loss_aggregation == "constant_length" or not (batch.kept is None and batch.learned is None):
+        # the weights do not sum to 1
         whole = jnp.sum(weights)
         metrics |= {name: metrics[name] / jnp.where(whole > 0, whole, 1) for name in _MEANS}
     return state, {**metrics, "rl/log_ratio_max": jnp.max(aux["rl/log_ratio_max"])}
@@ -468,13 +505,24 @@ def unscored_metrics(scores: Scores, part: Experience, tokens: Int[Array, ""]) -
 
 
 def _minibatch(
-    config: RlConfig, experience: Experience, rows: Int[Array, " M"], shorter: tuple[int, ...]
+    config: RlConfig,
+    experience: Experience,
+    rows: Int[Array, " M"],
+    shorter: tuple[int, ...],
+    learned: Bool[Array, " B"] | None = None,
 ) -> tuple[Experience, dict[str, Any]]:
-    """A minibatch, its rows in the order of `by_length`, and how it is accumulated over micro-batches."""
+    """A minibatch, its rows in the order of `by_length`, and how it is accumulated over micro-batches.
+
+    Rows that are not `learned` come last, and micro-batches that have no others are not computed.
+    """
     count = config.minibatch_size // config.microbatch_size
     sizes = cut_lengths(experience.sequences.tokens.shape[1], shorter)
-    rows = by_length(rows, take_rows(experience.sequences.lengths, rows), sizes, count)
-    cut = functools.partial(at_length, sizes=sizes, lengths=lambda part: part[0].sequences.lengths)
+    lengths, of_part = experience.sequences.lengths, lambda part: part[0].sequences.lengths
+    if learned is not None:
+        sizes, lengths = (0, *sizes), jnp.where(learned, lengths, 0)
+        of_part = lambda part: jnp.where(part[0].learned, part[0].sequences.lengths, 0)
+    rows = by_length(rows, take_rows(lengths, rows), sizes, count)
+    cut = functools.partial(at_length, sizes=sizes, lengths=of_part)
     return take_rows(experience, rows), {"count": count, "cut": cut}
 
 

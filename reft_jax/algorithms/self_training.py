@@ -6,6 +6,7 @@ right ones alone: no critic, no reference, no advantages.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from reft_jax.algorithms.train_state import (
     TrainState,
     abstract_sequences,
     abstract_stage,
+    at_length,
+    by_length,
+    cut_lengths,
     jit_update,
     optimizer_step,
     padding_share,
@@ -64,7 +68,12 @@ def update(
         data: [B, ...], of the iteration.
         rows: [M] int32, the minibatch's rows; M must be `config.minibatch_size`.
     """
-    batch = take_rows(data, rows)
+    batch, count, cut = take_rows(data, rows), config.minibatch_size // config.microbatch_size, None
+    lengths_of = lambda part: jnp.where(part.correct, part.sampled.lengths, 0)
+    if batch.gold is None:  # no gradient comes from wrong completions: they are last, and not computed
+        sizes = (0, *cut_lengths(batch.sampled.tokens.shape[1]))
+        batch = by_length(batch, lengths_of(batch), sizes, count)
+        cut = functools.partial(at_length, sizes=sizes, lengths=lengths_of)
     gold_weight = config.self_training.gold_weight
     count_tokens = lambda part: jnp.maximum(jnp.sum(part), 1)
     sampled_tokens = count_tokens(jnp.where(batch.correct, batch.sampled.response_lengths, 0))
@@ -80,11 +89,10 @@ def update(
         computed = positions(part.sampled) + (positions(part.gold) if part.gold else 0)
         return total, {**sums, "rl/total_loss": total, "positions": computed}
 
-    count = config.minibatch_size // config.microbatch_size
     state, metrics, sums = optimizer_step(
-        loss, state, batch, config.optimizer, total_steps, count=count, mesh=policy.mesh
+        loss, state, batch, config.optimizer, total_steps, count=count, mesh=policy.mesh, cut=cut
     )
-    lengths = jnp.stack([rows.lengths for rows in (batch.sampled, batch.gold) if rows is not None])
+    lengths = jnp.stack([batch.sampled.lengths, batch.gold.lengths]) if batch.gold else lengths_of(batch)
     metrics["throughput/padding_share"] = padding_share(lengths, sums.pop("positions"))
     return state, {**metrics, **jax.tree.map(jnp.sum, sums)}
 

@@ -221,7 +221,8 @@ def by_length(rows: T, lengths: Array, sizes: tuple[int, ...], count: int) -> T:
 def at_length(function: Callable[..., T], sizes: tuple[int, ...], lengths: Callable[[Any], Array]) -> Callable[..., T]:
     """`function(first, rows)`, computed on rows without most of their common padding; the result is the same.
 
-    One program holds the function for each size, and takes the shortest that no row exceeds.
+    One program holds the function for each size, and takes the shortest that no row exceeds. Where 0 is a size, rows
+    that all have 0 tokens are not computed: the result is zeros.
 
     Args:
         function: its result has the same shapes however long rows are, and does not depend on padding.
@@ -235,9 +236,12 @@ def at_length(function: Callable[..., T], sizes: tuple[int, ...], lengths: Calla
     def on(size: int) -> Callable[..., T]:
         return lambda first, rows: function(first, jax.tree.map(lambda x: x[:, :size] if x.ndim > 1 else x, rows))
 
+    def zeros(first: Any, rows: Any) -> T:
+        return cast(T, jax.tree.map(jnp.zeros_like, jax.eval_shape(function, first, rows)))
+
     def choose(first: Any, rows: Any) -> T:
         place = jnp.searchsorted(jnp.array(sizes), jnp.max(lengths(rows)))
-        return cast(T, jax.lax.switch(place, [on(size) for size in sizes], first, rows))
+        return cast(T, jax.lax.switch(place, [on(size) if size else zeros for size in sizes], first, rows))
 
     return choose
 
@@ -248,8 +252,8 @@ def positions(rows: Any) -> jax.Array:
 
 
 def padding_share(lengths: Array, computed: Array) -> jax.Array:
-    """The share of a batch's computed `positions`, summed over its micro-batches, that holds no token."""
-    return 1 - jnp.sum(lengths) / jnp.sum(computed)
+    """The share of a batch's computed `positions`, summed over its micro-batches, that holds no token; 0 of none."""
+    return 1 - jnp.sum(lengths) / jnp.maximum(jnp.sum(computed), jnp.sum(lengths))
 
 
 def accumulate(

@@ -87,6 +87,10 @@ METRICS: Mapping[str, Metric] = {
         "share", "Tokens of right completions that the policy loss makes less likely: their advantage is below 0"
     ),
     "rl/kept": Metric("share", "Completions that are learned from, by `overlong_filter` and `only_mixed_groups`"),
+    "rl/learned": Metric(
+        "share",
+        "Completions that a gradient comes from. Updates compute no others; ratios and clipping are told of these",
+    ),
     "rl/draws": Metric("count", "Draws of questions for the iteration, up to `rl.max_draws`"),
     "rl/mixed": Metric("share", "Questions drawn whose completions earned different rewards"),
     "rl/questions_asked": Metric("share", "Questions that were ever drawn, where pass rates choose them"),

@@ -34,6 +34,7 @@ from tests.algorithms.test_updates import (
     ROWS,
     TEMPERATURE,
     B,
+    assert_trees_close,
     chosen,
     full_log_softmax,
     host_params,
@@ -193,9 +194,14 @@ def place(host: Any, abstract: Any) -> Any:
     return to_global(host, jax.tree.map(lambda x: x.sharding, abstract))
 
 
-@functools.cache
 def stepped(name: str, shape: tuple[int, int] = (1, 1), **settings: Any):
     """(experience, its metrics, the metrics of one update by a policy that has moved on), on the host."""
+    return moved(name, shape, **settings)[:3]
+
+
+@functools.cache
+def moved(name: str, shape: tuple[int, int] = (1, 1), **settings: Any):
+    """As `stepped`, and the parameters after the update."""
     config, _ = small(name)
     config = dataclasses.replace(config, **settings)
     sizes = {"temperature": TEMPERATURE, "prompt": PROMPT, "response": RESPONSE}
@@ -206,8 +212,8 @@ def stepped(name: str, shape: tuple[int, int] = (1, 1), **settings: Any):
     experience, metrics = score(*place(host, args))
     step, args = ppo.build_update(MODEL, config, where, **sizes, total_steps=8, critic_steps=8)
     params = place(params_of(name, 0.05), args[0].params)
-    _, updated = step(init_state(params, ppo.make_optimizers(config, 8, 8), where), experience, ROWS)
-    return to_host((experience, metrics, updated))
+    state, updated = step(init_state(params, ppo.make_optimizers(config, 8, 8), where), experience, ROWS)
+    return to_host((experience, metrics, updated, state.params))
 
 
 def states_of(params: dict[str, Any], method: Method):
@@ -402,6 +408,55 @@ def test_the_share_of_what_is_kept_and_what_the_weights_are_worth_are_told():
     weights = np.minimum(np.exp(experience.log_probs - rollout_of().log_probs), 2.0)[MASK]
     assert 0 < np.mean(weights == 2) < 1, "the case cuts some"
     assert metrics["rl/sampler_sample_size"] == pytest.approx(weights.sum() ** 2 / (weights.size * np.sum(weights**2)))
+
+
+LEARNED = {"steady": [0, 5], "raft_plus_plus": [0, 5], "reinforce_rej": [0, 1, 4, 5], "dapo": [1, 5]}
+"""Rows that a gradient comes from: right ones, or those of groups that are mixed and were not cut."""
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", few(LEARNED, ["steady"], ci=["reinforce_rej", "dapo"]))
+def test_rows_that_no_gradient_comes_from_are_not_computed(name, monkeypatch):
+    """One row at a time, two, and three on two devices; with all rows computed the same parameters come out."""
+    learned, computed = LEARNED[name], []
+    score = ppo.score_responses
+
+    def recorded(policy, params, sequences, *others):
+        jax.debug.callback(lambda lengths: computed.extend(lengths), sequences.response_lengths)
+        return score(policy, params, sequences, *others)
+
+    monkeypatch.setattr(ppo, "score_responses", recorded)
+    _, metrics, updated, params = moved.__wrapped__(name, microbatch_size=1)
+    jax.effects_barrier()
+    scored, pieces = computed[:B], computed[B:]
+    assert sorted(scored) == sorted(LENGTHS)
+    assert sorted(pieces) == sorted(LENGTHS[i] for i in learned)
+    assert metrics["rl/learned"] == pytest.approx(len(learned) / 6)
+    monkeypatch.setattr(ppo, "score_responses", score)
+    others = [{"microbatch_size": 2}, {"microbatch_size": B}, {"microbatch_size": 2, "shape": (2, 1)}]
+    for other in (moved.__wrapped__(name, **settings) for settings in others):
+        for got, expected in zip(other[2:], (updated, params)):
+            got, expected = ({**tree, "throughput/padding_share": 0} for tree in (got, expected))
+            assert_trees_close(got, expected, 1e-12)
+    monkeypatch.setattr(ppo, "learned_rows", lambda *_: None)
+    _, metrics, whole, expected = moved.__wrapped__(name, microbatch_size=1)
+    assert "rl/learned" not in metrics
+    assert_trees_close(params, expected, 1e-12)
+    for key in ("rl/policy_loss", "rl/total_loss", "optimizer/gradient_norm"):
+        assert updated[key] == pytest.approx(float(whole[key]), rel=1e-12), key
+    tokens = [PROMPT_LENGTHS[i] + LENGTHS[i] for i in learned]
+    assert updated["throughput/padding_share"] == pytest.approx(1 - np.mean(tokens) / (PROMPT + RESPONSE))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "vapo", "entropy_floor"])
+def test_all_rows_are_learned_from_where_a_term_of_the_loss_takes_them(name):
+    config, _ = small(name)
+    whole = np.ones((B, RESPONSE), bool)
+    rows = functools.partial(ppo.learned_rows, advantages=np.zeros((B, RESPONSE)), mask=whole, kept=None, right=None)
+    assert rows(config) is None
+    plain = dataclasses.replace(config, algorithm="reinforce", kl_coef=0.0, entropy_floor=0.0)
+    assert not np.any(rows(plain))
+    assert rows(dataclasses.replace(plain, update_epochs=1)) is None, "what no pass has scored, an update measures"
 
 
 @pytest.mark.ci

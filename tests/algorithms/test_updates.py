@@ -751,11 +751,29 @@ def test_self_training_equals_adam_on_a_naive_loss(correct, gold_weight):
 
 
 @pytest.mark.ci
-def test_self_training_does_not_depend_on_microbatches_or_devices():
-    one = taught(make_lesson())
-    for other in (taught(make_lesson(), 1), taught(make_lesson(), 4, (4, 2))):
+@pytest.mark.parametrize("gold", [True, False])
+def test_self_training_does_not_depend_on_microbatches_or_devices(gold):
+    lesson = functools.partial(make_lesson, gold=gold)
+    one = taught(lesson())
+    for other in (taught(lesson(), 1), taught(lesson(), 4, (4, 2))):
+        for state_or_metrics in (other, one):
+            state_or_metrics[1].pop("throughput/padding_share", None)
         for got, expected in zip(other, one):
             assert_trees_close(got, expected, 1e-9)
+
+
+@pytest.mark.ci
+def test_self_training_computes_no_wrong_completions_where_annotations_do_not_count(monkeypatch):
+    computed: list[int] = []
+
+    def recorded(policy, params, sequences, *others):
+        jax.debug.callback(lambda lengths: computed.extend(lengths), sequences.response_lengths)
+        return score_responses(policy, params, sequences, *others)
+
+    monkeypatch.setattr(self_training, "score_responses", recorded)
+    taught(make_lesson(gold=False), 1)
+    jax.effects_barrier()
+    assert sorted(computed) == sorted(int(n) for n in RESPONSE_LENGTHS[CORRECT])
 
 
 # Self-checks
