@@ -41,7 +41,7 @@ from reft_jax.models.hf.adapters import load_adapters, save_adapters
 from reft_jax.models.hf.export import classifier_fields, fresh_fields, generation_fields, save_decoder, trained_fields
 from reft_jax.models.hf.load import CONFIG_FILE, GENERATION_FILE, end_tokens, resolve
 from reft_jax.models.lora import concatenate
-from reft_jax.models.params import Tree, select
+from reft_jax.models.params import Tree, select, stacked
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.processes import enable_x64
 from reft_jax.parallel.sharding import make_mesh
@@ -222,7 +222,7 @@ def read_params(checkpoint: Path, config: Config, *, part: str, reward_model: bo
     mesh = make_mesh(MeshConfig(fsdp=1, data=1, tensor=1), jax.devices()[:1])
     critic = config.rl.critic == "separate"
     model = Classifier(config.model, mesh) if reward_model else Policy(config.model, mesh, critic)
-    abstract = abstract_params(model, mesh, value_head=True)
+    abstract = stacked(abstract_params(model, mesh, value_head=True))
     return restore_params(checkpoint, select(abstract, {part}))[part]
 
 

@@ -27,7 +27,7 @@ from reft_jax.config import GenerationConfig, ModelConfig, SamplingLayout
 from reft_jax.data.batches import ArrayT, PromptBatch, Sequences
 from reft_jax.losses import token_log_probs
 from reft_jax.models.decoder import KVCache, empty_cache
-from reft_jax.models.params import Params, unstack
+from reft_jax.models.params import Params, in_form_of, is_stacked
 from reft_jax.models.policy import Policy, call
 from reft_jax.parallel.sharding import constrain, partition_spec, replicated, shard_count
 
@@ -393,9 +393,7 @@ def rollout_policy(
     Raises:
         ValueError: naming the parameter that cannot be split evenly, where `weights` is `sharded`.
     """
-    # XLA's CPU backend would copy each layer out of a stack for each token; to others a slice is where it lies.
-    stacked = scan_layers or mesh.devices.flat[0].platform != "cpu"
-    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh, stacked=stacked)
+    policy = Policy(dataclasses.replace(config, scan_layers=scan_layers, remat="none"), mesh)
     if weight_layout == "replicated":
         return policy.clone(layout="replicated")
     policy = policy.clone(layout="sharded")
@@ -426,12 +424,12 @@ def abstract_rollout_params(policy: Policy) -> Params:
 def needs_layout(config: ModelConfig, mesh: Mesh, weight_layout: SamplingLayout, scan_layers: bool = True) -> bool:
     """Whether the weights are sampled with in another layout or type than they are trained in."""
     policy = rollout_policy(config, mesh, weight_layout, scan_layers=scan_layers)
-    if not policy.stacked:
+    trained = abstract_params(Policy(config, mesh), mesh, value_head=False)
+    sampled = abstract_rollout_params(policy)
+    if is_stacked(trained) != is_stacked(sampled):
         return True
-    trained = jax.tree.leaves(abstract_params(Policy(config, mesh), mesh, value_head=False))
-    sampled = jax.tree.leaves(abstract_rollout_params(policy))
     same = lambda x, y: x.dtype == y.dtype and x.sharding.is_equivalent_to(y.sharding, x.ndim)
-    return not all(map(same, trained, sampled))
+    return not all(map(same, jax.tree.leaves(trained), jax.tree.leaves(sampled)))
 
 
 def build_layout(
@@ -446,9 +444,7 @@ def build_layout(
     abstract = abstract_rollout_params(policy)
 
     def convert(params: Any) -> Params:
-        if not policy.stacked:
-            params = {name: unstack(part, config.decoder.num_layers) for name, part in params.items()}
-        return jax.tree.map(lambda x, to: x.astype(to.dtype), params, abstract)
+        return jax.tree.map(lambda x, to: x.astype(to.dtype), in_form_of(params, abstract), abstract)
 
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(convert, out_shardings=shardings), (abstract_params(Policy(config, mesh), mesh, value_head=False),)

@@ -16,7 +16,7 @@ from reft_jax.config import OptimizerConfig
 from reft_jax.data.batches import Array, Sequences
 from reft_jax.models.classifier import Classifier
 from reft_jax.models.lora import join, split_trainable
-from reft_jax.models.params import Params, abstract_variables, select
+from reft_jax.models.params import Params, abstract_variables, in_form_of, select
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.sharding import abstract_rows, constrain, param_shardings, replicated
 
@@ -117,10 +117,14 @@ def init_params(policy: Policy, mesh: Mesh, key: jax.Array, *, value_head: bool,
 
 
 def init_parts(model: Policy | Classifier, mesh: Mesh, key: jax.Array, abstract: Params) -> Params:
-    """Fresh parameters of the parts in `abstract`, some of those of `abstract_params`; the others are never made."""
+    """Fresh parameters of the parts in `abstract`, some of those of `abstract_params`; the others are never made.
+
+    The numbers are the same whether weights are stacked or not.
+    """
 
     def init(key: jax.Array) -> Params:
-        return select(nn.meta.unbox(_parts(model.init(key, jnp.zeros((1, 1), jnp.int32)))), abstract)
+        made = model.clone(stacked=True).init(key, jnp.zeros((1, 1), jnp.int32))
+        return in_form_of(select(nn.meta.unbox(_parts(made)), abstract), abstract)
 
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(key)
 

@@ -36,11 +36,13 @@ class Classifier(nn.Module):
     config: ModelConfig
     mesh: Mesh | None = None
     layout: WeightLayout = "training"
+    stacked: bool | None = None
+    """See `Decoder`."""
 
     def setup(self):
         decoder = dataclasses.replace(self.config.decoder, tie_embeddings=True, lm_head_bias=False)
         body = dataclasses.replace(self.config, decoder=decoder, lora=LoraConfig())
-        self.decoder = Decoder(body, self.mesh, self.layout)
+        self.decoder = Decoder(body, self.mesh, self.layout, self.stacked)
         init = nn.initializers.normal(decoder.initializer_range)
         self.class_head = nn.Dense(
             CLASSES,

@@ -63,6 +63,11 @@ def _split(cache: Float[Array, "L B K S h"], mesh: Mesh | None, layout: WeightLa
     return constrain(cache, mesh, "layers", "batch", "activation_kv_heads", None, None, layout=layout)
 
 
+def stacks_weights(config: ModelConfig, mesh: Mesh | None) -> bool:
+    """Whether each weight is one array of all layers: but for unrolled layers on CPUs, where each would be copied."""
+    return config.scan_layers or mesh is None or mesh.devices.flat[0].platform != "cpu"
+
+
 def rope_frequencies(config: DecoderConfig) -> Float[Array, " pairs"]:
     """Radians per position of each rotated pair of features (Su et al. 2021; Llama 3 scaling where configured).
 
@@ -352,8 +357,14 @@ class Decoder(nn.Module):
     config: ModelConfig
     mesh: Mesh | None = None
     layout: WeightLayout = "training"
-    stacked: bool = True
-    """Each weight is one array of all layers, `blocks`; else one of each layer, `layers_0` and so on."""
+    stacked: bool | None = None
+    """Each weight is one array of all layers, `blocks`; else one of each layer, `layers_0` and so on. None is what
+    `stacks_weights` says."""
+
+    @property
+    def in_stacks(self) -> bool:
+        """`stacked`, decided."""
+        return stacks_weights(self.config, self.mesh) if self.stacked is None else self.stacked
 
     def setup(self):
         d = self.config.decoder
@@ -378,7 +389,7 @@ class Decoder(nn.Module):
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else None
             block = nn.remat(Block, prevent_cse=not self.config.scan_layers, policy=policy)
         self.final_norm = _norm(self.config, ("norm",), None)
-        if not self.stacked:
+        if not self.in_stacks:
             self.layers = [block(self.config, self.mesh, self.layout) for _ in range(d.num_layers)]
             return
         self.blocks = nn.scan(
@@ -420,7 +431,7 @@ class Decoder(nn.Module):
         else:
             x = x + jnp.take(self.position_embed.astype(x.dtype), positions + d.position_offset, axis=0)
         x = constrain(x, self.mesh, "batch", "length", "activation_embed", layout=self.layout)
-        if len(cache) > 1 or not self.stacked:  # a scan would carry the caches as one, of which each layer is a copy
+        if len(cache) > 1 or not self.in_stacks:  # a scan would carry the caches as one, of which each layer is a copy
             written = []
             for layer, own in enumerate(cache or [None] * d.num_layers):
                 (x, own), _ = self._layer(layer)((x, own), layer, positions, rotary)
@@ -432,7 +443,7 @@ class Decoder(nn.Module):
 
     def _layer(self, layer: int) -> Callable[..., Any]:
         """A layer by itself."""
-        if not self.stacked:
+        if not self.in_stacks:
             return self.layers[layer]
         weights = jax.tree.map(lambda x: x[layer], self.blocks.variables)
         return functools.partial(Block(self.config, self.mesh, self.layout, parent=None).apply, weights)

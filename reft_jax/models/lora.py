@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from reft_jax.config import LoraConfig, ModelConfig
-from reft_jax.models.params import Params, Tree, select
+from reft_jax.models.params import Params, Tree, select, stacked
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -59,7 +59,8 @@ def scale(config: LoraConfig) -> float:
 
 
 def merge(params: Params, config: LoraConfig) -> Params:
-    """The decoder alone, the adapters, if there are any, added to its kernels, in their type and layout."""
+    """The decoder alone, stacked, the adapters, if there are any, added to its kernels, in their type and layout."""
+    params = stacked(params)
     decoder = params["decoder"]
     if "lora" not in params:
         return {"decoder": decoder}

@@ -35,13 +35,14 @@ class Policy(nn.Module):
     mesh: Mesh | None = None
     separate_critic: bool = False
     layout: WeightLayout = "training"
-    stacked: bool = True
+    stacked: bool | None = None
     """See `Decoder`."""
 
     def setup(self):
         self.decoder = Decoder(self.config, self.mesh, self.layout, self.stacked)
         if self.separate_critic:
-            self.critic = Decoder(dataclasses.replace(self.config, lora=LoraConfig()), self.mesh)
+            config = dataclasses.replace(self.config, lora=LoraConfig())
+            self.critic = Decoder(config, self.mesh, stacked=self.stacked)
         wide = jnp.promote_types(self.config.param_dtype, jnp.float32)
         self.value_head = nn.Dense(
             1,

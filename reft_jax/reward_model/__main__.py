@@ -28,7 +28,7 @@ from reft_jax.data.samples import read_files
 from reft_jax.data.tokenizers import load_tokenizer, special_ids
 from reft_jax.files import user_path
 from reft_jax.models.classifier import Classifier
-from reft_jax.models.params import Params, select
+from reft_jax.models.params import Params, in_form_of, select, stacked
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import REFUSED
 from reft_jax.parallel.sharding import make_mesh, shard_count
@@ -84,8 +84,9 @@ def rerank(
     questions, unasked = by_question(samples.drawn), len(left_out(path))
     abstract = abstract_params(Classifier(config.model, mesh), mesh, value_head=False)
     parts = {"decoder": checkpoint, "class_head": checkpoint.with_name(part_name(checkpoint.name, "class_head"))}
-    read = {name: restore_params(where, select(abstract, {name}))[name] for name, where in parts.items()}
-    params = cast(Params, read)
+    saved = stacked(abstract)
+    read = {name: restore_params(where, select(saved, {name}))[name] for name, where in parts.items()}
+    params = in_form_of(cast(Params, read), abstract)
     require_samples(questions, max(ks, default=None))
     compiled, pad = CompiledSteps(steps(config, mesh)), special_ids(tokenizer).pad
     command.begin(mesh)

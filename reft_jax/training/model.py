@@ -15,7 +15,7 @@ from reft_jax.data.tokenizers import SpecialIds
 from reft_jax.models.hf import load as hf
 from reft_jax.models.hf.adapters import load_adapters
 from reft_jax.models.lora import merge
-from reft_jax.models.params import Params, select
+from reft_jax.models.params import Params, in_form_of, select, stacked
 from reft_jax.models.policy import Policy
 from reft_jax.parallel.compilation import CompiledSteps
 from reft_jax.parallel.processes import StopRequest
@@ -56,19 +56,21 @@ class Model:
         if not model.path:
             key = jax.random.key(self.config.seed)
             return init_params(self.policy, self.mesh, key, value_head=False, adapters=False)
-        abstract = self.abstract_decoder()["decoder"]
+        abstract = stacked(self.abstract_decoder())["decoder"]
         directory = hf.resolve(model.path, model.revision)
         decoder = hf.load_decoder_params(directory, model, jax.tree.map(lambda x: x.sharding, abstract))
+        params: Params = {"decoder": decoder}
         if not model.lora.path:
-            return {"decoder": decoder}
+            return in_form_of(params, self.abstract_decoder())
         settings, lora = load_adapters(
             hf.resolve(model.lora.path, key="model.lora.path"), model, hf.model_type(directory)
         )
-        return merge({"decoder": decoder, "lora": lora}, settings)
+        return in_form_of(merge({"decoder": decoder, "lora": lora}, settings), self.abstract_decoder())
 
     def params_from_checkpoint(self, directory: Path) -> Params:
         """Parameters {"decoder"} from a checkpoint of this run or another one."""
-        return restore_params(directory, self.abstract_decoder())
+        abstract = self.abstract_decoder()
+        return in_form_of(restore_params(directory, stacked(abstract)), abstract)
 
     def abstract_decoder(self) -> Params:
         """Shapes, types and shardings of {"decoder"}."""

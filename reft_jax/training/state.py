@@ -9,7 +9,7 @@ from typing import Any
 
 from reft_jax.config import Config, LoraConfig
 from reft_jax.models.lora import merge
-from reft_jax.models.params import Params, select
+from reft_jax.models.params import Params, in_form_of, select, stacked
 from reft_jax.records.checkpoint import PARTS, Checkpoints, chosen_name, part_name
 from reft_jax.records.console import ProgressDisplay
 from reft_jax.records.records import MetricsWriter
@@ -139,11 +139,11 @@ class Records:
         self.show(step, evaluation.metrics("eval") | {"time/evaluation_s": seconds})
 
     def save_params(self, name: str, params: Params) -> None:
-        """Saves a model: its decoder, adapters merged, and apart from it adapters, critic and value head."""
+        """Saves a model: its decoder, adapters merged, and apart from it adapters, critic and value head; stacked."""
         self.checkpoints.save_params(name, merge(params, self.lora))
         for part in PARTS:
             if part in params:
-                self.checkpoints.save_params(part_name(name, part), select(params, {part}))
+                self.checkpoints.save_params(part_name(name, part), stacked(select(params, {part})))
 
     def save_if_best(
         self, params: Params, step: int, figures: dict[str, float], *, best: str, parts: tuple[str, ...]
@@ -176,12 +176,13 @@ class Records:
         self.writer.flush()
         best = self.progress.best.items()
         chosen = {chosen_name(name, int(entry["step"])) for name, ranking in best for entry in ranking}
-        self.checkpoints.save(step, state, dataclasses.asdict(self.progress), chosen)
+        self.checkpoints.save(step, stacked(state), dataclasses.asdict(self.progress), chosen)
 
     def resume(self, stage: str, abstract_state: Any) -> Any | None:
         """The state to continue `stage` from; None where the stage begins, and the progress enters it."""
         if self.resumed_step is not None and self.progress.stage == stage:
-            return self.checkpoints.restore(self.resumed_step, abstract_state)
+            state = self.checkpoints.restore(self.resumed_step, stacked(abstract_state))
+            return in_form_of(state, abstract_state)
         self.progress.stage, self.progress.stage_step = stage, 0
         return None
 

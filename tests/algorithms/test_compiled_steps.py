@@ -13,7 +13,9 @@ import pytest
 
 from reft_jax.algorithms import ppo, sft
 from reft_jax.algorithms.rollout import Limits, SamplingParams, build_decode, build_prefill, rollout_policy
+from reft_jax.algorithms.train_state import abstract_params
 from reft_jax.config import DecoderConfig, ModelConfig, OptimizerConfig, RlConfig, SupervisedConfig
+from reft_jax.models.params import is_stacked
 from reft_jax.models.policy import Policy
 from reft_jax.preflight import hlo
 from tests.devices import mesh
@@ -122,11 +124,22 @@ def turn(weights: str, *shape: int) -> dict[str, hlo.Traffic]:
 def test_a_token_copies_no_weights_where_each_layer_has_its_own(stacked):
     """On a CPU a kernel is read where it lies; out of a stack it is copied, which shows that this can fail."""
     policy = rollout_policy(ModelConfig(decoder=DECODER), mesh(), "auto", scan_layers=False)
-    assert not policy.stacked
+    assert not is_stacked(abstract_params(policy, policy.mesh, value_head=False))
     policy = policy.clone(stacked=stacked)
     step, args = build_decode(policy, ROWS, SLOT, Limits(SAMPLED, (1,)), SamplingParams(), reach=SLOT)
     made = re.findall(rf"= f32\[(?:1,)?{D},{M}\]\S* (\w[\w-]*)\(", step.lower(*args).compile().as_text())
     assert bool({*made} - {"parameter", "get-tuple-element", "bitcast"}) == stacked
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_scoring_copies_no_weights_where_each_layer_has_its_own(unrolled):
+    """As for a token, in the form that `model.scan_layers` has; the rows have 88 tokens, which is no side of a kernel."""
+    model = ModelConfig(decoder=DECODER, scan_layers=not unrolled)
+    config = RlConfig(rollout_batch_size=8, minibatch_size=8, microbatch_size=8)
+    step, args = ppo.build_experience(model, config, mesh(), temperature=1.0, prompt=7, response=4)
+    assert is_stacked(args[0]) != unrolled
+    made = re.findall(rf"= f32\[(?:1,)?{D},{M}\]\S* (\w[\w-]*)\(", step.lower(*args).compile().as_text())
+    assert bool({*made} - {"parameter", "get-tuple-element", "bitcast"}) != unrolled
 
 
 LIMIT = 4 * min(KERNELS.values()) // 4  # bytes; the smallest kernel, split over tensor=2, has twice as many

@@ -11,7 +11,7 @@ import pytest
 
 from reft_jax.config import DecoderConfig, MeshConfig, ModelConfig
 from reft_jax.models.decoder import Decoder, attend, attention_kind, empty_cache, rope_frequencies, rotate
-from reft_jax.models.params import unstack
+from reft_jax.models.params import unstacked
 from reft_jax.parallel.sharding import batch_shardings, make_mesh, param_shardings
 
 pytestmark = pytest.mark.compiles
@@ -104,7 +104,7 @@ def test_one_token_at_a_time_through_the_cache_is_the_full_forward(case, layers)
     model = Decoder(config(case, scan_layers=layers == "scanned"), stacked=layers != "unstacked")
     weights = {"params": plain(params(case))}
     if layers == "unstacked":
-        weights = {"params": unstack(weights["params"], model.config.decoder.num_layers)}
+        weights = {"params": unstacked(weights["params"])}
 
     @jax.jit
     def cached(tokens, more):
