@@ -26,7 +26,7 @@ from reft_jax.config.ranges import NonNegativeInt, TwoOrMore
 from reft_jax.data.batches import Sequences, epoch_order, prompt_batches
 from reft_jax.data.encoding import Prompt
 from reft_jax.files import user_path
-from reft_jax.models.params import Params
+from reft_jax.models.params import Params, stacked
 from reft_jax.parallel.processes import REFUSED, exit_with
 from reft_jax.parallel.sharding import replicated, to_global, to_host
 from reft_jax.samples import probing
@@ -129,6 +129,7 @@ def gradients(sampler: Sampler, params: Params, rows: Sequences[np.ndarray]) -> 
         Interrupted: as asked, between calls.
     """
     model, temperature = sampler.model, sampler.config.evaluation.temperature
+    params = stacked(params)
     steps = build_gradients(model.policy, model.mesh, params, temperature=temperature)
     drawn = steps.draw(params, jax.random.key(0))
     calls = list(by_width(rows.lengths, steps.at_once))

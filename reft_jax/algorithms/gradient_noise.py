@@ -105,7 +105,7 @@ def build_gradients(
     Args:
         policy: the model; its weights may be split over a mesh, rows are not.
         mesh: of the weights.
-        params: {"decoder"}, of which shapes are read.
+        params: {"decoder"}, stacked, of which shapes are read.
         temperature: that the completions were drawn at.
         width: of a parameter's sketch.
         rank: of a kernel's projection.

@@ -629,7 +629,7 @@ class GenerationConfig:
     32 unless the model is tiny."""
     scan_layers: bool = False
     """As `model.scan_layers`, for the decode loop; unrolled is faster on every platform but compiles longer, and on a
-    CPU it samples with a copy of the weights."""
+    CPU it samples with a copy of the weights where training loops over the layers."""
     weight_layout: SamplingLayout = "auto"
     """Layout of the weights while sampling, in the compute type: heads, MLP and vocabulary `sharded` over fsdp and
     tensor together (least memory, and fastest for large models), or `replicated` to every fsdp index, which then

@@ -133,7 +133,7 @@ def test_a_token_copies_no_weights_where_each_layer_has_its_own(stacked):
 
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_scoring_copies_no_weights_where_each_layer_has_its_own(unrolled):
-    """As for a token, in the form that `model.scan_layers` has; the rows have 88 tokens, which is no side of a kernel."""
+    """As for a token. The rows have 88 tokens together, which is no side of a kernel."""
     model = ModelConfig(decoder=DECODER, scan_layers=not unrolled)
     config = RlConfig(rollout_batch_size=8, minibatch_size=8, microbatch_size=8)
     step, args = ppo.build_experience(model, config, mesh(), temperature=1.0, prompt=7, response=4)
